@@ -1,0 +1,1 @@
+//! Adapters to the AWS SDK; the only folder that names an SDK type.

@@ -1,0 +1,1 @@
+//! How far is safe, and the store that remembers it.

@@ -1,0 +1,1 @@
+//! Typed settings; the only reader of files and environment.

@@ -1,0 +1,1 @@
+//! Pure: the operations of each key, and what may be sent now.

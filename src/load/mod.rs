@@ -1,0 +1,1 @@
+//! The initial load by scan.

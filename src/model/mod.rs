@@ -1,0 +1,18 @@
+//! The nouns: what the stages hand to each other. Std, bytes and serde; no AWS type, no task, no stage.
+
+mod change;
+mod item;
+mod key;
+mod position;
+mod table;
+mod time;
+
+pub use change::{Change, ChangeOp};
+pub use item::RawItem;
+pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
+pub use position::{BadSequenceNumber, SequenceNumber, ShardId, StartAt};
+pub use table::{
+    BadTableArn, Billing, Encryption, Index, Projection, StreamArn, TableArn, TableDescription, TableStatus,
+    TableStream, ViewType, is_table_name,
+};
+pub use time::WallTime;

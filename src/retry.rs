@@ -1,0 +1,1 @@
+//! Pure: which failures are tried again, and when.

@@ -1,0 +1,1 @@
+//! The wiring: links, tasks, shutdown.

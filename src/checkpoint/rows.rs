@@ -1,0 +1,217 @@
+//! The rows that a link remembers.
+//!
+//! Plain values with a serde form; every store keeps the same ones. A row never holds an item's contents, except a dead
+//! letter, which is the user's to read and replay.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{CanonicalKey, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime};
+
+/// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
+///
+/// AWS refuses a signature older than 5 minutes, by other texts 15; one minute more for the clock's drift.
+pub const GHOST_LIFE: Duration = Duration::from_secs(16 * 60);
+
+/// The version of the rows' layout. A store with another one is refused.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Who may write a link's rows: the owner, and the how-manieth one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The worker's id, random per process.
+    pub owner: String,
+    /// Grows by one with each owner.
+    pub epoch: u64,
+}
+
+/// What is copied where, and what of it must never change under a running link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkIdentity {
+    /// The source table.
+    pub source: TableArn,
+    /// Its id: a re-created table has another.
+    pub source_id: String,
+    /// The stream being read.
+    pub stream: StreamArn,
+    /// The target table.
+    pub target: TableArn,
+    /// The primary key, the same on both sides.
+    pub keys: KeySchema,
+}
+
+/// How far the life of a link has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The stream is pinned; the load is not finished.
+    Loading,
+    /// The load is done, or there was none: the stream alone.
+    Streaming,
+}
+
+/// The initial load by scan, pinned when it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadPlan {
+    /// Number of segments, fixed for the whole load: cursors mean nothing under another number.
+    pub total_segments: u32,
+    /// When it began, by AWS's clock. Changes created more than five minutes before are in every page already.
+    pub began: WallTime,
+    /// What DescribeTable said the table holds, in bytes.
+    pub expected_bytes: u64,
+    /// What DescribeTable said the table holds, in items.
+    pub expected_items: u64,
+}
+
+/// The row of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRow {
+    /// What it copies.
+    pub identity: LinkIdentity,
+    /// How far it is.
+    pub stage: Stage,
+    /// The load, unless the link never had one.
+    pub load: Option<LoadPlan>,
+    /// Only changes created at or after this are applied (`stream.start = "now"` or a time).
+    pub start_from: Option<WallTime>,
+    /// Whether this link made its target or found it empty: then target-only keys may be deleted.
+    pub owns_target: bool,
+    /// Whether the last owner drained before it stopped. Where not, its writes may still land.
+    pub clean: bool,
+}
+
+/// The state of a shard's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardStatus {
+    /// Its parent is not finished yet.
+    Waiting,
+    /// Being read, or free to be.
+    Reading,
+    /// Read to its null iterator, and every record settled. Final.
+    Finished,
+}
+
+/// A range of records that an earlier owner may still have on the wire.
+///
+/// While records of the range are applied again, each of their keys is listed as in doubt until `until`; the debt is paid
+/// when the checkpoint has passed `to`, for then every key of it is a durable [`DoubtRow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debt {
+    /// The last record of the range.
+    pub to: SequenceNumber,
+    /// When the last of its writes can land.
+    pub until: WallTime,
+}
+
+/// The row of a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRow {
+    /// The shard.
+    pub id: ShardId,
+    /// Its parent, as listed; it may be gone.
+    pub parent: Option<ShardId>,
+    /// Its state.
+    pub status: ShardStatus,
+    /// Every record up to here is settled; `None`: none yet.
+    pub checkpoint: Option<SequenceNumber>,
+    /// The source time up to which the shard is settled (see `telemetry::lag`).
+    pub checkpoint_time: Option<WallTime>,
+    /// Nothing beyond this record was sent to the target.
+    pub dispatch: Option<SequenceNumber>,
+    /// When the position was last confirmed to be within the stream's retention.
+    pub verified_at: WallTime,
+    /// When the row became `Finished`, or when it last was in a listing after that.
+    pub last_listed: WallTime,
+    /// Ranges of earlier owners, see [`Debt`].
+    pub debts: Vec<Debt>,
+}
+
+/// How far a segment of the load is: every page up to the cursor is settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRow {
+    /// The segment, `0..total_segments`.
+    pub segment: u32,
+    /// `ExclusiveStartKey` of the next page as DynamoDB JSON text; `None`: from the start.
+    pub cursor: Option<String>,
+    /// Whether the last page is settled.
+    pub done: bool,
+    /// Items read so far.
+    pub items: u64,
+    /// Bytes read so far, in JSON.
+    pub bytes: u64,
+}
+
+/// A key whose newest write at the target is not certain. It gets `sync(k)` at `until`, and then the row goes.
+///
+/// Written before anything that may leave a late write behind: with the checkpoint that passes an unanswered write, with a
+/// page of the load before its items are sent, before every `sync(k)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtRow {
+    /// The key, canonical.
+    pub key: CanonicalKey,
+    /// The key as DynamoDB JSON text, to read and write it.
+    pub key_json: String,
+    /// When it is to be synced: no earlier write can land after this.
+    pub until: WallTime,
+    /// Set for a page of the load that is in flight: only a restart makes the key doubtful.
+    pub page: Option<PageId>,
+}
+
+/// A page of the load: its segment and its number within this process's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PageId {
+    /// The segment.
+    pub segment: u32,
+    /// Counts up within the segment; unique within a link for ever (it starts at the number of pages settled before).
+    pub number: u64,
+}
+
+/// What a gap spans.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapScope {
+    /// One shard.
+    Shard(ShardId),
+    /// Any key of the table.
+    All,
+}
+
+/// An interval of the source's history that was trimmed, or may have been, before it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapRow {
+    /// Its number within the link.
+    pub id: u64,
+    /// What it spans.
+    pub scope: GapScope,
+    /// From when, where known.
+    pub from: Option<WallTime>,
+    /// When it was found: what was lost was written before.
+    pub to: WallTime,
+    /// Why, as a short stable word: `trimmed`, `shard_vanished`, `parent_unknown`, `stream_replaced`, `not_confirmed`.
+    pub cause: String,
+    /// When the tables were found equal again; `None` while the gap is open.
+    pub healed: Option<WallTime>,
+}
+
+/// A change that the target refuses for ever, set aside under `on_rejected = "dead_letter"`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterRow {
+    /// Its number within the link.
+    pub id: u64,
+    /// The key as DynamoDB JSON text.
+    pub key_json: String,
+    /// The refused image as DynamoDB JSON text; `None` for a delete.
+    pub item_json: Option<String>,
+    /// The service's error code and text.
+    pub reason: String,
+    /// When.
+    pub at: WallTime,
+}
+
+impl std::fmt::Debug for DeadLetterRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetterRow").field("id", &self.id).field("reason", &self.reason).finish_non_exhaustive()
+    }
+}

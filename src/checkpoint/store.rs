@@ -1,0 +1,145 @@
+//! The seam of all durable state.
+
+use futures_util::future::BoxFuture;
+
+use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
+use crate::model::{CanonicalKey, ShardId};
+
+/// Everything a link remembers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// The link's row; `None`: the link has never run.
+    pub link: Option<LinkRow>,
+    /// The last owner; `None` with `link`.
+    pub fence: Option<Fence>,
+    /// Shards, by id.
+    pub shards: Vec<ShardRow>,
+    /// Segments of the load, by number.
+    pub segments: Vec<SegmentRow>,
+    /// Keys in doubt, by key.
+    pub doubts: Vec<DoubtRow>,
+    /// Gaps, open and healed, by number.
+    pub gaps: Vec<GapRow>,
+    /// How many dead letters there are, and the highest number given so far.
+    pub dead_letters: (u64, u64),
+}
+
+/// One change of the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateWrite {
+    /// Writes the link's row.
+    Link(LinkRow),
+    /// Writes a shard's row. Refused when it would move a checkpoint back or un-finish a shard.
+    Shard(ShardRow),
+    /// Drops the row of a shard that is finished and long gone from the listing.
+    ForgetShard(ShardId),
+    /// Writes a segment's row.
+    Segment(SegmentRow),
+    /// Lists a key as in doubt. Where it is listed already, the later `until` stays, and a row without a page stays one.
+    Doubt(DoubtRow),
+    /// Takes the key off the list: it was synced. Ignored when the row's `until` is later than the given one, for then
+    /// it was listed again meanwhile.
+    Settle(DoubtRow),
+    /// Takes all keys of a settled page of the load off the list.
+    SettlePage(PageId),
+    /// Writes a gap.
+    Gap(GapRow),
+    /// Sets a change aside.
+    DeadLetter(DeadLetterRow),
+    /// Removes a dead letter that was written after all.
+    RemoveDeadLetter(u64),
+    /// Removes all of the load's segments.
+    ForgetSegments,
+}
+
+/// Why the state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("the state in {place} is in use by another process")]
+    Held {
+        /// The file or the table.
+        place: String,
+    },
+    /// A newer owner took over: this process must stop sending at once.
+    #[error("link {link}: another worker took over")]
+    Fenced {
+        /// The link.
+        link: String,
+    },
+    /// Written by another version.
+    #[error("the state in {place} has schema version {found}; this program knows {known}")]
+    Version {
+        /// The file or the table.
+        place: String,
+        /// What it has.
+        found: u32,
+        /// What we know.
+        known: u32,
+    },
+    /// The write would break an invariant (a checkpoint that moves back, a finished shard that opens): a bug of ours.
+    #[error("link {link}: refused state write: {what}")]
+    Invariant {
+        /// The link.
+        link: String,
+        /// Which one.
+        what: String,
+    },
+    /// It cannot be read as what it should be.
+    #[error("the state in {place} is damaged: {what}")]
+    Damaged {
+        /// The file or the table.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The medium failed.
+    #[error("write state in {place}")]
+    Io {
+        /// The file or the table.
+        place: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A result of the store.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Durable state of links.
+///
+/// - *Durable*: when a future resolves with `Ok`, the writes survive the process and the machine.
+/// - *Order*: the writes of one commit take effect in order; after a crash a prefix of them may be there (a file keeps
+///   all or none). Commits of one link take effect in the order in which they were made.
+/// - *Fenced*: every write names the owner and epoch that [`StateStore::take`] gave; a stale one changes nothing and
+///   answers [`StoreError::Fenced`].
+/// - *Cancel*: dropping a future may or may not carry the write out.
+pub trait StateStore: Send + Sync + 'static {
+    /// What the store is, for messages: `file:./dynaferry.redb`.
+    fn place(&self) -> String;
+
+    /// The links that have state here, by name.
+    fn links(&self) -> BoxFuture<'_, StoreResult<Vec<String>>>;
+
+    /// Reads everything of a link, consistently.
+    fn read<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<LinkState>>;
+
+    /// Makes `owner` the link's owner under the next epoch, and reads the state that it takes over in the same step.
+    fn take<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<(Fence, LinkState)>>;
+
+    /// Writes.
+    fn commit<'a>(&'a self, link: &'a str, fence: &'a Fence, writes: Vec<StateWrite>)
+    -> BoxFuture<'a, StoreResult<()>>;
+
+    /// Dead letters with a number above `after`, lowest first, at most `limit`.
+    fn dead_letters<'a>(
+        &'a self,
+        link: &'a str,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<DeadLetterRow>>>;
+
+    /// Whether a key is in doubt now; for tests and `status`.
+    fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>>;
+}

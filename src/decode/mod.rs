@@ -1,1 +1,29 @@
-//! Pure: bytes to model.
+//! Pure: bytes to model. Never guesses, never skips: odd input is a typed error that names no contents.
+//!
+//! Of a page only what a decision needs is decoded; images stay slices of the page that they came in.
+
+mod key;
+mod number;
+mod scan_page;
+mod scanner;
+mod stream_page;
+mod write_reply;
+
+pub use key::KeyCodec;
+pub use scan_page::{LoadedItem, ScanPage, one_item};
+pub use stream_page::{StreamPage, stream_page};
+pub use write_reply::{WriteReply, write_reply};
+
+/// Text that could not be understood. Names what was looked for and where, never what stood there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("could not {what} at byte {at}")]
+pub struct DecodeError {
+    what: &'static str,
+    at: usize,
+}
+
+impl DecodeError {
+    pub(crate) const fn new(what: &'static str, at: usize) -> Self {
+        Self { what, at }
+    }
+}

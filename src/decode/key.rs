@@ -1,0 +1,205 @@
+//! Keys out of JSON: the canonical bytes to compare, the JSON to send.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use super::scanner::{RawStr, Scanner};
+use super::{DecodeError, number};
+use crate::model::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
+
+/// Reads keys of one schema.
+#[derive(Debug, Clone)]
+pub struct KeyCodec {
+    hash: Attribute,
+    range: Option<Attribute>,
+}
+
+#[derive(Debug, Clone)]
+struct Attribute {
+    attribute: KeyAttribute,
+    /// The name as a JSON string, quotes included.
+    name_json: String,
+}
+
+impl Attribute {
+    fn new(attribute: &KeyAttribute) -> Self {
+        Self { attribute: attribute.clone(), name_json: serde_json::Value::from(attribute.name.as_str()).to_string() }
+    }
+}
+
+impl KeyCodec {
+    /// A codec for this schema.
+    #[must_use]
+    pub fn new(schema: &KeySchema) -> Self {
+        Self { hash: Attribute::new(&schema.hash), range: schema.range.as_ref().map(Attribute::new) }
+    }
+
+    /// The key of an object that holds just the key attributes, as `Keys` of a stream record does.
+    ///
+    /// # Errors
+    /// When an attribute is missing, too many, of another type, or not decodable.
+    pub fn key(&self, json: Bytes) -> Result<Key, DecodeError> {
+        let (values, others) = self.find(&json)?;
+        if others {
+            return Err(DecodeError::new("find only key attributes in a key", 0));
+        }
+        Ok(Key { canonical: self.canonical(&values)?, json: json.clone() })
+    }
+
+    /// The key of a whole item; its JSON is spliced together from the item's own bytes.
+    ///
+    /// # Errors
+    /// When a key attribute is missing, of another type, or not decodable.
+    pub fn key_of_item(&self, item: &[u8]) -> Result<Key, DecodeError> {
+        let (values, _) = self.find(item)?;
+        let canonical = self.canonical(&values)?;
+        let mut json = Vec::with_capacity(canonical.as_bytes().len() * 2 + 64);
+        let mut separator = b'{';
+        for (attribute, value) in self.attributes().zip([values.hash, values.range]) {
+            json.push(separator);
+            json.extend_from_slice(attribute.name_json.as_bytes());
+            json.push(b':');
+            json.extend_from_slice(value.unwrap_or_default());
+            separator = b',';
+        }
+        json.push(b'}');
+        Ok(Key { canonical, json: json.into() })
+    }
+
+    fn attributes(&self) -> impl Iterator<Item = &Attribute> {
+        std::iter::once(&self.hash).chain(self.range.as_ref())
+    }
+
+    /// The values (`{"S":"a"}`) of the key attributes in an item, and whether it has others.
+    fn find<'a>(&self, item: &'a [u8]) -> Result<(KeyValues<'a>, bool), DecodeError> {
+        let mut found = KeyValues { hash: None, range: None };
+        let mut others = false;
+        Scanner::over(item).object(|scanner, name| {
+            let value = item.get(scanner.value()?);
+            let slot = if name.is(&self.hash.attribute.name) {
+                &mut found.hash
+            } else if self.range.as_ref().is_some_and(|range| name.is(&range.attribute.name)) {
+                &mut found.range
+            } else {
+                others = true;
+                return Ok(());
+            };
+            if slot.is_some() {
+                return Err(DecodeError::new("find a key attribute once", 0));
+            }
+            *slot = value;
+            Ok(())
+        })?;
+        Ok((found, others))
+    }
+
+    fn canonical(&self, values: &KeyValues<'_>) -> Result<CanonicalKey, DecodeError> {
+        let mut out = Vec::with_capacity(64);
+        for (attribute, value) in self.attributes().zip([values.hash, values.range]) {
+            let value = value.ok_or_else(|| DecodeError::new("find every key attribute", 0))?;
+            append(attribute.attribute.kind, value, &mut out)?;
+        }
+        Ok(CanonicalKey::from_canonical(out))
+    }
+}
+
+struct KeyValues<'a> {
+    hash: Option<&'a [u8]>,
+    range: Option<&'a [u8]>,
+}
+
+/// Appends one typed value: tag, length, bytes.
+fn append(kind: KeyKind, value: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let mut text: Option<RawStr<'_>> = None;
+    Scanner::over(value).object(|scanner, name| {
+        if !name.is(kind.as_str()) || text.is_some() {
+            return Err(DecodeError::new("find a key attribute of the schema's type", 0));
+        }
+        text = Some(scanner.string()?);
+        Ok(())
+    })?;
+    let text = text.ok_or_else(|| DecodeError::new("find a key attribute's value", 0))?.decode()?;
+    out.push(kind.as_str().as_bytes().first().copied().unwrap_or_default());
+    let length_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    match kind {
+        KeyKind::S => out.extend_from_slice(text.as_bytes()),
+        KeyKind::N => number::canonical(&text, out)?,
+        KeyKind::B => {
+            STANDARD.decode_vec(text.as_bytes(), out).map_err(|_| DecodeError::new("read base64 in a key", 0))?;
+        }
+    }
+    let length = u32::try_from(out.len() - length_at - 4).map_err(|_| DecodeError::new("read a key under 4 GiB", 0))?;
+    if let Some(slot) = out.get_mut(length_at..length_at + 4) {
+        slot.copy_from_slice(&length.to_be_bytes());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn codec(hash: KeyKind, range: Option<KeyKind>) -> KeyCodec {
+        let attribute = |name: &str, kind| KeyAttribute { name: name.to_owned(), kind };
+        KeyCodec::new(&KeySchema { hash: attribute("pk", hash), range: range.map(|kind| attribute("s\"k", kind)) })
+    }
+
+    fn canonical(codec: &KeyCodec, json: &serde_json::Value) -> CanonicalKey {
+        codec.key(json.to_string().into()).unwrap().canonical
+    }
+
+    #[test]
+    fn number_spellings_are_one_key() {
+        let codec = codec(KeyKind::N, None);
+        let key = |n: &str| canonical(&codec, &serde_json::json!({"pk": {"N": n}}));
+        assert_eq!(key("1"), key("1.0"));
+        assert_eq!(key("1"), key("1E0"));
+        assert_ne!(key("1"), key("10"));
+    }
+
+    #[test]
+    fn an_items_key_is_the_keys_of_its_record() {
+        let codec = codec(KeyKind::S, Some(KeyKind::B));
+        let item = br#"{"z":{"M":{"pk":{"S":"no"}}},"s\"k":{"B":"AAEC"},"pk":{"S":"a\u00e9"}}"#;
+        let from_item = codec.key_of_item(item).unwrap();
+        assert_eq!(from_item.json, r#"{"pk":{"S":"a\u00e9"},"s\"k":{"B":"AAEC"}}"#.as_bytes());
+        assert_eq!(
+            codec.key(r#"{"s\"k":{"B":"AAEC"},"pk":{"S":"aé"}}"#.into()).unwrap().canonical,
+            from_item.canonical
+        );
+    }
+
+    #[test]
+    fn refuses_keys_that_do_not_fit_the_schema() {
+        let codec = codec(KeyKind::S, None);
+        for bad in [
+            r#"{}"#,
+            r#"{"pk":{"N":"1"}}"#,
+            r#"{"pk":{"S":"a"},"x":{"S":"b"}}"#,
+            r#"{"pk":{}}"#,
+            r#"{"pk":{"S":"\ud800"}}"#,
+        ] {
+            assert!(codec.key(bad.to_owned().into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn binary_keys_keep_every_byte_value() {
+        let codec = codec(KeyKind::B, None);
+        let keys: std::collections::BTreeSet<_> =
+            (0..=255u8).map(|b| canonical(&codec, &serde_json::json!({"pk": {"B": STANDARD.encode([b])}}))).collect();
+        assert_eq!(keys.len(), 256);
+    }
+
+    proptest! {
+        #[test]
+        fn is_injective(a in ".{0,6}", b in ".{0,6}", c in ".{0,6}", d in ".{0,6}") {
+            let codec = codec(KeyKind::S, Some(KeyKind::S));
+            let key = |h: &str, r: &str| canonical(&codec, &serde_json::json!({"pk": {"S": h}, "s\"k": {"S": r}}));
+            prop_assert_eq!(key(&a, &b) == key(&c, &d), (a, b) == (c, d));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Where history is lost, or may be: over our rows, over the listing, over what the readers met.
+//!
+//! Each finding becomes a durable gap row, which is healed and closed. Detection is a function of what is known now, so
+//! it may run as often as one likes: while a gap of that scope and cause is open, it is not found again.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ShardId, StreamArn, WallTime};
+
+use super::cursor::LossCause;
+use super::lineage::{ShardStatus, Suspect, Suspicion};
+
+/// An unfinished position that was not confirmed for this long may have lost records: the stream keeps 24 hours, and a
+/// read from the trim horizon never says that something is missing. An hour less, for clocks and late listings.
+pub const UNCONFIRMED_AFTER: Duration = Duration::from_secs(23 * 3600);
+
+/// A gap starts this much before the last settled time: source times are whole seconds, rounded down.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// What a gap spans.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapScope {
+    /// Keys of one shard and of what was between it and its last ancestor that we read.
+    Shard(ShardId),
+    /// Any key of the table.
+    All,
+}
+
+/// Why a gap was opened. The names are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapCause {
+    /// The service said that the position is trimmed.
+    Trimmed,
+    /// A shard that was not read to its end is no longer listed, or not found.
+    ShardVanished,
+    /// A listed shard's parent is neither listed nor finished by us.
+    ParentUnknown,
+    /// A shard was listed for the first time after a child of it had been begun.
+    ShardLate,
+    /// A shard that was given up is listed again.
+    ShardReappeared,
+    /// The table has another stream now; what was written in between is in none.
+    StreamReplaced,
+    /// The table was made anew under its name.
+    TableReplaced,
+    /// A position was not confirmed for [`UNCONFIRMED_AFTER`]. Once the gap is durable it covers all that is lost so far:
+    /// set the row's `verified_at` to the gap's end, or it is found again when the gap is closed.
+    NotConfirmed,
+}
+
+impl GapCause {
+    /// The stored name, also used in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trimmed => "trimmed",
+            Self::ShardVanished => "shard_vanished",
+            Self::ParentUnknown => "parent_unknown",
+            Self::ShardLate => "shard_late",
+            Self::ShardReappeared => "shard_reappeared",
+            Self::StreamReplaced => "stream_replaced",
+            Self::TableReplaced => "table_replaced",
+            Self::NotConfirmed => "not_confirmed",
+        }
+    }
+}
+
+impl From<LossCause> for GapCause {
+    fn from(cause: LossCause) -> Self {
+        match cause {
+            LossCause::Trimmed => Self::Trimmed,
+            LossCause::ShardVanished => Self::ShardVanished,
+        }
+    }
+}
+
+impl From<Suspicion> for GapCause {
+    fn from(why: Suspicion) -> Self {
+        match why {
+            Suspicion::Vanished => Self::ShardVanished,
+            Suspicion::UnknownParent => Self::ParentUnknown,
+            Suspicion::Overtaken => Self::ShardLate,
+            Suspicion::Reappeared => Self::ShardReappeared,
+        }
+    }
+}
+
+/// A gap to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapFinding {
+    /// What it spans.
+    pub scope: GapScope,
+    /// Nothing written before this is lost; `None` when no row tells.
+    pub from: Option<WallTime>,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// What detection needs of a shard's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgressRow {
+    /// The shard.
+    pub id: ShardId,
+    /// Its parent, as listed.
+    pub parent: Option<ShardId>,
+    /// Its status.
+    pub status: ShardStatus,
+    /// Source time up to which the shard is settled, where anything is.
+    pub settled_at: Option<WallTime>,
+    /// When the position was last proved to be within the stream's retention; see [`first_confirmed`] for a shard that
+    /// was never read. Run detection before moving it, or an old position looks young.
+    pub verified_at: WallTime,
+}
+
+impl ProgressRow {
+    fn lost_from(&self) -> WallTime {
+        self.settled_at.unwrap_or(self.verified_at).minus(MARGIN)
+    }
+}
+
+/// The table and stream that a link is pinned to, or that DescribeTable names now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamIdentity {
+    /// The table's id.
+    pub table_id: String,
+    /// The stream; `None`: the table has none.
+    pub stream: Option<StreamArn>,
+}
+
+/// All that is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// Our wall clock.
+    pub now: WallTime,
+    /// Our rows, all of them.
+    pub rows: &'a [ProgressRow],
+    /// What the listing made of the forest: [`super::lineage::Lineage::suspects`].
+    pub suspects: &'a [Suspect],
+    /// What readers met: [`super::cursor::Step::Lost`].
+    pub losses: &'a [(ShardId, LossCause)],
+    /// What the link is pinned to.
+    pub pinned: &'a StreamIdentity,
+    /// What the table says now; `None` when it was not asked or did not answer, from which nothing follows.
+    pub seen: Option<&'a StreamIdentity>,
+}
+
+/// The gaps to open, beyond those that are open.
+#[must_use]
+pub fn detect(evidence: &Evidence<'_>, open: &[(GapScope, GapCause)]) -> Vec<GapFinding> {
+    let mut known: HashSet<(GapScope, GapCause)> = open.iter().cloned().collect();
+    let mut findings = everything_that_is_wrong(evidence);
+    findings.retain(|finding| known.insert((finding.scope.clone(), finding.cause)));
+    findings
+}
+
+/// Whether a position may have lost records, because nothing confirmed it for [`UNCONFIRMED_AFTER`].
+#[must_use]
+pub fn is_unconfirmed(verified_at: WallTime, now: WallTime) -> bool {
+    now.since(verified_at) >= UNCONFIRMED_AFTER
+}
+
+/// The `verified_at` of a shard that was never read: no record of it is older.
+///
+/// `born_after` comes with [`super::lineage::NewShard`]. After a restart it is unknown; then the parent's confirmation, as
+/// the last run left it, bounds it: that run listed just as late and did not see the child. So list after a restart
+/// before any row's `verified_at` is moved. At the first pin both are unknown, and our history begins now.
+#[must_use]
+pub fn first_confirmed(born_after: Option<WallTime>, parent_verified_at: Option<WallTime>, now: WallTime) -> WallTime {
+    [born_after, parent_verified_at].into_iter().flatten().fold(now, WallTime::min)
+}
+
+fn everything_that_is_wrong(evidence: &Evidence<'_>) -> Vec<GapFinding> {
+    let Evidence { now, rows, suspects, losses, .. } = evidence;
+    let mut findings = Vec::new();
+    findings.extend(replaced(evidence).map(|cause| GapFinding { scope: GapScope::All, from: frontier(rows), cause }));
+    for (shard, cause) in *losses {
+        findings.push(of_shard(rows, shard, (*cause).into()));
+    }
+    for suspect in *suspects {
+        findings.push(of_shard(rows, &suspect.shard, suspect.why.into()));
+    }
+    for row in *rows {
+        if row.status != ShardStatus::Finished && is_unconfirmed(row.verified_at, *now) {
+            findings.push(of_shard(rows, &row.id, GapCause::NotConfirmed));
+        }
+    }
+    findings
+}
+
+fn replaced(evidence: &Evidence<'_>) -> Option<GapCause> {
+    let seen = evidence.seen?;
+    if seen.table_id != evidence.pinned.table_id {
+        return Some(GapCause::TableReplaced);
+    }
+    (seen.stream.is_some() && seen.stream != evidence.pinned.stream).then_some(GapCause::StreamReplaced)
+}
+
+fn of_shard(rows: &[ProgressRow], shard: &ShardId, cause: GapCause) -> GapFinding {
+    let from = match cause {
+        // Shards that we never saw are lost, and which of our rows they descend from is unknown.
+        GapCause::ParentUnknown | GapCause::ShardLate => rows.iter().map(ProgressRow::lost_from).min(),
+        _ => rows.iter().find(|row| row.id == *shard).map(ProgressRow::lost_from),
+    };
+    GapFinding { scope: GapScope::Shard(shard.clone()), from, cause }
+}
+
+/// The earliest time among shards that no other row goes on from.
+fn frontier(rows: &[ProgressRow]) -> Option<WallTime> {
+    let parents: HashSet<&ShardId> = rows.iter().filter_map(|row| row.parent.as_ref()).collect();
+    let ends = rows.iter().filter(|row| row.status != ShardStatus::Finished || !parents.contains(&row.id));
+    ends.map(ProgressRow::lost_from).min()
+}

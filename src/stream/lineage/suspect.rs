@@ -1,0 +1,140 @@
+//! What in the forest means that history may be lost, and what becomes of it once a gap is durable.
+//!
+//! Suspects are read off the forest's state, never stored: until one is resolved it is found again, also after a crash.
+
+use std::collections::HashSet;
+
+use crate::model::{ShardId, WallTime};
+
+use super::{Lineage, Node, Presence, ShardStatus};
+
+/// Why a shard is suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Suspicion {
+    /// Not read to its end, and no longer listed. Resolved: given up, so that its children can go on.
+    Vanished,
+    /// Its parent is neither listed nor known to us: that one, and perhaps others between, were never read. Resolved:
+    /// it may be read.
+    UnknownParent,
+    /// It turned up after a child of it had begun. Reading it now would put old values over new ones, so it is left out
+    /// and healed. Resolved: finished, unread.
+    Overtaken,
+    /// It was given up as vanished, and is listed again. Resolved: read, unless a child of it has begun.
+    Reappeared,
+}
+
+/// A shard under suspicion.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Suspect {
+    /// The shard.
+    pub shard: ShardId,
+    /// Why.
+    pub why: Suspicion,
+}
+
+/// The answer to [`Lineage::give_up`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// Write `Finished` to its row; its children may go on.
+    Finished,
+    /// The newest listing holds it, so records may still come. Keep the gap, list again, restart its cursor later.
+    StillListed,
+    /// It was not being read.
+    NotReading,
+}
+
+impl Lineage {
+    /// All suspects, by shard id. Empty while the newest listing is not conclusive.
+    #[must_use]
+    pub fn suspects(&self) -> Vec<Suspect> {
+        let suspects = self.nodes.iter().filter_map(|(id, node)| {
+            let why = self.suspicion(id, node)?;
+            Some(Suspect { shard: id.clone(), why })
+        });
+        suspects.collect()
+    }
+
+    /// A gap for this suspect is durable. Returns the status to write to its row (first stop reading it and let what was
+    /// read settle), or `None` when the suspicion is gone. Resolving one may uncover the next: ask again.
+    pub fn resolve(&mut self, suspect: &Suspect, now: WallTime) -> Option<ShardStatus> {
+        let why = self.nodes.get(&suspect.shard).and_then(|node| self.suspicion(&suspect.shard, node))?;
+        if why != suspect.why {
+            return None;
+        }
+        let a_child_began = self.known_children(&suspect.shard).any(|(_, child)| child.status != ShardStatus::Waiting);
+        let node = self.nodes.get_mut(&suspect.shard)?;
+        match why {
+            Suspicion::Vanished => node.give_up(now),
+            Suspicion::UnknownParent => node.status = ShardStatus::Reading,
+            Suspicion::Overtaken => node.finish(now),
+            Suspicion::Reappeared => {
+                node.lost = false;
+                if !a_child_began {
+                    node.status = ShardStatus::Reading;
+                }
+            }
+        }
+        let status = node.status;
+        debug_assert!(self.children_wait_for_their_parents());
+        Some(status)
+    }
+
+    /// The service says that a shard being read does not exist, and a gap for it is durable.
+    ///
+    /// A shard that the newest listing holds is not given up: it may be open, and what comes into it would be lost.
+    pub fn give_up(&mut self, shard: &ShardId, now: WallTime) -> GiveUp {
+        match self.nodes.get_mut(shard) {
+            Some(node) if node.status != ShardStatus::Reading => GiveUp::NotReading,
+            Some(node) if node.presence == Presence::Listed => GiveUp::StillListed,
+            Some(node) => {
+                node.give_up(now);
+                GiveUp::Finished
+            }
+            None => GiveUp::NotReading,
+        }
+    }
+
+    fn suspicion(&self, id: &ShardId, node: &Node) -> Option<Suspicion> {
+        self.concluded_at?;
+        let parent_is_unknown = node.parent.as_ref().is_some_and(|parent| !self.nodes.contains_key(parent));
+        // A shard below an unfinished ancestor comes to nothing before that one does, or order would break below it.
+        let is_next = parent_is_unknown || self.parent_is_finished(node);
+        match (node.status, node.presence) {
+            (ShardStatus::Finished, Presence::Listed) if node.lost => Some(Suspicion::Reappeared),
+            (ShardStatus::Finished, _) => None,
+            (ShardStatus::Reading, Presence::Left) => Some(Suspicion::Vanished),
+            (ShardStatus::Reading, _) => None,
+            (ShardStatus::Waiting, _) if !is_next => None,
+            (ShardStatus::Waiting, Presence::Left) => Some(Suspicion::Vanished),
+            (ShardStatus::Waiting, _) if self.is_overtaken(id) => Some(Suspicion::Overtaken),
+            (ShardStatus::Waiting, _) => parent_is_unknown.then_some(Suspicion::UnknownParent),
+        }
+    }
+
+    /// Whether a waiting shard has a descendant that has begun.
+    pub(super) fn is_overtaken(&self, id: &ShardId) -> bool {
+        let mut seen = HashSet::from([id]);
+        let mut waiting = vec![id];
+        while let Some(at) = waiting.pop() {
+            if self.status(at) != Some(ShardStatus::Waiting) {
+                continue;
+            }
+            for (child, node) in self.known_children(at) {
+                if node.status != ShardStatus::Waiting {
+                    return true;
+                }
+                if seen.insert(child) {
+                    waiting.push(child);
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Node {
+    fn give_up(&mut self, now: WallTime) {
+        self.finish(now);
+        self.lost = true;
+    }
+}

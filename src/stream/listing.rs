@@ -1,0 +1,203 @@
+//! A full listing from its pages: all of them, or nothing.
+//!
+//! A partial listing would look like trimmed shards and hide open ones, so there is no way to get one out of here. The
+//! driver asks for the page at [`Lister::after`], hands it to [`Lister::accept`], and drops the lister when a page fails.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::error::Fault;
+use crate::model::{ShardId, ViewType};
+
+use super::source::{ListingPage, ShardListing, StreamStatus};
+
+/// Pages of one listing at most: 2,000 × 100 shards. Far above any real stream; it ends a cursor that never does.
+pub const MAX_PAGES: usize = 2_000;
+
+/// What is wrong with a listing. All of these are [`Fault::Broken`]: drop the listing, list again later.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListingError {
+    /// The service handed out the same cursor twice, which would never end.
+    #[error("list shards: cursor {cursor} came twice")]
+    RepeatedCursor {
+        /// The cursor.
+        cursor: ShardId,
+    },
+    /// More than [`MAX_PAGES`] pages.
+    #[error("list shards: no end after {pages} pages")]
+    TooManyPages {
+        /// Pages read.
+        pages: usize,
+    },
+    /// Two copies of one shard name different parents.
+    #[error("list shards: shard {shard} is listed with two parents")]
+    TwoParents {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A shard is listed as its own ancestor.
+    #[error("list shards: shard {shard} is its own ancestor")]
+    Cycle {
+        /// A shard on the cycle.
+        shard: ShardId,
+    },
+}
+
+impl ListingError {
+    /// What becomes of it.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        Fault::Broken
+    }
+}
+
+/// Every shard of a stream, as told by one complete run over DescribeStream's pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    status: StreamStatus,
+    view: Option<ViewType>,
+    shards: BTreeMap<ShardId, ShardListing>,
+}
+
+impl Listing {
+    /// The stream's state on the last page.
+    #[must_use]
+    pub const fn status(&self) -> StreamStatus {
+        self.status
+    }
+
+    /// What the records carry, where told.
+    #[must_use]
+    pub const fn view(&self) -> Option<ViewType> {
+        self.view
+    }
+
+    /// The shard with this id.
+    #[must_use]
+    pub fn get(&self, id: &ShardId) -> Option<&ShardListing> {
+        self.shards.get(id)
+    }
+
+    /// Whether the shard is listed.
+    #[must_use]
+    pub fn contains(&self, id: &ShardId) -> bool {
+        self.shards.contains_key(id)
+    }
+
+    /// All shards, by id. Ids mean nothing: this order is only repeatable.
+    pub fn shards(&self) -> impl Iterator<Item = &ShardListing> {
+        self.shards.values()
+    }
+
+    /// The number of shards.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether no shard is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// Whether something follows from a shard's absence.
+    ///
+    /// Not while the stream is being turned on, and not when a stream that takes records lists no shard at all: it
+    /// always has an open one, so that answer is early or wrong.
+    #[must_use]
+    pub fn is_conclusive(&self) -> bool {
+        match self.status {
+            StreamStatus::Enabling => false,
+            StreamStatus::Enabled => !self.shards.is_empty(),
+            StreamStatus::Disabling | StreamStatus::Disabled => true,
+        }
+    }
+}
+
+/// What follows a page.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Ask for the next page, after [`Lister::after`].
+    More(Lister),
+    /// That was the last page.
+    All(Listing),
+}
+
+/// A listing that is being read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Lister {
+    shards: BTreeMap<ShardId, ShardListing>,
+    view: Option<ViewType>,
+    after: Option<ShardId>,
+    used: HashSet<ShardId>,
+    pages: usize,
+}
+
+impl Lister {
+    /// A listing of which nothing was read.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where the page to ask for starts (exclusive); `None` for the first.
+    #[must_use]
+    pub const fn after(&self) -> Option<&ShardId> {
+        self.after.as_ref()
+    }
+
+    /// Takes the page after [`after`](Self::after).
+    ///
+    /// # Errors
+    /// [`ListingError`]; the pages read so far are dropped with it.
+    pub fn accept(mut self, page: ListingPage) -> Result<Listed, ListingError> {
+        self.pages += 1;
+        self.view = page.view.or(self.view);
+        for shard in page.shards {
+            self.merge(shard)?;
+        }
+        let Some(cursor) = page.next.filter(|cursor| !cursor.as_str().is_empty()) else {
+            refuse_cycles(&self.shards)?;
+            return Ok(Listed::All(Listing { status: page.status, view: self.view, shards: self.shards }));
+        };
+        if !self.used.insert(cursor.clone()) {
+            return Err(ListingError::RepeatedCursor { cursor });
+        }
+        if self.pages >= MAX_PAGES {
+            return Err(ListingError::TooManyPages { pages: self.pages });
+        }
+        self.after = Some(cursor);
+        Ok(Listed::More(self))
+    }
+
+    /// Keeps the copy that knows more: one that is closed, and the parent wherever it is told.
+    fn merge(&mut self, shard: ShardListing) -> Result<(), ListingError> {
+        let Some(known) = self.shards.get_mut(&shard.id) else {
+            self.shards.insert(shard.id.clone(), shard);
+            return Ok(());
+        };
+        if known.parent.is_some() && shard.parent.is_some() && known.parent != shard.parent {
+            return Err(ListingError::TwoParents { shard: shard.id });
+        }
+        known.parent = known.parent.take().or(shard.parent);
+        known.first = known.first.or(shard.first);
+        known.last = known.last.or(shard.last);
+        Ok(())
+    }
+}
+
+/// Follows each shard's parents once; a walk that meets itself is a cycle.
+fn refuse_cycles(shards: &BTreeMap<ShardId, ShardListing>) -> Result<(), ListingError> {
+    let mut walk_of: HashMap<&ShardId, usize> = HashMap::with_capacity(shards.len());
+    for (walk, start) in shards.keys().enumerate() {
+        let mut at = shards.get(start);
+        while let Some(shard) = at {
+            match walk_of.insert(&shard.id, walk) {
+                Some(earlier) if earlier == walk => return Err(ListingError::Cycle { shard: shard.id.clone() }),
+                Some(_) => break,
+                None => at = shard.parent.as_ref().and_then(|parent| shards.get(parent)),
+            }
+        }
+    }
+    Ok(())
+}

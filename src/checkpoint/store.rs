@@ -55,6 +55,12 @@ pub enum StateWrite {
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The setting names no store that this program knows.
+    #[error("{given:?} is no state store: want file:PATH")]
+    Setting {
+        /// The setting.
+        given: String,
+    },
     /// Another process has it.
     #[error("the state in {place} is in use by another process")]
     Held {
@@ -94,7 +100,7 @@ pub enum StoreError {
         what: String,
     },
     /// The medium failed.
-    #[error("write state in {place}")]
+    #[error("use the state in {place}")]
     Io {
         /// The file or the table.
         place: String,

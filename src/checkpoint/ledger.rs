@@ -1,0 +1,393 @@
+//! Pure: the rows of all links as ordered keys and bytes, and each operation of a store over them.
+//!
+//! A medium ([`Rows`]) keeps bytes under (link, kind, key), in that order, and knows no rule; the rules are in
+//! [`super::rules`]. A commit is judged as a whole on an [`Overlay`] before its first byte reaches the medium, so a
+//! refused one leaves nothing behind. Values are JSON; an error names row and place, never what a row holds.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::rows::{DeadLetterRow, DoubtRow, Fence, PageId};
+use super::rules::{self, Listing, Refusal};
+use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
+use crate::model::{CanonicalKey, WallTime};
+
+/// What a row is. The numbers are part of the file's layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Link = 1,
+    Fence = 2,
+    Counters = 3,
+    Shard = 4,
+    Segment = 5,
+    /// By canonical key.
+    Doubt = 6,
+    /// Index of doubts by epoch, page, key; no value.
+    DoubtOfPage = 7,
+    Gap = 8,
+    DeadLetter = 9,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Fence => "fence",
+            Self::Counters => "counters",
+            Self::Shard => "shard",
+            Self::Segment => "segment",
+            Self::Doubt => "doubt",
+            Self::DoubtOfPage => "doubt-of-page",
+            Self::Gap => "gap",
+            Self::DeadLetter => "dead letter",
+        }
+    }
+}
+
+/// Which rows of a kind: keys that begin with `prefix` and are not below `from`, ascending, at most `limit`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span<'a> {
+    pub prefix: &'a [u8],
+    pub from: &'a [u8],
+    pub limit: usize,
+}
+
+impl<'a> Span<'a> {
+    const ALL: Span<'static> = Span { prefix: &[], from: &[], limit: usize::MAX };
+
+    const fn of(prefix: &'a [u8]) -> Self {
+        Self { prefix, from: prefix, limit: usize::MAX }
+    }
+}
+
+/// Keys and values of a span.
+pub(super) type KeyValues = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A medium that keeps rows in the order of (link, kind, key).
+pub(super) trait Rows {
+    /// Its name, for errors.
+    fn place(&self) -> &str;
+    /// The value of a row.
+    fn get(&self, link: &str, kind: Kind, key: &[u8]) -> StoreResult<Option<Vec<u8>>>;
+    /// The rows of a span.
+    fn scan(&self, link: &str, kind: Kind, span: Span<'_>) -> StoreResult<KeyValues>;
+    /// The first link, in order, that has a row and whose name comes after this one.
+    fn next_link(&self, after: Option<&str>) -> StoreResult<Option<String>>;
+    /// Writes a row, or removes it.
+    fn write(&mut self, link: &str, kind: Kind, key: &[u8], value: Option<&[u8]>) -> StoreResult<()>;
+}
+
+/// Runs work over rows, one after the other, in the order of the calls, each durable before its answer.
+///
+/// The work is queued when `submit` is called, not when the future is first polled.
+pub(super) trait Engine: Send + Sync + 'static {
+    fn place_name(&self) -> String;
+
+    fn submit<T, F>(&self, work: F) -> BoxFuture<'static, StoreResult<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut dyn Rows) -> StoreResult<T> + Send + 'static;
+}
+
+impl<E: Engine> StateStore for E {
+    fn place(&self) -> String {
+        self.place_name()
+    }
+
+    fn links(&self) -> BoxFuture<'_, StoreResult<Vec<String>>> {
+        self.submit(|rows| links(rows))
+    }
+
+    fn read<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<LinkState>> {
+        let link = link.to_owned();
+        self.submit(move |rows| read(rows, &link))
+    }
+
+    fn take<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<(Fence, LinkState)>> {
+        let (link, owner) = (link.to_owned(), owner.to_owned());
+        self.submit(move |rows| take(rows, &link, &owner))
+    }
+
+    fn commit<'a>(
+        &'a self,
+        link: &'a str,
+        fence: &'a Fence,
+        writes: Vec<StateWrite>,
+    ) -> BoxFuture<'a, StoreResult<()>> {
+        let (link, fence) = (link.to_owned(), fence.clone());
+        self.submit(move |rows| commit(rows, &link, &fence, writes))
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        link: &'a str,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<DeadLetterRow>>> {
+        let link = link.to_owned();
+        self.submit(move |rows| dead_letters(rows, &link, after, limit))
+    }
+
+    fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>> {
+        let (link, key) = (link.to_owned(), key.clone());
+        self.submit(move |rows| doubt(rows, &link, key))
+    }
+}
+
+/// Numbers that outlive the rows they count.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Counters {
+    dead_letters: u64,
+    last_dead_letter: u64,
+}
+
+/// A [`DoubtRow`] without its key, which is the row's own.
+#[derive(Serialize, Deserialize)]
+struct StoredDoubt {
+    key_json: String,
+    until: WallTime,
+    page: Option<(u64, PageId)>,
+}
+
+impl StoredDoubt {
+    fn into_row(self, key: CanonicalKey) -> DoubtRow {
+        DoubtRow { key, key_json: self.key_json, until: self.until, page: self.page.map(|(_, page)| page) }
+    }
+}
+
+fn page_prefix(epoch: u64, page: PageId) -> Vec<u8> {
+    [&epoch.to_be_bytes()[..], &page.segment.to_be_bytes(), &page.number.to_be_bytes()].concat()
+}
+
+fn page_entry((epoch, page): (u64, PageId), key: &[u8]) -> Vec<u8> {
+    [&page_prefix(epoch, page), key].concat()
+}
+
+fn decode<T: DeserializeOwned>(rows: &dyn Rows, link: &str, kind: Kind, value: &[u8]) -> StoreResult<T> {
+    serde_json::from_slice(value).map_err(|error| {
+        // serde's own text may quote the row.
+        let what = format!("a {} row of link {link}: {:?} at byte {}", kind.as_str(), error.classify(), error.column());
+        StoreError::Damaged { place: rows.place().to_owned(), what }
+    })
+}
+
+fn get<T: DeserializeOwned>(rows: &dyn Rows, link: &str, kind: Kind, key: &[u8]) -> StoreResult<Option<T>> {
+    rows.get(link, kind, key)?.map(|value| decode(rows, link, kind, &value)).transpose()
+}
+
+fn all<T: DeserializeOwned>(rows: &dyn Rows, link: &str, kind: Kind) -> StoreResult<Vec<T>> {
+    rows.scan(link, kind, Span::ALL)?.iter().map(|(_, value)| decode(rows, link, kind, value)).collect()
+}
+
+fn links(rows: &dyn Rows) -> StoreResult<Vec<String>> {
+    let mut links: Vec<String> = Vec::new();
+    while let Some(link) = rows.next_link(links.last().map(String::as_str))? {
+        links.push(link);
+    }
+    Ok(links)
+}
+
+fn read(rows: &dyn Rows, link: &str) -> StoreResult<LinkState> {
+    let doubts = rows.scan(link, Kind::Doubt, Span::ALL)?.into_iter().map(|(key, value)| {
+        let stored: StoredDoubt = decode(rows, link, Kind::Doubt, &value)?;
+        Ok(stored.into_row(CanonicalKey::from_canonical(key)))
+    });
+    let counters: Counters = get(rows, link, Kind::Counters, &[])?.unwrap_or_default();
+    Ok(LinkState {
+        link: get(rows, link, Kind::Link, &[])?,
+        fence: get(rows, link, Kind::Fence, &[])?,
+        shards: all(rows, link, Kind::Shard)?,
+        segments: all(rows, link, Kind::Segment)?,
+        doubts: doubts.collect::<StoreResult<_>>()?,
+        gaps: all(rows, link, Kind::Gap)?,
+        dead_letters: (counters.dead_letters, counters.last_dead_letter),
+    })
+}
+
+fn take(rows: &mut dyn Rows, link: &str, owner: &str) -> StoreResult<(Fence, LinkState)> {
+    let before = read(rows, link)?;
+    let fence = rules::next_fence(before.fence.as_ref(), owner);
+    let mut overlay = Overlay::new(rows, link, fence.epoch);
+    overlay.put(Kind::Fence, &[], &fence)?;
+    let changes = overlay.changes;
+    store(rows, link, changes)?;
+    Ok((fence, before))
+}
+
+fn commit(rows: &mut dyn Rows, link: &str, fence: &Fence, writes: Vec<StateWrite>) -> StoreResult<()> {
+    let held: Option<Fence> = get(rows, link, Kind::Fence, &[])?;
+    if !rules::is_owner(held.as_ref(), fence) {
+        return Err(StoreError::Fenced { link: link.to_owned() });
+    }
+    let mut overlay = Overlay::new(rows, link, fence.epoch);
+    writes.into_iter().try_for_each(|write| overlay.apply(write))?;
+    let changes = overlay.changes;
+    store(rows, link, changes)
+}
+
+fn dead_letters(rows: &dyn Rows, link: &str, after: u64, limit: usize) -> StoreResult<Vec<DeadLetterRow>> {
+    let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
+    let span = Span { prefix: &[], from: &from.to_be_bytes(), limit };
+    let found = rows.scan(link, Kind::DeadLetter, span)?;
+    found.iter().map(|(_, value)| decode(rows, link, Kind::DeadLetter, value)).collect()
+}
+
+fn doubt(rows: &dyn Rows, link: &str, key: CanonicalKey) -> StoreResult<Option<DoubtRow>> {
+    let stored: Option<StoredDoubt> = get(rows, link, Kind::Doubt, key.as_bytes())?;
+    Ok(stored.map(|stored| stored.into_row(key)))
+}
+
+type Changes = BTreeMap<(Kind, Vec<u8>), Option<Vec<u8>>>;
+
+fn store(rows: &mut dyn Rows, link: &str, changes: Changes) -> StoreResult<()> {
+    changes.into_iter().try_for_each(|((kind, key), value)| rows.write(link, kind, &key, value.as_deref()))
+}
+
+/// The rows of a link as they will be, should the commit be accepted.
+struct Overlay<'a> {
+    rows: &'a dyn Rows,
+    link: &'a str,
+    epoch: u64,
+    changes: Changes,
+}
+
+impl<'a> Overlay<'a> {
+    fn new(rows: &'a dyn Rows, link: &'a str, epoch: u64) -> Self {
+        Self { rows, link, epoch, changes: Changes::new() }
+    }
+
+    fn apply(&mut self, write: StateWrite) -> StoreResult<()> {
+        match write {
+            StateWrite::Link(row) => self.put(Kind::Link, &[], &row),
+            StateWrite::Shard(row) => {
+                let key = row.id.as_str().as_bytes();
+                let check = rules::check_shard(self.get(Kind::Shard, key)?.as_ref(), &row);
+                self.accept(check)?;
+                self.put(Kind::Shard, key, &row)
+            }
+            StateWrite::ForgetShard(id) => {
+                let key = id.as_str().as_bytes();
+                let check = rules::check_forget(self.get(Kind::Shard, key)?.as_ref());
+                self.accept(check)?;
+                self.remove(Kind::Shard, key);
+                Ok(())
+            }
+            StateWrite::Segment(row) => {
+                let key = row.segment.to_be_bytes();
+                let check = rules::check_segment(self.get(Kind::Segment, &key)?.as_ref(), &row);
+                self.accept(check)?;
+                self.put(Kind::Segment, &key, &row)
+            }
+            StateWrite::ForgetSegments => {
+                self.keys(Kind::Segment, &[])?.iter().for_each(|key| self.remove(Kind::Segment, key));
+                Ok(())
+            }
+            StateWrite::Doubt(row) => self.list(row),
+            StateWrite::Settle(row) => self.settle(&row),
+            StateWrite::SettlePage(page) => self.settle_page(page),
+            StateWrite::Gap(row) => self.put(Kind::Gap, &row.id.to_be_bytes(), &row),
+            StateWrite::DeadLetter(row) => self.set_aside(&row),
+            StateWrite::RemoveDeadLetter(id) => self.remove_dead_letter(id),
+        }
+    }
+
+    fn list(&mut self, row: DoubtRow) -> StoreResult<()> {
+        let key = row.key.as_bytes();
+        let old = self.get::<StoredDoubt>(Kind::Doubt, key)?;
+        let old = old.map(|stored| Listing { until: stored.until, page: stored.page });
+        let merged = rules::merge(old, Listing { until: row.until, page: row.page.map(|page| (self.epoch, page)) });
+        if let Some(page) = old.and_then(|old| old.page) {
+            self.remove(Kind::DoubtOfPage, &page_entry(page, key));
+        }
+        if let Some(page) = merged.page {
+            self.changes.insert((Kind::DoubtOfPage, page_entry(page, key)), Some(Vec::new()));
+        }
+        let stored = StoredDoubt { key_json: row.key_json, until: merged.until, page: merged.page };
+        self.put(Kind::Doubt, key, &stored)
+    }
+
+    fn settle(&mut self, row: &DoubtRow) -> StoreResult<()> {
+        let key = row.key.as_bytes();
+        let Some(listed) = self.get::<StoredDoubt>(Kind::Doubt, key)? else { return Ok(()) };
+        if rules::is_settled_by(listed.until, row.until) {
+            if let Some(page) = listed.page {
+                self.remove(Kind::DoubtOfPage, &page_entry(page, key));
+            }
+            self.remove(Kind::Doubt, key);
+        }
+        Ok(())
+    }
+
+    fn settle_page(&mut self, page: PageId) -> StoreResult<()> {
+        let prefix = page_prefix(self.epoch, page);
+        for entry in self.keys(Kind::DoubtOfPage, &prefix)? {
+            self.remove(Kind::Doubt, entry.get(prefix.len()..).unwrap_or_default());
+            self.remove(Kind::DoubtOfPage, &entry);
+        }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, row: &DeadLetterRow) -> StoreResult<()> {
+        let key = row.id.to_be_bytes();
+        let mut counters: Counters = self.get(Kind::Counters, &[])?.unwrap_or_default();
+        if self.bytes(Kind::DeadLetter, &key)?.is_none() {
+            counters.dead_letters = counters.dead_letters.saturating_add(1);
+        }
+        counters.last_dead_letter = counters.last_dead_letter.max(row.id);
+        self.put(Kind::Counters, &[], &counters)?;
+        self.put(Kind::DeadLetter, &key, row)
+    }
+
+    fn remove_dead_letter(&mut self, id: u64) -> StoreResult<()> {
+        let key = id.to_be_bytes();
+        if self.bytes(Kind::DeadLetter, &key)?.is_none() {
+            return Ok(());
+        }
+        let mut counters: Counters = self.get(Kind::Counters, &[])?.unwrap_or_default();
+        counters.dead_letters = counters.dead_letters.saturating_sub(1);
+        self.put(Kind::Counters, &[], &counters)?;
+        self.remove(Kind::DeadLetter, &key);
+        Ok(())
+    }
+
+    fn accept(&self, check: Result<(), Refusal>) -> StoreResult<()> {
+        check.map_err(|what| StoreError::Invariant { link: self.link.to_owned(), what })
+    }
+
+    fn bytes(&self, kind: Kind, key: &[u8]) -> StoreResult<Option<Vec<u8>>> {
+        match self.changes.get(&(kind, key.to_vec())) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.rows.get(self.link, kind, key),
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&self, kind: Kind, key: &[u8]) -> StoreResult<Option<T>> {
+        self.bytes(kind, key)?.map(|value| decode(self.rows, self.link, kind, &value)).transpose()
+    }
+
+    /// Keys with this prefix; ones that this commit removed may be among them.
+    fn keys(&self, kind: Kind, prefix: &[u8]) -> StoreResult<Vec<Vec<u8>>> {
+        let stored = self.rows.scan(self.link, kind, Span::of(prefix))?.into_iter().map(|(key, _)| key);
+        let changed = self.changes.range((kind, prefix.to_vec())..).filter(|(_, value)| value.is_some());
+        let changed = changed.map(|((kind, key), _)| (*kind, key));
+        let changed = changed.take_while(|(at, key)| *at == kind && key.starts_with(prefix));
+        Ok(stored.chain(changed.map(|(_, key)| key.clone())).collect())
+    }
+
+    fn put<T: Serialize>(&mut self, kind: Kind, key: &[u8], value: &T) -> StoreResult<()> {
+        let value = serde_json::to_vec(value).map_err(|error| StoreError::Invariant {
+            link: self.link.to_owned(),
+            what: format!("a {} row has no JSON form: {:?}", kind.as_str(), error.classify()),
+        })?;
+        self.changes.insert((kind, key.to_vec()), Some(value));
+        Ok(())
+    }
+
+    fn remove(&mut self, kind: Kind, key: &[u8]) {
+        self.changes.insert((kind, key.to_vec()), None);
+    }
+}

@@ -1,1 +1,250 @@
 //! Typed settings; the only reader of files and environment.
+//!
+//! ```text
+//! file ─→ tree ─→ environment, options ─→ defaults into links ─→ typed settings, or every mistake with its place
+//! ```
+//!
+//! [`load`] finds and reads the file, [`parse`] takes its text, [`LinkConfig::from_arns`] needs none. The environment is
+//! passed in. Knows no client and no clock; a failure ends with exit 8. Results are read only by convention: they are
+//! plain values that own themselves, so tests may change them.
+
+mod apply;
+mod builder;
+mod diagnose;
+mod file;
+mod link;
+mod load;
+mod overlay;
+mod pattern;
+mod section;
+mod service;
+mod side;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod units;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use toml::de::DeTable;
+
+pub use apply::{
+    ATTEMPT_TIMEOUT_RANGE, ApplyConfig, BATCH_ITEMS_RANGE, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BATCH_ITEMS,
+    DEFAULT_LOOK_AHEAD_BYTES, DEFAULT_LOOK_AHEAD_RECORDS, DEFAULT_MAX_IN_FLIGHT, DEFAULT_WRITE_CAPACITY,
+    LOOK_AHEAD_BYTES_RANGE, LOOK_AHEAD_RECORDS_RANGE, MAX_IN_FLIGHT_RANGE, MAX_WCU_RANGE, OnRejected,
+};
+pub use builder::LinkBuilder;
+pub use diagnose::{Problem, Problems};
+pub use file::{DEFAULT_FILES, FILE_VARIABLE};
+pub use link::LinkConfig;
+pub use load::{
+    DEFAULT_LOAD_CONCURRENCY, DEFAULT_READ_CAPACITY, LOAD_CONCURRENCY_RANGE, LoadConfig, LoadMethod, SEGMENTS_RANGE,
+    Segments,
+};
+pub use pattern::PatternLink;
+pub use service::{
+    CHECKPOINT_INTERVAL_RANGE, CHECKPOINT_RECORDS_RANGE, CheckpointConfig, DEFAULT_CHECKPOINT_INTERVAL,
+    DEFAULT_CHECKPOINT_RECORDS, DEFAULT_DRAIN, DEFAULT_LISTEN, DEFAULT_STORE, DRAIN_RANGE, LogFormat, LogLevel,
+    ServiceConfig, Store, TelemetryConfig,
+};
+pub use side::{DEFAULT_SESSION_NAME, ExternalId, SideConfig, TableRef};
+pub use stream::{
+    DEFAULT_DISCOVERY_INTERVAL, DEFAULT_MAX_CONCURRENT_SHARDS, DEFAULT_POLL_MAX, DEFAULT_POLL_MIN,
+    DISCOVERY_INTERVAL_RANGE, MAX_CONCURRENT_SHARDS_RANGE, MAX_RECORD_AGE_RANGE, OnGap, POLL_RANGE, StreamConfig,
+    StreamStart, TtlDeletes,
+};
+pub use units::Capacity;
+pub use verify::{DEFAULT_VERIFY_RATE, VerifyConfig};
+
+use diagnose::{Collector, nearest};
+use link::Read;
+use section::{Complaint, Section, integer};
+use tree::{Origin, Table, Value, join};
+
+/// The only version of the format.
+const VERSION: u32 = 1;
+
+/// Everything that the user set, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// The file that was read; `None` when all came from variables or options.
+    pub file: Option<PathBuf>,
+    /// Links of one table, in file order.
+    pub links: Vec<LinkConfig>,
+    /// Links of many tables, to be expanded at run time.
+    pub patterns: Vec<PatternLink>,
+    /// Progress.
+    pub checkpoint: CheckpointConfig,
+    /// The process.
+    pub service: ServiceConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Reads the settings: from `named` (the option `--config`), else the file that `DYNAFERRY_CONFIG` names, else the first
+/// of [`DEFAULT_FILES`] that exists, else the environment alone; and the environment over it.
+///
+/// # Errors
+/// Everything that is wrong, at once. Converts into an [`Error`](crate::error::Error) with exit 8.
+pub fn load(named: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let variable = environment.iter().find(|(name, text)| name == FILE_VARIABLE && !text.is_empty());
+    let by_variable = variable.map(|(_, path)| (Path::new(path), FILE_VARIABLE));
+    match file::find(named.map(|path| (path, "--config")).or(by_variable), &DEFAULT_FILES)? {
+        Some(read) => {
+            let config = parse(&shown(&read.path), &read.text, environment)?;
+            Ok(Config { file: Some(read.path), ..config })
+        }
+        None if environment.iter().any(|(name, _)| name.starts_with("DYNAFERRY__")) => parse("", "", environment),
+        None => Err(Problems::one(
+            format!("no config file: looked for {}", DEFAULT_FILES.join(", ")),
+            "name one with --config, or give --source and --target",
+        )),
+    }
+}
+
+/// Reads the settings from a file's text, called `name` in complaints, with the environment over it.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn parse(
+    name: &str,
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, Problems> {
+    let problems = Collector::new(name, text);
+    let (document, mistakes) = DeTable::parse_recoverable(text);
+    for mistake in mistakes {
+        let mut lines = mistake.message().lines();
+        let what = lines.next().unwrap_or("is not TOML").to_owned();
+        let origin = mistake.span().map_or(Origin::Nowhere, Origin::File);
+        problems.add(&origin, what, lines.collect::<Vec<_>>().join(", "));
+    }
+    if !problems.is_clean() {
+        // What follows from a broken tree would only hide the cause.
+        return problems.finish(()).and_then(|()| Err(Problems::one("the file is not TOML", "")));
+    }
+    let mut tree = Table::from_toml(document.get_ref());
+    overlay::apply(&mut tree, environment.into_iter().collect(), &problems);
+    let config = assemble(&tree, !text.is_empty(), &problems);
+    problems.finish(config)
+}
+
+/// Reads the tree; what it notes among the problems decides whether the result counts.
+fn assemble(tree: &Table, from_file: bool, problems: &Collector<'_>) -> Config {
+    let mut top = Section::top(tree, problems);
+    version(&mut top, from_file);
+    let empty = Table::default();
+    let defaults = tree.table("defaults").unwrap_or(&empty);
+    check_defaults(top.child("defaults"));
+    let named = top.child("link");
+    let mut config = Config {
+        file: None,
+        links: Vec::new(),
+        patterns: Vec::new(),
+        checkpoint: CheckpointConfig::read(top.child("checkpoint")),
+        service: ServiceConfig::read(top.child("service")),
+        telemetry: TelemetryConfig::read(top.child("telemetry")),
+    };
+    if tree.table("link").is_none_or(|links| links.iter().next().is_none()) {
+        problems.add(&Origin::Nowhere, "there is no link", "add [link.NAME] with `source.table` and `target.table`");
+    }
+    top.finish();
+    read_links(tree, defaults, &named, &mut config);
+    config
+}
+
+fn read_links(tree: &Table, defaults: &Table, named: &Section<'_>, config: &mut Config) {
+    let problems = named.problems();
+    for (name, node) in tree.table("link").into_iter().flat_map(Table::iter) {
+        if !is_link_name(name) {
+            let hint = "small letters, digits, `_` and `-`, the first a letter or a digit";
+            problems.add(&node.key, format!("`{name}` is not a name for a link"), hint);
+        }
+        let Value::Table(own) = &node.value else {
+            named.complain(name, node, Complaint::new("must be a table", format!("write it as [link.{name}]")));
+            continue;
+        };
+        let merged = own.over(defaults);
+        let section = Section::at(&join("link", name), node.key.clone(), &merged, problems);
+        match link::read(name, section) {
+            Some(Read::One(link, origin)) => {
+                if let Some(other) = config.links.iter().find(|other| other.shares_target_with(&link)) {
+                    let what = format!("[link.{}] and [link.{name}] write the same table", other.name);
+                    problems.add(&origin, what, "give each its own target");
+                }
+                config.links.push(*link);
+            }
+            Some(Read::Many(link)) => config.patterns.push(*link),
+            None => {}
+        }
+    }
+}
+
+/// Refuses links of which two write the same table: for the caller who expanded patterns.
+///
+/// # Errors
+/// Exit 8.
+pub fn check_targets(links: &[LinkConfig]) -> crate::error::Result<()> {
+    for (index, link) in links.iter().enumerate() {
+        if let Some(other) = links.iter().take(index).find(|other| other.shares_target_with(link)) {
+            let what =
+                format!("links `{}` and `{}` write the same table, `{}`", other.name, link.name, link.target_table);
+            let error = crate::error::Error::new(crate::error::Exit::Config, what);
+            return Err(error.hint("use `source.exclude`, or give each its own target"));
+        }
+    }
+    Ok(())
+}
+
+fn version(top: &mut Section<'_>, from_file: bool) {
+    let range = VERSION..=VERSION;
+    match top.node("version") {
+        Some(node) => match integer(node, &range) {
+            Ok(_) => {}
+            Err(_) => top.complain("version", node, Complaint::new("is not one that this program knows", "write 1")),
+        },
+        None if from_file => top.missing("version", "begin the file with `version = 1`"),
+        None => {}
+    }
+}
+
+/// Refuses what no link can inherit.
+fn check_defaults(mut defaults: Section<'_>) {
+    for key in ["load", "apply", "stream", "verify", "filter"] {
+        defaults.node(key);
+    }
+    let mut source = defaults.child("source");
+    for key in ["table", "tables", "exclude"] {
+        if let Some(node) = source.node(key) {
+            source.complain(key, node, Complaint::new("cannot be a default", "set it in [link.NAME]"));
+        }
+    }
+    let mut target = defaults.child("target");
+    if let Some(node) = target.node("table")
+        && !matches!(&node.value, Value::Text(text) if text.contains("{table}"))
+    {
+        target.complain("table", node, Complaint::new("would be one table for all links", "as in \"copy-of-{table}\""));
+    }
+    defaults.finish();
+}
+
+/// `[a-z0-9][a-z0-9_-]*`.
+fn is_link_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    name.bytes().all(inner) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// A path without the `./` of the default.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
+}
+
+/// A suggestion among the names of the links, for who asks for one that does not exist.
+#[must_use]
+pub fn suggest_link<'a>(config: &'a Config, given: &str) -> Option<&'a str> {
+    nearest(given, config.links.iter().map(|link| link.name.as_str()))
+}

@@ -1,0 +1,99 @@
+//! Settings of the initial load: `[link.NAME.load]`.
+
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
+
+use super::section::{Complaint, Section, Word, defaults, integer};
+use super::tree::Value;
+use super::units::Capacity;
+
+/// Reads a table in parallel segments: the service's own limit on `TotalSegments` (API reference, `Scan`).
+pub const SEGMENTS_RANGE: RangeInclusive<u32> = 1..=1_000_000;
+/// A quarter of the table: leaves the application three, and is what the service's own exports to EMR start with.
+pub const DEFAULT_READ_CAPACITY: Capacity = Capacity::Percent(25);
+/// Eight segments read at a time: about 8 MB on the wire, and one connection each.
+pub const DEFAULT_LOAD_CONCURRENCY: u32 = 8;
+/// Beyond a thousand, connections cost more than they bring.
+pub const LOAD_CONCURRENCY_RANGE: RangeInclusive<u32> = 1..=1024;
+
+/// How the first copy is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadMethod {
+    /// Parallel scan with strongly consistent reads.
+    Scan,
+    /// No first copy: the stream only.
+    None,
+}
+
+impl Word for LoadMethod {
+    const WORDS: &'static [(&'static str, Self)] = &[("scan", Self::Scan), ("none", Self::None)];
+    const LATER: &'static [&'static str] = &["export", "import"];
+}
+
+/// Into how many segments a scan is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Segments {
+    /// Chosen from the table's size.
+    Auto,
+    /// Exactly this many, 1 to 1,000,000.
+    Fixed(u32),
+}
+
+impl Serialize for Segments {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Fixed(segments) => serializer.serialize_u32(*segments),
+        }
+    }
+}
+
+impl Segments {
+    /// Reads `segments`; chosen from the table's size unless it is given.
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let read = section.read("segments", |node| match &node.value {
+            Value::Text(text) if text == "auto" => Ok(Self::Auto),
+            Value::Text(_) => {
+                Err(Complaint::new("must be a number or \"auto\"", "1 to 1000000 without quotes, or \"auto\""))
+            }
+            _ => integer(node, &SEGMENTS_RANGE).map(Self::Fixed),
+        });
+        read.unwrap_or(Self::Auto)
+    }
+}
+
+/// How the first copy is made, and how hard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoadConfig {
+    /// Default `scan`.
+    pub method: LoadMethod,
+    /// Default `auto`. More segments spread the reads and make restarts cheaper; each has its own cursor.
+    pub segments: Segments,
+    /// Of the source's read capacity. Default [`DEFAULT_READ_CAPACITY`].
+    pub read_capacity: Capacity,
+    /// Segments read at the same time. Default [`DEFAULT_LOAD_CONCURRENCY`], within [`LOAD_CONCURRENCY_RANGE`].
+    pub concurrency: u32,
+}
+
+impl Default for LoadConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
+}
+
+impl LoadConfig {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        section.later("export", "use `method = \"scan\"`");
+        section.later("import", "use `method = \"scan\"`");
+        let read = Self {
+            method: section.word("method", LoadMethod::Scan),
+            segments: Segments::read(&mut section),
+            read_capacity: section.capacity("read_capacity", DEFAULT_READ_CAPACITY),
+            concurrency: section.integer("concurrency", DEFAULT_LOAD_CONCURRENCY, LOAD_CONCURRENCY_RANGE),
+        };
+        section.finish();
+        read
+    }
+}

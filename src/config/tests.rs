@@ -1,0 +1,1 @@
+//! Files and variables against what a user was promised.

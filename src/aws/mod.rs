@@ -1,1 +1,4 @@
-//! Adapters to the AWS SDK; the only folder that names an SDK type.
+//! Adapters to the AWS SDK; the only folder that names an SDK type. Takes no decision.
+
+mod fault;
+mod wire;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::{LaneError, PageNumber, Tokens, Write};
-use crate::model::{Key, RawItem};
+use super::{LaneError, PageNumber, Tokens};
+use crate::model::{Key, RawItem, Write};
 
 /// What an operation does.
 #[derive(Debug)]

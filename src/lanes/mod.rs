@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lane::{Lane, Operation, Work};
 
-use crate::model::{CanonicalKey, ChangeOp, Key, RawItem};
+use crate::model::{CanonicalKey, ChangeOp, Key, RawItem, Write};
 
 /// What an operation settles. `T` is opaque here.
 #[derive(Debug, Clone)]
@@ -48,22 +48,6 @@ impl<T> Tokens<T> {
 
 /// The page of the load that an item came with.
 pub(crate) type PageNumber = u64;
-
-/// One write to be sent: a whole image, or the absence of the key.
-#[derive(Debug, Clone)]
-pub(crate) struct Write {
-    /// The key.
-    pub(crate) key: Key,
-    /// The image; `None` deletes.
-    pub(crate) image: Option<RawItem>,
-}
-
-impl Write {
-    /// Bytes of JSON that it adds to a request.
-    pub(crate) fn wire_len(&self) -> usize {
-        self.image.as_ref().map_or(self.key.json.len(), RawItem::len)
-    }
-}
 
 /// What may be sent now.
 #[derive(Debug)]

@@ -1,1 +1,5 @@
-//! The initial load by scan.
+//! The initial load by scan; uses decode, lanes and apply as they are.
+
+mod reader;
+
+pub use reader::{ScanRequest, TableReader};

@@ -6,6 +6,7 @@ mod key;
 mod position;
 mod table;
 mod time;
+mod write;
 
 pub use change::{Change, ChangeOp};
 pub use item::RawItem;
@@ -16,3 +17,4 @@ pub use table::{
     TableStream, ViewType, is_table_name,
 };
 pub use time::WallTime;
+pub use write::Write;

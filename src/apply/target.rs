@@ -1,0 +1,21 @@
+//! The write seam.
+
+use futures_util::future::BoxFuture;
+
+use crate::decode::WriteReply;
+use crate::error::Failure;
+use crate::model::Write;
+
+/// A table that can be written.
+///
+/// One call is one attempt: no retries, no pacing, both belong to the driver. Writes are whole images and deletes, so every
+/// one may be repeated.
+/// - *Partial success*: an `Ok` reply names the keys that were not written; all others were.
+/// - *Failure*: `may_have_happened` says whether any write of the batch may have been done, or may be done later (a signed
+///   request lives 15 minutes); where not, none was.
+/// - *Cancel*: dropping the future leaves every write of the batch in doubt.
+pub trait TargetTable: Send + Sync + 'static {
+    /// Writes 1 to 25 distinct keys. More, a key twice or an image over 400 KB is refused as a whole.
+    /// Source: DynamoDB API reference, `BatchWriteItem`.
+    fn write<'a>(&'a self, writes: &'a [Write]) -> BoxFuture<'a, Result<WriteReply, Failure>>;
+}

@@ -1,4 +1,1 @@
 //! Adapters to the AWS SDK; the only folder that names an SDK type. Takes no decision.
-
-mod fault;
-mod wire;

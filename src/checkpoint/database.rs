@@ -238,3 +238,32 @@ impl Rows for FileRows<'_> {
         self.note(done)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Makes a file look like another version's.
+    pub(in super::super) fn set_version(path: &Path, version: u32) {
+        let database = builder().open(path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert(VERSION_KEY, version).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    /// Writes bytes past all rules.
+    pub(in super::super) fn put_raw(path: &Path, key: RowKey<'_>, value: &[u8]) {
+        let database = builder().open(path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(ROWS).unwrap().insert(key, value).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    /// Makes a database that is not ours.
+    pub(in super::super) fn make_foreign(path: &Path) {
+        let database = builder().create(path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(TableDefinition::<u64, u64>::new("theirs")).unwrap().insert(1, 1).unwrap();
+        transaction.commit().unwrap();
+    }
+}

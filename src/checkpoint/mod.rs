@@ -3,6 +3,7 @@
 //!
 //! [`rows`] are the nouns and [`StateStore`] is the seam. `rules` says what a write may do to a row, `ledger` turns the
 //! seam's operations into keys and bytes, and two media keep those: [`FileStore`] and [`MemoryStore`].
+//! [`Watermark`] stands apart: it turns the settlements of a shard into what may be checkpointed.
 
 mod database;
 mod file;
@@ -11,6 +12,7 @@ mod memory;
 pub mod rows;
 mod rules;
 mod store;
+mod watermark;
 
 #[cfg(test)]
 mod conformance;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 pub use file::FileStore;
 pub use memory::MemoryStore;
 pub use store::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
+pub use watermark::{Advance, Ordinal, Watermark, WatermarkError};
 
 /// Opens the store that `checkpoint.store` names: `file:PATH`. Blocks until the file is open and locked.
 ///

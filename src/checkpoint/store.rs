@@ -3,6 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
+use crate::error::{Error, Exit};
 use crate::model::{CanonicalKey, ShardId};
 
 /// Everything a link remembers.
@@ -108,6 +109,33 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl From<StoreError> for Error {
+    /// What ends the command: the exit code and what the operator can do.
+    fn from(error: StoreError) -> Self {
+        let (exit, hint) = match &error {
+            StoreError::Setting { .. } => (Exit::Config, None),
+            StoreError::Held { .. } => (Exit::Held, Some("stop the other process, or give this one a file of its own")),
+            StoreError::Fenced { .. } => (Exit::Held, Some("one link has one worker: see which one holds it now")),
+            StoreError::Version { .. } => (Exit::Precondition, Some("run the version of dynaferry that wrote it")),
+            StoreError::Damaged { .. } => (
+                Exit::Precondition,
+                Some("restore it from a backup less than a day old, or move it away and load the tables again"),
+            ),
+            StoreError::Io { .. } => (Exit::Unexpected, Some("check that the place exists, is writable and has room")),
+            StoreError::Invariant { .. } => (Exit::Unexpected, None),
+        };
+        let ended = Self::new(exit, error.to_string());
+        let ended = match hint {
+            Some(hint) => ended.hint(hint),
+            None => ended,
+        };
+        match error {
+            StoreError::Io { source, .. } => ended.because(source),
+            _ => ended,
+        }
+    }
 }
 
 /// A result of the store.

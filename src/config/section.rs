@@ -37,6 +37,7 @@ pub(super) struct Section<'a> {
     at: Origin,
     table: Option<&'a Table>,
     known: Vec<&'static str>,
+    refused: Vec<&'static str>,
     problems: &'a Collector<'a>,
 }
 
@@ -48,7 +49,7 @@ impl<'a> Section<'a> {
 
     /// The section of this path.
     pub(super) fn at(path: &str, at: Origin, table: &'a Table, problems: &'a Collector<'a>) -> Self {
-        Self { path: path.to_owned(), at, table: Some(table), known: Vec::new(), problems }
+        Self { path: path.to_owned(), at, table: Some(table), known: Vec::new(), refused: Vec::new(), problems }
     }
 
     /// A section inside of this one; all defaults when it is not there.
@@ -67,7 +68,14 @@ impl<'a> Section<'a> {
             None => None,
         };
         let at = node.map_or_else(|| self.at.clone(), |node| node.key.clone());
-        Section { path: join(&self.path, key), at, table, known: Vec::new(), problems: self.problems }
+        Section {
+            path: join(&self.path, key),
+            at,
+            table,
+            known: Vec::new(),
+            refused: Vec::new(),
+            problems: self.problems,
+        }
     }
 
     /// The node of a key, which is known from now on.
@@ -107,7 +115,8 @@ impl<'a> Section<'a> {
 
     /// Refuses a key that a later version will know.
     pub(super) fn later(&mut self, key: &'static str, what: &str) {
-        if let Some(node) = self.node(key) {
+        self.refused.push(key);
+        if let Some(node) = self.table.and_then(|table| table.get(key)) {
             let text = format!("`{key}` {} is not available in this version", place(&node.home));
             self.problems.add(&node.key, text, what);
         }
@@ -117,7 +126,7 @@ impl<'a> Section<'a> {
     pub(super) fn never(&mut self, keys: &[&'static str], why: &str) {
         for key in keys {
             let Some(node) = self.table.and_then(|table| table.get(key)) else { continue };
-            self.known.push(key);
+            self.refused.push(key);
             self.problems.add(&node.key, format!("`{key}` {} is refused", place(&node.home)), why);
         }
     }
@@ -125,7 +134,7 @@ impl<'a> Section<'a> {
     /// Ends the section: every key that nobody asked for is unknown.
     pub(super) fn finish(self) {
         for (key, node) in self.table.into_iter().flat_map(Table::iter) {
-            if self.known.contains(&key) {
+            if self.known.contains(&key) || self.refused.contains(&key) {
                 continue;
             }
             let hint = match nearest(key, self.known.iter().copied()) {

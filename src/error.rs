@@ -136,3 +136,16 @@ impl std::error::Error for Error {
         self.source.as_ref().map(|source| &**source as _)
     }
 }
+
+/// An error and all its causes in one line, for a log. Printed once, where the error is handled.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

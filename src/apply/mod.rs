@@ -1,5 +1,6 @@
 //! Writing to the target. Knows no shard, no export, no checkpoint storage.
 
+pub(crate) mod engine;
 pub mod pace;
 mod target;
 

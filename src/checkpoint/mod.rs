@@ -5,8 +5,10 @@
 //! seam's operations into keys and bytes, and two media keep those: [`FileStore`] and [`MemoryStore`].
 //! [`Watermark`] stands apart: it turns the settlements of a shard into what may be checkpointed.
 
+pub(crate) mod book;
 mod database;
 mod file;
+pub(crate) mod keeper;
 mod ledger;
 mod memory;
 pub mod rows;

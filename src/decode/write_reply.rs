@@ -8,7 +8,7 @@ use super::{DecodeError, KeyCodec};
 use crate::model::CanonicalKey;
 
 /// What became of a batch that was taken.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct WriteReply {
     /// The keys whose writes were *not* carried out, to be sent again.
     pub unprocessed: Vec<CanonicalKey>,

@@ -175,7 +175,7 @@ fn begin(node: &Node) -> Result<StreamStart, Complaint> {
 fn max_age(node: &Node) -> Result<Option<Duration>, Complaint> {
     match &node.value {
         Value::Text(text) if text == "off" => Ok(None),
-        _ => duration(node, &MAX_RECORD_AGE_RANGE).map(Some),
+        _ => duration(node, &MAX_RECORD_AGE_RANGE).map(Some).map_err(|complaint| complaint.or_default("off")),
     }
 }
 

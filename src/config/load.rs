@@ -8,9 +8,9 @@ use super::section::{Complaint, Section, Word, defaults, integer};
 use super::tree::Value;
 use super::units::Capacity;
 
-/// Reads a table in parallel segments: the service's own limit on `TotalSegments` (API reference, `Scan`).
+/// The service's own limit on `TotalSegments` (API reference, `Scan`).
 pub const SEGMENTS_RANGE: RangeInclusive<u32> = 1..=1_000_000;
-/// A quarter of the table: leaves the application three, and is what the service's own exports to EMR start with.
+/// A quarter of the table leaves the application three.
 pub const DEFAULT_READ_CAPACITY: Capacity = Capacity::Percent(25);
 /// Eight segments read at a time: about 8 MB on the wire, and one connection each.
 pub const DEFAULT_LOAD_CONCURRENCY: u32 = 8;
@@ -58,7 +58,7 @@ impl Segments {
             Value::Text(_) => {
                 Err(Complaint::new("must be a number or \"auto\"", "1 to 1000000 without quotes, or \"auto\""))
             }
-            _ => integer(node, &SEGMENTS_RANGE).map(Self::Fixed),
+            _ => integer(node, &SEGMENTS_RANGE).map(Self::Fixed).map_err(|complaint| complaint.or_default("auto")),
         });
         read.unwrap_or(Self::Auto)
     }

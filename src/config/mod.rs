@@ -4,7 +4,7 @@
 //! file ─→ tree ─→ environment, options ─→ defaults into links ─→ typed settings, or every mistake with its place
 //! ```
 //!
-//! [`load`] finds and reads the file, [`parse`] takes its text, [`LinkConfig::from_arns`] needs none. The environment is
+//! [`load()`] finds and reads the file, [`parse`] takes its text, [`LinkConfig::from_arns`] needs none. The environment is
 //! passed in. Knows no client and no clock; a failure ends with exit 8. Results are read only by convention: they are
 //! plain values that own themselves, so tests may change them.
 
@@ -179,8 +179,16 @@ fn read_links(tree: &Table, defaults: &Table, named: &Section<'_>, config: &mut 
                 config.links.push(*link);
             }
             Some(Read::Many(link)) => config.patterns.push(*link),
-            None => {}
+            None => suggest_variable(name, &node.key, tree, problems),
         }
+    }
+}
+
+/// A link that variables made, and that has no tables, was probably meant to be one of the file's.
+fn suggest_variable(name: &str, said: &Origin, tree: &Table, problems: &Collector<'_>) {
+    let others = tree.table("link").into_iter().flat_map(Table::iter).map(|(other, _)| other);
+    if let (Origin::Said(_), Some(meant)) = (said, nearest(name, others.filter(|other| *other != name))) {
+        problems.add(said, format!("there is no link `{name}` in the file"), format!("did you mean `{meant}`?"));
     }
 }
 
@@ -207,7 +215,10 @@ fn version(top: &mut Section<'_>, from_file: bool) {
             Ok(_) => {}
             Err(_) => top.complain("version", node, Complaint::new("is not one that this program knows", "write 1")),
         },
-        None if from_file => top.missing("version", "begin the file with `version = 1`"),
+        None if from_file => {
+            let what = "`version` is missing at the top level";
+            top.problems().add(&Origin::File(0..0), what, "begin the file with `version = 1`");
+        }
         None => {}
     }
 }

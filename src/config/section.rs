@@ -29,6 +29,12 @@ impl Complaint {
     pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
     }
+
+    /// Names the default where there is no better advice.
+    pub(super) fn or_default(self, shown: impl Display) -> Self {
+        let hint = if self.hint.is_empty() { format!("the default is {shown}") } else { self.hint };
+        Self { hint, ..self }
+    }
 }
 
 /// One section while it is read.
@@ -38,6 +44,8 @@ pub(super) struct Section<'a> {
     table: Option<&'a Table>,
     known: Vec<&'static str>,
     refused: Vec<&'static str>,
+    /// Whether something else stands where the section should: what is missing in it is not worth a word.
+    is_broken: bool,
     problems: &'a Collector<'a>,
 }
 
@@ -49,7 +57,15 @@ impl<'a> Section<'a> {
 
     /// The section of this path.
     pub(super) fn at(path: &str, at: Origin, table: &'a Table, problems: &'a Collector<'a>) -> Self {
-        Self { path: path.to_owned(), at, table: Some(table), known: Vec::new(), refused: Vec::new(), problems }
+        Self {
+            path: path.to_owned(),
+            at,
+            table: Some(table),
+            known: Vec::new(),
+            refused: Vec::new(),
+            is_broken: false,
+            problems,
+        }
     }
 
     /// A section inside of this one; all defaults when it is not there.
@@ -74,6 +90,7 @@ impl<'a> Section<'a> {
             table,
             known: Vec::new(),
             refused: Vec::new(),
+            is_broken: node.is_some() && table.is_none(),
             problems: self.problems,
         }
     }
@@ -110,7 +127,9 @@ impl<'a> Section<'a> {
 
     /// Notes that a key is missing.
     pub(super) fn missing(&self, key: &str, hint: impl Into<String>) {
-        self.problems.add(&self.at, format!("`{key}` is missing {}", place(&self.path)), hint);
+        if !self.is_broken {
+            self.problems.add(&self.at, format!("`{key}` is missing {}", place(&self.path)), hint);
+        }
     }
 
     /// Refuses a key that a later version will know.
@@ -152,10 +171,10 @@ impl<'a> Section<'a> {
     pub(super) fn optional_flag(&mut self, key: &'static str) -> Option<bool> {
         self.read(key, |node| match node.value {
             Value::Bool(flag) => Ok(flag),
-            _ => Err(Complaint::new(
-                format!("must be true or false, not {}", node.value.kind()),
-                "write it without quotes",
-            )),
+            _ => {
+                let hint = if node.raw.is_some() { "" } else { "write it without quotes" };
+                Err(Complaint::new(format!("must be true or false, not {}", node.value.kind()), hint))
+            }
         })
     }
 
@@ -164,7 +183,8 @@ impl<'a> Section<'a> {
     where
         N: TryFrom<i64> + PartialOrd + Display + Copy,
     {
-        self.read(key, |node| integer(node, &range)).unwrap_or(default)
+        self.read(key, |node| integer(node, &range).map_err(|complaint| complaint.or_default(default)))
+            .unwrap_or(default)
     }
 
     pub(super) fn duration(
@@ -173,7 +193,9 @@ impl<'a> Section<'a> {
         default: Duration,
         range: RangeInclusive<Duration>,
     ) -> Duration {
-        self.read(key, |node| duration(node, &range)).unwrap_or(default)
+        let shown = units::show_duration(default);
+        self.read(key, |node| duration(node, &range).map_err(|complaint| complaint.or_default(shown)))
+            .unwrap_or(default)
     }
 
     /// A size in bytes.
@@ -186,7 +208,8 @@ impl<'a> Section<'a> {
                 Value::Integer(_) => Err(Complaint::new("is a number without a unit", units::SIZE_HINT)),
                 other => Err(Complaint::new(format!("must be a size, not {}", other.kind()), units::SIZE_HINT)),
             }?;
-            within(bytes, &range, |bytes| units::show_size(*bytes))
+            let within = within(bytes, &range, |bytes| units::show_size(*bytes));
+            within.map_err(|complaint| complaint.or_default(units::show_size(default)))
         };
         self.read(key, read).unwrap_or(default)
     }
@@ -236,7 +259,8 @@ pub(super) fn text(node: &Node) -> Result<String, Complaint> {
     match (&node.value, &node.raw) {
         (Value::Text(text), _) if !text.is_empty() => Ok(text.clone()),
         (Value::Text(_), _) => Err(Complaint::new("is empty", "give it a value, or leave it out")),
-        (Value::Array(_) | Value::Table(_), _) | (_, None) => {
+        (Value::Array(_), _) => Err(Complaint::new("must be a text, not a list", "give one, without brackets")),
+        (Value::Table(_), _) | (_, None) => {
             Err(Complaint::new(format!("must be a text, not {}", node.value.kind()), "put it in quotes"))
         }
         (_, Some(raw)) => Ok(raw.to_string()),
@@ -306,5 +330,5 @@ fn within<T: PartialOrd>(value: T, range: &RangeInclusive<T>, show: impl Fn(&T) 
 }
 
 fn out_of<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> Complaint {
-    Complaint::new(format!("must be {} to {}", show(range.start()), show(range.end())), "out of range")
+    Complaint::new(format!("must be {} to {}", show(range.start()), show(range.end())), "")
 }

@@ -10,15 +10,15 @@ use super::tree::{Node, Value};
 use super::units;
 use crate::model::WallTime;
 
-/// Five reads per second and shard are the service's limit (Developer Guide, Streams); at that pace nobody else may read.
+/// Five reads per second and shard: no limit is documented, and more is said to be throttled.
 pub const DEFAULT_POLL_MIN: Duration = Duration::from_millis(200);
-/// An idle shard adds at most a second to the lag, at one request per second.
+/// An idle shard adds at most a second to the lag; one read per second is 2.6 million a month, about the free share.
 pub const DEFAULT_POLL_MAX: Duration = Duration::from_secs(1);
 /// Below, the service throttles; above, the lag of an idle shard is no longer useful.
 pub const POLL_RANGE: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 /// New shards are found at their parent's end at once; the timer is for those that come without one.
 pub const DEFAULT_DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
-/// Below, DescribeStream (10/s for the account) is used up; above, a new shard waits too long.
+/// Below, DescribeStream's ten calls per second of an account are used up; above, a new shard waits too long.
 pub const DISCOVERY_INTERVAL_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 /// Shards read at the same time: one connection each; a backlog of closed shards is read in turns.
 pub const DEFAULT_MAX_CONCURRENT_SHARDS: u32 = 32;
@@ -175,7 +175,7 @@ fn begin(node: &Node) -> Result<StreamStart, Complaint> {
 fn max_age(node: &Node) -> Result<Option<Duration>, Complaint> {
     match &node.value {
         Value::Text(text) if text == "off" => Ok(None),
-        _ => duration(node, &MAX_RECORD_AGE_RANGE).map(Some),
+        _ => duration(node, &MAX_RECORD_AGE_RANGE).map(Some).map_err(|complaint| complaint.or_default("off")),
     }
 }
 

@@ -37,15 +37,16 @@ const ORDERS: &str = "version = 1\n[link.orders]\nsource.table = \"orders\"\ntar
 mod broken {
     use super::*;
 
-    fn complaint(path: &Path) -> String {
+    fn parse_broken(path: &Path) -> Problems {
         let text = fs::read_to_string(path).unwrap();
         let said = text.lines().filter_map(|line| line.strip_prefix("#env ")?.split_once('='));
         let said = variables(&said.collect::<Vec<_>>());
         let name = path.file_name().unwrap().to_str().unwrap();
-        match parse(name, &text, said) {
-            Ok(_) => panic!("{name} is accepted"),
-            Err(problems) => format!("{problems}\n"),
-        }
+        parse(name, &text, said).map(|_| panic!("{name} is accepted")).unwrap_err()
+    }
+
+    fn complaint(path: &Path) -> String {
+        format!("{}\n", parse_broken(path))
     }
 
     fn files(extension: &str) -> Vec<PathBuf> {
@@ -71,19 +72,33 @@ mod broken {
     }
 
     #[test]
-    fn each_expectation_has_its_file_and_each_complaint_its_place() {
-        let expectations = files("err");
-        assert!(expectations.len() >= 40 && expectations.len() == files("toml").len());
-        for path in expectations {
-            let name = path.with_extension("toml").file_name().unwrap().to_str().unwrap().to_owned();
-            for problem in fs::read_to_string(&path).unwrap().split("\n\n") {
-                let place = problem.strip_prefix("error: ").expect("each begins with error");
-                let in_file = place.strip_prefix(&name).is_some_and(|rest| {
-                    rest.starts_with(|c: char| c == ':')
-                        && (!rest[1..].starts_with(char::is_numeric) || problem.contains('^'))
-                });
-                assert!(in_file || place.starts_with("DYNAFERRY__"), "{}: {problem}", path.display());
+    fn each_complaint_names_its_place_and_points_at_it() {
+        let files = files("toml");
+        assert!(files.len() >= 40);
+        for path in files {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            for problem in parse_broken(&path).iter() {
+                let shown = problem.to_string();
+                let is_placed = match problem.at {
+                    Some((line, column)) => {
+                        let written = text.lines().nth(line - 1).unwrap_or_default();
+                        shown.starts_with(&format!("error: {name}:{line}:{column}: "))
+                            && shown.contains('^')
+                            && column <= written.chars().count() + 1
+                    }
+                    // What is missing everywhere has no line.
+                    None => problem.origin.starts_with("DYNAFERRY__") || problem.what == "there is no link",
+                };
+                assert!(is_placed, "{shown}");
             }
+        }
+    }
+
+    #[test]
+    fn each_expectation_has_its_file() {
+        for path in files("err") {
+            assert!(path.with_extension("toml").exists(), "{}", path.display());
         }
     }
 
@@ -91,8 +106,8 @@ mod broken {
     fn no_secret_is_ever_shown() {
         let secrets =
             ["AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI", "hunter2", "alice:", "between-us-two", "between us two", "12345"];
-        for path in files("err") {
-            let text = fs::read_to_string(&path).unwrap();
+        for path in files("toml") {
+            let text = complaint(&path);
             for secret in secrets {
                 assert!(!text.contains(secret), "{}", path.display());
             }
@@ -171,15 +186,10 @@ mod shipped {
     fn the_documented_file_shows_each_key() {
         let text = read("config/dynaferry.toml");
         for section in ["source", "target", "load", "apply", "stream", "verify", "checkpoint", "service", "telemetry"] {
-            let global = matches!(section, "checkpoint" | "service" | "telemetry");
-            let path = if global { section.to_owned() } else { format!("link.orders.{section}") };
-            let probe = bad(
-                &format!(
-                    "{ORDERS}{path_key}.zz9 = 1",
-                    path_key = if global { format!("[{path}]\nzz9=1\n#") } else { section.to_owned() }
-                ),
-                &[],
-            );
+            let is_global = matches!(section, "checkpoint" | "service" | "telemetry");
+            let path = if is_global { section.to_owned() } else { format!("link.orders.{section}") };
+            let start = if is_global { format!("[{section}]\n") } else { format!("{section}.") };
+            let probe = bad(&format!("{ORDERS}{start}zz9 = 1\n"), &[]);
             let (_, known) = probe.split_once("known here: ").unwrap();
             for key in known.lines().next().unwrap().split(", ") {
                 let shown = text.lines().any(|line| {
@@ -427,6 +437,31 @@ mod files {
         let error = side.read_external_id().unwrap_err();
         assert_eq!(error.exit, Exit::Config);
         assert!(!error.what.contains("not an id"));
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_lines_do_no_harm() {
+    good(&format!("\u{feff}{}", ORDERS.replace('\n', "\r\n")));
+    let shown = bad(&ORDERS.replace("table =", "tabel =").replace('\n', "\r\n"), &[]);
+    assert!(!shown.contains('\r'), "{shown}");
+}
+
+#[test]
+fn no_damage_to_a_file_makes_the_reader_panic() {
+    let text = read("config/oneshot.toml");
+    for (at, _) in text.char_indices() {
+        let (before, after) = text.split_at(at);
+        for damaged in [
+            before.to_owned(),
+            format!("{before}ü{after}"),
+            format!("{before}\"\n[{after}"),
+            format!("{before}{{{after}"),
+        ] {
+            let shown = parse("test.toml", &damaged, Vec::new())
+                .map_or_else(|problems| problems.to_string(), |_| String::new());
+            assert!(shown.is_empty() || shown.starts_with("error: test.toml"), "{shown}");
+        }
     }
 }
 

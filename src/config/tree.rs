@@ -44,8 +44,8 @@ pub(super) struct Node {
 pub(super) enum Value {
     Text(String),
     Integer(i64),
-    /// A float, or an integer beyond 64 bits: no setting takes either.
-    Float,
+    /// What no setting takes, by name: a fraction, or a number beyond 64 bits.
+    Other(&'static str),
     Bool(bool),
     Datetime(String),
     Array(Vec<Node>),
@@ -58,7 +58,7 @@ impl Value {
         match self {
             Self::Text(_) => "a text",
             Self::Integer(_) => "a number",
-            Self::Float => "a fraction or a number beyond 64 bits",
+            Self::Other(kind) => kind,
             Self::Bool(_) => "a boolean",
             Self::Datetime(_) => "a date",
             Self::Array(_) => "a list",
@@ -171,10 +171,9 @@ fn rivals(key: &str) -> Vec<&'static str> {
 fn node(key: Range<usize>, value: &toml::Spanned<DeValue<'_>>, home: Arc<str>, path: &str) -> Node {
     let inner = match value.get_ref() {
         DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Float, Value::Integer)
-        }
-        DeValue::Float(_) => Value::Float,
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Value::Other("a number beyond 64 bits"), Value::Integer),
+        DeValue::Float(_) => Value::Other("a fraction"),
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Datetime(time) => Value::Datetime(time.to_string()),
         DeValue::Array(items) => {

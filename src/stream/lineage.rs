@@ -8,7 +8,11 @@
 //! The driver: merge a listing → create the new rows, in order → open gaps for the suspects → [`Lineage::resolve`] each,
 //! and again until there is none → read what is [`Lineage::readable`].
 
+#[cfg(test)]
+mod model_tests;
 mod suspect;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -28,6 +32,9 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(48 * 3600);
 
 /// How coarsely `last_listed` is kept in rows, so that finished shards cost few writes; added to [`FORGET_AFTER`].
 pub const LISTED_GRAIN: Duration = Duration::from_secs(3600);
+
+/// So many conclusive listings without a shard that only CHILD_SHARDS told of mean that it is gone.
+const MISSES: u8 = 3;
 
 /// The durable status of a shard's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,10 +116,22 @@ pub struct Counts {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
-    /// Known from CHILD_SHARDS; no full listing held it yet, so nothing follows from its absence.
-    Unseen,
+    /// Known from CHILD_SHARDS; no full listing held it yet. One that began before we knew it could not, so nothing
+    /// follows before [`MISSES`] of them.
+    Unseen {
+        misses: u8,
+    },
     Listed,
     Left,
+}
+
+impl Presence {
+    fn missed(self) -> Self {
+        match self {
+            Self::Unseen { misses } if misses + 1 < MISSES => Self::Unseen { misses: misses + 1 },
+            Self::Unseen { .. } | Self::Listed | Self::Left => Self::Left,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -211,8 +230,8 @@ impl Lineage {
     pub fn begin(&mut self, shard: &ShardId) -> bool {
         let readable = self.nodes.get(shard).is_some_and(|node| self.may_be_read(shard, node));
         if readable {
-            self.set_status(shard, ShardStatus::Reading);
             debug_assert!(self.ancestors_are_finished(shard));
+            self.set_status(shard, ShardStatus::Reading);
             debug_assert!(self.children_wait_for_their_parents());
         }
         readable
@@ -319,7 +338,7 @@ impl Lineage {
         let node = Node {
             parent: shard.parent.clone(),
             status: ShardStatus::Waiting,
-            presence: Presence::Unseen,
+            presence: Presence::Unseen { misses: 0 },
             last_listed: now,
             saved_listed: now,
             has_end: shard.last.is_some(),
@@ -346,8 +365,8 @@ impl Lineage {
             if listing.contains(id) {
                 node.presence = Presence::Listed;
                 node.last_listed = node.last_listed.max(now);
-            } else if conclusive && node.presence == Presence::Listed {
-                node.presence = Presence::Left;
+            } else if conclusive {
+                node.presence = node.presence.missed();
             }
             let finished = node.status == ShardStatus::Finished;
             if finished {
@@ -365,8 +384,8 @@ impl Lineage {
 
     fn may_be_read(&self, id: &ShardId, node: &Node) -> bool {
         match node.status {
-            ShardStatus::Reading => true,
             ShardStatus::Finished => false,
+            ShardStatus::Reading => !self.is_overtaken(id),
             ShardStatus::Waiting => self.parent_is_finished(node) && !self.is_overtaken(id),
         }
     }

@@ -215,3 +215,157 @@ fn frontier(rows: &[ProgressRow]) -> Option<WallTime> {
     let ends = rows.iter().filter(|row| row.status != ShardStatus::Finished || !parents.contains(&row.id));
     ends.map(ProgressRow::lost_from).min()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> ShardId {
+        ShardId::new(text)
+    }
+
+    fn hours(n: u64) -> Duration {
+        Duration::from_secs(3600 * n)
+    }
+
+    fn start() -> WallTime {
+        WallTime::from_secs(1_800_000_000)
+    }
+
+    fn row(shard: &str, parent: &str, status: ShardStatus, settled: Option<u64>) -> ProgressRow {
+        let parent = (!parent.is_empty()).then(|| id(parent));
+        let settled_at = settled.map(|n| start().plus(hours(n)));
+        ProgressRow { id: id(shard), parent, status, settled_at, verified_at: start() }
+    }
+
+    fn identity(table: &str, stream: Option<&str>) -> StreamIdentity {
+        StreamIdentity { table_id: table.into(), stream: stream.map(|arn| StreamArn(arn.into())) }
+    }
+
+    struct Case {
+        now: WallTime,
+        rows: Vec<ProgressRow>,
+        suspects: Vec<Suspect>,
+        losses: Vec<(ShardId, LossCause)>,
+        seen: Option<StreamIdentity>,
+    }
+
+    impl Case {
+        fn new(rows: &[ProgressRow]) -> Self {
+            Self { now: start(), rows: rows.to_vec(), suspects: vec![], losses: vec![], seen: None }
+        }
+
+        fn detect(&self, open: &[(GapScope, GapCause)]) -> Vec<GapFinding> {
+            let pinned = identity("t", Some("s1"));
+            let Self { now, rows, suspects, losses, seen } = self;
+            let evidence = Evidence { now: *now, rows, suspects, losses, pinned: &pinned, seen: seen.as_ref() };
+            detect(&evidence, open)
+        }
+    }
+
+    fn shard(text: &str) -> GapScope {
+        GapScope::Shard(id(text))
+    }
+
+    fn before(settled: u64) -> Option<WallTime> {
+        Some(start().plus(hours(settled)).minus(MARGIN))
+    }
+
+    // Cases 31 and 33, G1 and G2.
+    #[test]
+    fn what_a_reader_lost_is_a_gap_since_the_last_settled_time() {
+        let mut case = Case::new(&[row("a", "", ShardStatus::Reading, Some(5))]);
+        for (loss, cause) in
+            [(LossCause::Trimmed, GapCause::Trimmed), (LossCause::ShardVanished, GapCause::ShardVanished)]
+        {
+            case.losses = vec![(id("a"), loss)];
+            assert_eq!(case.detect(&[]), [GapFinding { scope: shard("a"), from: before(5), cause }]);
+        }
+    }
+
+    // G2 and G3.
+    #[test]
+    fn suspects_of_the_listing_are_gaps() {
+        let rows = [row("old", "", ShardStatus::Finished, Some(1)), row("a", "old", ShardStatus::Reading, Some(5))];
+        let mut case = Case::new(&rows);
+        let suspect = |shard: &str, why| Suspect { shard: id(shard), why };
+        case.suspects = vec![suspect("a", Suspicion::Vanished), suspect("new", Suspicion::UnknownParent)];
+        let vanished = GapFinding { scope: shard("a"), from: before(5), cause: GapCause::ShardVanished };
+        let unknown = GapFinding { scope: shard("new"), from: before(1), cause: GapCause::ParentUnknown };
+        assert_eq!(case.detect(&[]), [vanished, unknown]);
+    }
+
+    // Cases 18 and 19, G4.
+    #[test]
+    fn another_stream_or_table_is_a_gap_over_all_keys() {
+        let rows = [
+            row("old", "", ShardStatus::Finished, Some(1)),
+            row("leaf", "old", ShardStatus::Finished, Some(6)),
+            row("b", "old", ShardStatus::Reading, Some(4)),
+        ];
+        let mut case = Case::new(&rows);
+        for (seen, cause) in [
+            (Some(identity("t", Some("s2"))), Some(GapCause::StreamReplaced)),
+            (Some(identity("u", Some("s1"))), Some(GapCause::TableReplaced)),
+            (Some(identity("t", Some("s1"))), None),
+            (Some(identity("t", None)), None),
+            (None, None),
+        ] {
+            case.seen = seen;
+            let expected = cause.map(|cause| GapFinding { scope: GapScope::All, from: before(4), cause });
+            assert_eq!(case.detect(&[]), expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    // G5 and case 57.
+    #[test]
+    fn an_unfinished_position_not_confirmed_for_23_hours_is_a_gap() {
+        let rows = [
+            row("a", "", ShardStatus::Reading, None),
+            row("b", "a", ShardStatus::Waiting, None),
+            row("c", "", ShardStatus::Finished, None),
+        ];
+        let mut case = Case::new(&rows);
+        case.now = start().plus(hours(23)).minus(Duration::from_millis(1));
+        assert!(case.detect(&[]).is_empty());
+        case.now = start().plus(hours(23));
+        let scopes: Vec<_> = case.detect(&[]).into_iter().map(|finding| finding.scope).collect();
+        assert_eq!(scopes, [shard("a"), shard("b")], "a waiting shard's records age as well");
+    }
+
+    #[test]
+    fn a_gap_that_is_open_is_not_found_again() {
+        let mut case = Case::new(&[row("a", "", ShardStatus::Reading, Some(5))]);
+        case.losses = vec![(id("a"), LossCause::ShardVanished), (id("a"), LossCause::ShardVanished)];
+        case.suspects = vec![Suspect { shard: id("a"), why: Suspicion::Vanished }];
+        assert_eq!(case.detect(&[]).len(), 1, "one thing seen three times is one gap");
+        assert!(case.detect(&[(shard("a"), GapCause::ShardVanished)]).is_empty());
+        assert_eq!(case.detect(&[(shard("a"), GapCause::Trimmed), (shard("b"), GapCause::ShardVanished)]).len(), 1);
+    }
+
+    #[test]
+    fn a_shard_that_was_never_read_is_as_old_as_the_last_look_without_it() {
+        let (old, new, now) = (start(), start().plus(hours(1)), start().plus(hours(2)));
+        assert_eq!(first_confirmed(Some(new), Some(old), now), old);
+        assert_eq!(first_confirmed(None, Some(old), now), old);
+        assert_eq!(first_confirmed(Some(new), None, now), new);
+        assert_eq!(first_confirmed(None, None, now), now);
+    }
+
+    #[test]
+    fn stored_names_are_the_names_in_metrics() {
+        for cause in [
+            GapCause::Trimmed,
+            GapCause::ShardVanished,
+            GapCause::ParentUnknown,
+            GapCause::ShardLate,
+            GapCause::ShardReappeared,
+            GapCause::StreamReplaced,
+            GapCause::TableReplaced,
+            GapCause::NotConfirmed,
+        ] {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
+        }
+        assert_eq!(serde_json::to_string(&[GapScope::All, shard("a")]).unwrap(), r#"["all",{"shard":"a"}]"#);
+    }
+}

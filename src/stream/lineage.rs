@@ -8,18 +8,22 @@
 //! The driver: merge a listing → create the new rows, in order → open gaps for the suspects → [`Lineage::resolve`] each,
 //! and again until there is none → read what is [`Lineage::readable`].
 
+#[cfg(test)]
+mod model_tests;
+mod rows;
 mod suspect;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::model::{ShardId, WallTime};
 
 use super::listing::Listing;
 use super::source::{ShardListing, StreamStatus};
 
+pub use rows::{Awaiting, Counts, Discovery, LineageRow, NewShard, ShardStatus};
 pub use suspect::{GiveUp, Suspect, Suspicion};
 
 /// Rows of finished shards are kept this long after the shard left the listing. A listing lags: 24 hours were too few
@@ -29,90 +33,27 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(48 * 3600);
 /// How coarsely `last_listed` is kept in rows, so that finished shards cost few writes; added to [`FORGET_AFTER`].
 pub const LISTED_GRAIN: Duration = Duration::from_secs(3600);
 
-/// The durable status of a shard's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShardStatus {
-    /// Its parent is not finished.
-    Waiting,
-    /// Its parent question is settled: it is read, or may be.
-    Reading,
-    /// Read to its null iterator and everything settled; or lost, under a gap.
-    Finished,
-}
-
-/// What the forest needs to know of a row after a restart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LineageRow {
-    /// The shard.
-    pub id: ShardId,
-    /// Its parent as first listed.
-    pub parent: Option<ShardId>,
-    /// Its status.
-    pub status: ShardStatus,
-    /// When it was last seen in a listing, or became finished; may be up to [`LISTED_GRAIN`] too old.
-    pub last_listed: WallTime,
-    /// Whether it is finished only because it was given up (a gap row of the shard says it vanished).
-    pub lost: bool,
-}
-
-/// A shard that has no row yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewShard {
-    /// The shard.
-    pub id: ShardId,
-    /// Its parent, for the row.
-    pub parent: Option<ShardId>,
-    /// The status to create its row with. The position is always the trim horizon.
-    pub status: ShardStatus,
-    /// The last conclusive listing in this run that did not hold it: it has no older records. `None`: unknown (see
-    /// [`super::gaps::first_confirmed`]).
-    pub born_after: Option<WallTime>,
-}
-
-/// What a listing brought.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Discovery {
-    /// Shards without a row, ancestors first: create their rows in this order.
-    pub new_shards: Vec<NewShard>,
-    /// Finished rows whose `last_listed` is due to be written again, with the new time.
-    pub relisted: Vec<(ShardId, WallTime)>,
-    /// What needs a durable gap, and [`Lineage::resolve`] after it.
-    pub suspects: Vec<Suspect>,
-}
-
-/// A finished shard of which no child is known, on a stream that goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Awaiting {
-    /// The shard.
-    pub id: ShardId,
-    /// Since when, in this run.
-    pub since: WallTime,
-    /// For how long. There is no limit, but a human should know after some minutes.
-    pub waited: Duration,
-}
-
-/// The forest in numbers, for metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// May be read, and is not known to be closed.
-    pub open: usize,
-    /// Waits for its parent.
-    pub waiting_parent: usize,
-    /// May be read, is closed, and is not read to its end.
-    pub closed_pending: usize,
-    /// Finished.
-    pub finished: usize,
-    /// Of those, without a known child on a stream that goes on.
-    pub awaiting_children: usize,
-}
+/// So many conclusive listings without a shard that only CHILD_SHARDS told of mean that it is gone.
+const MISSES: u8 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
-    /// Known from CHILD_SHARDS; no full listing held it yet, so nothing follows from its absence.
-    Unseen,
+    /// Known from CHILD_SHARDS; no full listing held it yet. One that began before we knew it could not, so nothing
+    /// follows before [`MISSES`] of them.
+    Unseen {
+        misses: u8,
+    },
     Listed,
     Left,
+}
+
+impl Presence {
+    fn missed(self) -> Self {
+        match self {
+            Self::Unseen { misses } if misses + 1 < MISSES => Self::Unseen { misses: misses + 1 },
+            Self::Unseen { .. } | Self::Listed | Self::Left => Self::Left,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -211,8 +152,8 @@ impl Lineage {
     pub fn begin(&mut self, shard: &ShardId) -> bool {
         let readable = self.nodes.get(shard).is_some_and(|node| self.may_be_read(shard, node));
         if readable {
-            self.set_status(shard, ShardStatus::Reading);
             debug_assert!(self.ancestors_are_finished(shard));
+            self.set_status(shard, ShardStatus::Reading);
             debug_assert!(self.children_wait_for_their_parents());
         }
         readable
@@ -319,7 +260,7 @@ impl Lineage {
         let node = Node {
             parent: shard.parent.clone(),
             status: ShardStatus::Waiting,
-            presence: Presence::Unseen,
+            presence: Presence::Unseen { misses: 0 },
             last_listed: now,
             saved_listed: now,
             has_end: shard.last.is_some(),
@@ -346,8 +287,8 @@ impl Lineage {
             if listing.contains(id) {
                 node.presence = Presence::Listed;
                 node.last_listed = node.last_listed.max(now);
-            } else if conclusive && node.presence == Presence::Listed {
-                node.presence = Presence::Left;
+            } else if conclusive {
+                node.presence = node.presence.missed();
             }
             let finished = node.status == ShardStatus::Finished;
             if finished {
@@ -365,8 +306,8 @@ impl Lineage {
 
     fn may_be_read(&self, id: &ShardId, node: &Node) -> bool {
         match node.status {
-            ShardStatus::Reading => true,
             ShardStatus::Finished => false,
+            ShardStatus::Reading => !self.is_overtaken(id),
             ShardStatus::Waiting => self.parent_is_finished(node) && !self.is_overtaken(id),
         }
     }
@@ -420,8 +361,8 @@ impl Lineage {
             .all(|(id, _)| self.known_children(id).all(|(_, child)| child.status == ShardStatus::Waiting))
     }
 
-    /// Invariant: every ancestor that has a row, up to the first that has none, is finished. One that turned up after
-    /// its child had begun is exempt: it is never read.
+    /// Invariant: every ancestor that has a row, up to the first that has none, is finished. One that
+    /// was seen to be an ancestor only after the fact is exempt: it is not read (on).
     #[must_use]
     pub fn ancestors_are_finished(&self, shard: &ShardId) -> bool {
         let mut at = self.parent(shard);

@@ -201,3 +201,134 @@ fn refuse_cycles(shards: &BTreeMap<ShardId, ShardListing>) -> Result<(), Listing
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SequenceNumber;
+    use proptest::prelude::*;
+
+    fn id(text: &str) -> ShardId {
+        ShardId::new(text)
+    }
+
+    fn shard(text: &str, parent: Option<&str>) -> ShardListing {
+        ShardListing { id: id(text), parent: parent.map(id), first: None, last: None }
+    }
+
+    fn page(shards: &[ShardListing], next: Option<&str>) -> ListingPage {
+        ListingPage { status: StreamStatus::Enabled, view: None, shards: shards.to_vec(), next: next.map(id) }
+    }
+
+    fn more(lister: Lister, next: ListingPage) -> Lister {
+        match lister.accept(next).unwrap() {
+            Listed::More(more) => more,
+            Listed::All(_) => panic!("ended early"),
+        }
+    }
+
+    fn all(lister: Lister, next: ListingPage) -> Listing {
+        match lister.accept(next).unwrap() {
+            Listed::All(listing) => listing,
+            Listed::More(_) => panic!("no end"),
+        }
+    }
+
+    // Case 1.
+    #[test]
+    fn a_listing_of_ten_thousand_shards_is_read_to_its_last_page() {
+        let mut lister = Lister::new();
+        for number in 0..99 {
+            let shards: Vec<_> = (0..100).map(|i| shard(&format!("{number}-{i}"), None)).collect();
+            lister = more(lister, page(&shards, Some(&format!("{number}-99"))));
+            assert_eq!(lister.after(), Some(&id(&format!("{number}-99"))));
+        }
+        let listing = all(lister, page(&[shard("open on the last page", None)], None));
+        assert_eq!(listing.len(), 9_901);
+        assert!(listing.contains(&id("open on the last page")));
+    }
+
+    // Case 2.
+    #[test]
+    fn an_empty_cursor_ends_a_listing_and_an_empty_page_does_not() {
+        let lister = more(Lister::new(), page(&[shard("a", None)], Some("a")));
+        let lister = more(lister, page(&[], Some("b")));
+        assert_eq!(all(lister, page(&[], Some(""))).len(), 1);
+    }
+
+    // Case 2.
+    #[test]
+    fn the_same_cursor_twice_is_an_error() {
+        let lister = more(more(Lister::new(), page(&[], Some("a"))), page(&[], Some("b")));
+        let error = lister.accept(page(&[], Some("a"))).unwrap_err();
+        assert_eq!((error.fault(), error), (Fault::Broken, ListingError::RepeatedCursor { cursor: id("a") }));
+    }
+
+    // Case 2.
+    #[test]
+    fn a_listing_without_end_is_an_error() {
+        let mut lister = Lister::new();
+        for number in 1..MAX_PAGES {
+            lister = more(lister, page(&[], Some(&number.to_string())));
+        }
+        assert_eq!(lister.accept(page(&[], Some("x"))), Err(ListingError::TooManyPages { pages: MAX_PAGES }));
+    }
+
+    // Case 13.
+    #[test]
+    fn of_two_copies_the_one_with_an_end_is_kept() {
+        let end = SequenceNumber::parse("123").ok();
+        let closed = ShardListing { last: end, ..shard("a", Some("p")) };
+        for (one, other) in [(closed.clone(), shard("a", None)), (shard("a", None), closed.clone())] {
+            let listing = all(more(Lister::new(), page(&[one], Some("x"))), page(&[other], None));
+            assert_eq!(listing.shards().collect::<Vec<_>>(), [&closed]);
+        }
+    }
+
+    #[test]
+    fn a_shard_with_two_parents_or_among_its_own_ancestors_is_an_error() {
+        let two = page(&[shard("a", Some("p")), shard("a", Some("q"))], None);
+        assert_eq!(Lister::new().accept(two), Err(ListingError::TwoParents { shard: id("a") }));
+        let cycle = page(&[shard("x", None), shard("a", Some("b")), shard("b", Some("a"))], None);
+        assert!(matches!(Lister::new().accept(cycle), Err(ListingError::Cycle { .. })));
+        let own = page(&[shard("a", Some("a"))], None);
+        assert_eq!(Lister::new().accept(own), Err(ListingError::Cycle { shard: id("a") }));
+    }
+
+    // Case 16.
+    #[test]
+    fn nothing_follows_from_absence_before_a_stream_is_on() {
+        let listing = |status, shards: &[ShardListing]| {
+            all(Lister::new(), ListingPage { status, ..page(shards, None) }).is_conclusive()
+        };
+        assert!(!listing(StreamStatus::Enabling, &[shard("a", None)]));
+        assert!(!listing(StreamStatus::Enabled, &[]));
+        assert!(listing(StreamStatus::Enabled, &[shard("a", None)]));
+        assert!(listing(StreamStatus::Disabled, &[]), "all trimmed");
+    }
+
+    proptest! {
+        // Cases 7, 13 and 21.
+        #[test]
+        fn order_copies_and_page_breaks_change_nothing(
+            mut parents in prop::collection::vec(any::<prop::sample::Index>(), 1..40),
+            copies in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+            seed: u64,
+            size in 1usize..9,
+        ) {
+            let names: Vec<_> = (0..parents.len()).map(|i| format!("{:x}", (i + 1) * 2_654_435_761)).collect();
+            parents.truncate(names.len());
+            let parent = |i: usize| (i > 0).then(|| names[parents[i].index(i)].as_str());
+            let shards: Vec<_> = (0..names.len()).map(|i| shard(&names[i], parent(i))).collect();
+            let expected = all(Lister::new(), page(&shards, None));
+            let mut told = shards.clone();
+            told.extend(copies.iter().map(|copy| copy.get(&shards).clone()));
+            fastrand::Rng::with_seed(seed).shuffle(&mut told);
+            let mut lister = Lister::new();
+            for (number, chunk) in told.chunks(size).enumerate() {
+                lister = more(lister, page(chunk, Some(&number.to_string())));
+            }
+            prop_assert_eq!(all(lister, page(&[], None)), expected);
+        }
+    }
+}

@@ -185,3 +185,141 @@ impl Schedule {
         queued.collect::<BTreeSet<_>>() == self.queue
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PACE: Pace = Pace { poll_min: Duration::from_millis(200), poll_max: Duration::from_secs(1) };
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn id(number: usize) -> ShardId {
+        ShardId::new(format!("shard-{number}"))
+    }
+
+    fn schedule(shards: usize) -> Schedule {
+        let mut schedule = Schedule::new(PACE);
+        (0..shards).for_each(|shard| schedule.add(id(shard), Duration::ZERO));
+        schedule
+    }
+
+    fn wait_after(schedule: &mut Schedule, outcome: Polled) -> Duration {
+        let now = schedule.next_due().unwrap();
+        let shard = schedule.due(now).unwrap();
+        schedule.polled(&shard, outcome, now);
+        schedule.next_due().unwrap() - now
+    }
+
+    #[test]
+    fn an_idle_shard_is_polled_less_and_less_often_up_to_a_limit() {
+        let mut schedule = schedule(1);
+        let waits: Vec<_> = (0..5).map(|_| wait_after(&mut schedule, Polled::Empty)).collect();
+        assert_eq!(waits, [ms(200), ms(400), ms(800), ms(1000), ms(1000)]);
+        assert_eq!(wait_after(&mut schedule, Polled::Some), ms(200));
+        assert_eq!(wait_after(&mut schedule, Polled::Empty), ms(200), "a record wakes it up");
+    }
+
+    #[test]
+    fn a_full_page_is_followed_at_once() {
+        assert_eq!(wait_after(&mut schedule(1), Polled::GoOn), ms(0));
+    }
+
+    #[test]
+    fn a_failure_waits_as_told_and_keeps_the_idle_wait() {
+        let mut schedule = schedule(1);
+        wait_after(&mut schedule, Polled::Empty);
+        assert_eq!(wait_after(&mut schedule, Polled::Failed { wait: ms(7_000) }), ms(7_000));
+        assert_eq!(wait_after(&mut schedule, Polled::Empty), ms(400));
+    }
+
+    #[test]
+    fn a_shard_is_polled_once_at_a_time_even_if_removed_and_added_meanwhile() {
+        let mut schedule = schedule(1);
+        let out = schedule.due(ms(0)).unwrap();
+        schedule.add(out.clone(), ms(0));
+        assert_eq!(schedule.due(ms(9)), None);
+        schedule.remove(&out);
+        assert!(schedule.is_empty());
+        schedule.add(out.clone(), ms(10));
+        assert_eq!((schedule.due(ms(10)), schedule.polls_out()), (None, 1));
+        schedule.polled(&out, Polled::GoOn, ms(20));
+        assert_eq!(schedule.due(ms(20)), Some(out));
+    }
+
+    #[test]
+    fn a_finished_shard_is_polled_no_more() {
+        let mut schedule = schedule(2);
+        let out = schedule.due(ms(0)).unwrap();
+        schedule.remove(&out);
+        schedule.polled(&out, Polled::GoOn, ms(0));
+        schedule.remove(&id(1));
+        assert_eq!((schedule.next_due(), schedule.due(ms(99)), schedule.polls_out()), (None, None, 0));
+    }
+
+    fn arb_outcome() -> impl Strategy<Value = Polled> {
+        prop_oneof![
+            4 => Just(Polled::GoOn),
+            1 => Just(Polled::Some),
+            2 => Just(Polled::Empty),
+            1 => (0u64..5_000).prop_map(|wait| Polled::Failed { wait: ms(wait) }),
+        ]
+    }
+
+    proptest! {
+        /// A turn: every free slot takes a due shard, then all polls that are out come back.
+        #[test]
+        fn a_due_shard_is_served_within_as_many_turns_as_the_slots_need_for_all(
+            shards in 1usize..30,
+            slots in 1usize..8,
+            turns in prop::collection::vec((0u64..400, prop::collection::vec(arb_outcome(), 8)), 1..150),
+        ) {
+            let mut schedule = schedule(shards);
+            let (mut now, mut overdue) = (Duration::ZERO, HashMap::<ShardId, usize>::new());
+            for (passes, outcomes) in turns {
+                let waiting: Vec<_> = schedule.queue.iter().filter(|(due, ..)| *due <= now).map(|(.., id)| id.clone()).collect();
+                waiting.into_iter().for_each(|shard| *overdue.entry(shard).or_default() += 1);
+                let taken: Vec<_> = std::iter::from_fn(|| schedule.due(now)).take(slots).collect();
+                prop_assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), taken.len());
+                for shard in &taken {
+                    let waited = overdue.remove(shard).unwrap();
+                    prop_assert!(waited <= shards.div_ceil(slots), "{} waited {} turns", shard, waited);
+                }
+                now += ms(passes);
+                for (shard, outcome) in taken.iter().zip(outcomes) {
+                    schedule.polled(shard, outcome, now);
+                }
+                prop_assert!(overdue.values().all(|waited| *waited <= shards.div_ceil(slots)));
+                prop_assert_eq!((schedule.len(), schedule.polls_out()), (shards, 0));
+            }
+        }
+
+        #[test]
+        fn any_order_of_calls_keeps_each_shard_queued_once_or_out(
+            calls in prop::collection::vec((0u8..4, 0usize..5, 0u64..3_000, arb_outcome()), 0..200),
+        ) {
+            let mut schedule = schedule(0);
+            let mut out = BTreeSet::new();
+            for (call, shard, at, outcome) in calls {
+                let shard = id(shard);
+                match call {
+                    0 => schedule.add(shard, ms(at)),
+                    1 => schedule.remove(&shard),
+                    2 => if let Some(shard) = schedule.due(ms(at)) {
+                        prop_assert!(out.insert(shard), "two polls of one shard");
+                    },
+                    _ => {
+                        if out.remove(&shard) {
+                            schedule.polled(&shard, outcome, ms(at));
+                        }
+                    }
+                }
+                prop_assert!(schedule.each_shard_is_queued_once_or_out());
+                prop_assert_eq!(schedule.polls_out(), out.len());
+            }
+        }
+    }
+}

@@ -16,8 +16,9 @@ pub enum Suspicion {
     /// Its parent is neither listed nor known to us: that one, and perhaps others between, were never read. Resolved:
     /// it may be read.
     UnknownParent,
-    /// It turned up after a child of it had begun. Reading it now would put old values over new ones, so it is left out
-    /// and healed. Resolved: finished, unread.
+    /// It, or a shard between, turned up after a descendant had begun. Reading it (on) would put old values over new
+    /// ones, so what is unread of it is left to the heal; all of that is older than the gap, for the shard is closed.
+    /// Resolved: finished.
     Overtaken,
     /// It was given up as vanished, and is listed again. Resolved: read, unless a child of it has begun.
     Reappeared,
@@ -103,22 +104,29 @@ impl Lineage {
             (ShardStatus::Finished, Presence::Listed) if node.lost => Some(Suspicion::Reappeared),
             (ShardStatus::Finished, _) => None,
             (ShardStatus::Reading, Presence::Left) => Some(Suspicion::Vanished),
-            (ShardStatus::Reading, _) => None,
+            (ShardStatus::Reading, _) => self.is_overtaken(id).then_some(Suspicion::Overtaken),
             (ShardStatus::Waiting, _) if !is_next => None,
             (ShardStatus::Waiting, Presence::Left) => Some(Suspicion::Vanished),
             (ShardStatus::Waiting, _) if self.is_overtaken(id) => Some(Suspicion::Overtaken),
-            (ShardStatus::Waiting, _) => parent_is_unknown.then_some(Suspicion::UnknownParent),
+            (ShardStatus::Waiting, _) => {
+                (parent_is_unknown && self.every_unfinished_shard_is_listed()).then_some(Suspicion::UnknownParent)
+            }
         }
     }
 
-    /// Whether a waiting shard has a descendant that has begun.
+    /// A shard with an unknown parent may descend from any of ours; so those that are on their way out come first.
+    fn every_unfinished_shard_is_listed(&self) -> bool {
+        self.nodes.values().all(|node| node.status == ShardStatus::Finished || node.presence == Presence::Listed)
+    }
+
+    /// Whether an unfinished shard has a descendant that has begun.
     pub(super) fn is_overtaken(&self, id: &ShardId) -> bool {
+        if self.status(id) == Some(ShardStatus::Finished) {
+            return false;
+        }
         let mut seen = HashSet::from([id]);
         let mut waiting = vec![id];
         while let Some(at) = waiting.pop() {
-            if self.status(at) != Some(ShardStatus::Waiting) {
-                continue;
-            }
             for (child, node) in self.known_children(at) {
                 if node.status != ShardStatus::Waiting {
                     return true;

@@ -186,7 +186,8 @@ impl Book {
         book.segments = state.segments.into_iter().map(|row| (row.segment, row)).collect();
         for row in state.doubts {
             match row.page {
-                Some(page) if !unclean => book.dirty.settled_pages.push(page),
+                // The last owner drained, so nothing of the page is on its way: it is read again.
+                Some(_) if !unclean => book.dirty.settled.push(row),
                 _ if unclean => {
                     let until = row.until.max(until);
                     book.list(DoubtRow { until, page: None, ..row });

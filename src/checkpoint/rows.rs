@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::stream::{GapScope, ShardStatus};
+
 use crate::model::{CanonicalKey, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime};
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
@@ -79,18 +81,6 @@ pub struct LinkRow {
     pub owns_target: bool,
     /// Whether the last owner drained before it stopped. Where not, its writes may still land.
     pub clean: bool,
-}
-
-/// The state of a shard's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShardStatus {
-    /// Its parent is not finished yet.
-    Waiting,
-    /// Being read, or free to be.
-    Reading,
-    /// Read to its null iterator, and every record settled. Final.
-    Finished,
 }
 
 /// A range of records that an earlier owner may still have on the wire.
@@ -166,16 +156,6 @@ pub struct PageId {
     pub segment: u32,
     /// Counts up within the segment; unique within a link for ever (it starts at the number of pages settled before).
     pub number: u64,
-}
-
-/// What a gap spans.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GapScope {
-    /// One shard.
-    Shard(ShardId),
-    /// Any key of the table.
-    All,
 }
 
 /// An interval of the source's history that was trimmed, or may have been, before it was read.

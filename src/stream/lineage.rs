@@ -174,6 +174,17 @@ impl Lineage {
         self.nodes.get(shard).map(|node| node.status)
     }
 
+    /// Whether the shard is closed as far as is known: then an empty page of it proves nothing.
+    #[must_use]
+    pub fn is_known_closed(&self, shard: &ShardId) -> bool {
+        self.nodes.get(shard).is_some_and(|node| self.is_closed(shard, node))
+    }
+
+    /// All shards with their parents and statuses, by id.
+    pub fn shards(&self) -> impl Iterator<Item = (&ShardId, Option<&ShardId>, ShardStatus)> {
+        self.nodes.iter().map(|(id, node)| (id, node.parent.as_ref(), node.status))
+    }
+
     /// A shard's parent, which may have no row.
     #[must_use]
     pub fn parent(&self, shard: &ShardId) -> Option<&ShardId> {

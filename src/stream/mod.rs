@@ -5,8 +5,11 @@
 //! [`gaps`] where history is lost. Nothing here knows a target, an export, or how rows are stored.
 
 pub mod cursor;
+pub(crate) mod driver;
+pub(crate) mod filter;
 pub mod gaps;
 pub mod lineage;
+pub(crate) mod lister;
 pub mod listing;
 pub mod schedule;
 pub mod source;

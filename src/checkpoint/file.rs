@@ -27,9 +27,9 @@ const MAX_GROUP: usize = 256;
 /// queued and gives the lock back before it returns (a flush of the disk at most). Killed at any moment, the file holds
 /// what was answered, and all or nothing of what was not.
 ///
-/// Size: about 1 MiB for any number of shards, segments and gaps that a link has, about 400 bytes for each key in doubt,
-/// and twice what its dead letters take. Rows that go leave room that is used again: the file stays at its largest while
-/// it is open, and gives part of that back when it is closed.
+/// Size, as measured: under 1.1 MiB with 50 shards, and about 400 bytes more for each key in doubt. Dead letters hold the
+/// refused items and add at least what those take. Rows that go leave room that is used again: the file stays at its
+/// largest while it is open, and gives part of that back when it is closed.
 #[derive(Debug)]
 pub struct FileStore {
     place: String,

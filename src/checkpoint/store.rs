@@ -11,7 +11,7 @@ use crate::model::{CanonicalKey, ShardId};
 pub struct LinkState {
     /// The link's row; `None`: the link has never run.
     pub link: Option<LinkRow>,
-    /// The last owner; `None` with `link`.
+    /// The last owner; `None`: nobody took the link yet.
     pub fence: Option<Fence>,
     /// Shards, by id.
     pub shards: Vec<ShardRow>,
@@ -30,18 +30,20 @@ pub struct LinkState {
 pub enum StateWrite {
     /// Writes the link's row.
     Link(LinkRow),
-    /// Writes a shard's row. Refused when it would move a checkpoint back or un-finish a shard.
+    /// Writes a shard's row. Refused when it would move a checkpoint or a dispatch watermark back or un-finish a shard.
     Shard(ShardRow),
-    /// Drops the row of a shard that is finished and long gone from the listing.
+    /// Drops the row of a shard that is finished and long gone from the listing. Refused when it is not finished.
     ForgetShard(ShardId),
-    /// Writes a segment's row.
+    /// Writes a segment's row. Refused when it would re-open one that is done.
     Segment(SegmentRow),
-    /// Lists a key as in doubt. Where it is listed already, the later `until` stays, and a row without a page stays one.
+    /// Lists a key as in doubt. Where it is listed already, the later `until` stays, and a row without a page stays one;
+    /// a key listed for two pages becomes a row without a page, for neither page alone may settle it.
     Doubt(DoubtRow),
     /// Takes the key off the list: it was synced. Ignored when the row's `until` is later than the given one, for then
     /// it was listed again meanwhile.
     Settle(DoubtRow),
-    /// Takes all keys of a settled page of the load off the list.
+    /// Takes all keys of a settled page of the load off the list: those that this owner listed for the page and for
+    /// nothing else. A page of an earlier owner is another page, whatever its number: its keys wait for their sync.
     SettlePage(PageId),
     /// Writes a gap.
     Gap(GapRow),
@@ -156,7 +158,7 @@ pub trait StateStore: Send + Sync + 'static {
     /// The links that have state here, by name.
     fn links(&self) -> BoxFuture<'_, StoreResult<Vec<String>>>;
 
-    /// Reads everything of a link, consistently.
+    /// Reads everything of a link, consistently: with every commit that was called before on this store.
     fn read<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<LinkState>>;
 
     /// Makes `owner` the link's owner under the next epoch, and reads the state that it takes over in the same step.

@@ -1,1 +1,21 @@
-//! Names and numbers for operators.
+//! Names and numbers for operators: what is measured, what it is called, how far behind the copy is.
+//!
+//! [`METRICS`] is the one table of names; [`Metrics`] renders them, [`LinkMetrics`] records them. [`lag`] decides, in
+//! pure code, what the watermark of a link may claim; [`skew`] how far AWS's clock is from ours. [`status`] is the
+//! document that `/api/v1/status` and `dynaferry status -o json` print. Knows no stage and no AWS type: stages push
+//! numbers in.
+
+mod labels;
+mod metrics;
+mod process;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::labels::{
+    AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
+    RequestResult, ShardState, Side, Stage, ThrottleReason, WriteResult,
+};
+pub use self::metrics::{LinkIdentity, LinkMetrics, Metrics};
+pub use self::table::{METRICS, MetricDoc, MetricKind, reference_markdown};

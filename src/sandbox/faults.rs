@@ -23,6 +23,9 @@ pub enum FaultKind {
     LoseAnswer,
     /// The connection is reset before anything is done.
     Refuse,
+    /// The connection drops at once, and the request is done so much later, as if the network had held it back. The
+    /// signature of a real request is good for 15 min.
+    DeliverLate(Duration),
     /// Done at once, answered so much later.
     Hold(Duration),
     /// A batch writes a random part and hands back the rest, at least one request, as unprocessed.

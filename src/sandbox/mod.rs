@@ -86,11 +86,11 @@ pub struct Exchange<'a> {
     pub at: WallTime,
     /// The request's body.
     pub request: &'a [u8],
-    /// What became of it.
-    pub outcome: &'a Outcome,
+    /// What the service answered; `None` if nothing was done. With a lost answer, the client never sees this.
+    pub reply: Option<&'a http::Response<Bytes>>,
 }
 
-/// Sees every exchange, in the order of execution. It is called under the sandbox's lock: it must not call the sandbox.
+/// Sees every exchange, in the order of execution; one that is delivered late, when it is done. It is called under the sandbox's lock: it must not call the sandbox.
 pub type Observer = Arc<dyn Fn(&Exchange<'_>) + Send + Sync>;
 
 /// What a sandbox has done so far.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use serde::de::DeserializeOwned;
 
 use super::auth::{Caller, Identities, read_form};
@@ -63,6 +63,8 @@ pub(super) struct World {
     pub(super) observer: Option<Observer>,
     /// Iterators of earlier generations have expired.
     pub(super) iterator_generation: u32,
+    /// Requests to be executed when they are due; equal times in the order of arrival.
+    late: BTreeMap<(WallTime, u64), Request<Bytes>>,
 }
 
 /// Reads a JSON body.
@@ -94,71 +96,88 @@ impl World {
             stats: Stats::default(),
             observer: None,
             iterator_generation: 0,
+            late: BTreeMap::new(),
             options,
         }
     }
 
-    /// Brings the world's clock up to now. It never goes back.
+    /// Brings the world up to now: its clock, which never goes back, and the requests that were delivered late.
     pub(super) fn tick(&mut self) {
-        self.now = self.now.max(self.options.clock.now());
+        let now = self.now.max(self.options.clock.now());
+        while let Some(entry) = self.late.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((due, _), request) = entry.remove_entry();
+            self.now = due;
+            let request = Incoming::read(self, &request);
+            self.perform(&request, BatchFate::Whole);
+        }
+        self.now = now;
     }
 
     /// One request, from bytes to outcome.
     pub(super) fn handle(&mut self, request: &Request<Bytes>) -> Outcome {
         self.tick();
         self.stats.requests += 1;
-        let request_id = format!("{:032X}", self.rng.u128(..));
-        let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (protocol, service, operation, form) = match target.split_once('.') {
-            Some((service, operation)) => (Protocol::Json, service.to_owned(), operation.to_owned(), BTreeMap::new()),
-            None => {
-                let form = read_form(request.body());
-                let action = form.get("Action").cloned().unwrap_or_default();
-                (Protocol::Query, String::new(), action, form)
-            }
-        };
-        let caller = self.identities.caller(request.headers(), &self.options, self.now);
-        let account = caller.as_ref().map_or_else(|_| String::new(), |caller| caller.account.clone());
-        let region = caller.as_ref().map_or_else(|_| String::new(), |caller| caller.region.clone());
-        let fault = self.faults.decide(&operation, &account, &mut self.rng);
+        let incoming = Incoming::read(self, request);
+        let fault = self.faults.decide(&incoming.operation, incoming.account(), &mut self.rng);
         self.stats.faults += u64::from(fault.is_some());
-        let outcome = match refusal(fault.as_ref()) {
-            Some(Refusal::Drop) => Outcome::Refuse,
-            Some(Refusal::Answer(error)) => Outcome::Reply(respond(protocol, Err(error), &request_id, self.now)),
+        let fate = match fault {
+            Some(FaultKind::UnprocessedSubset) => BatchFate::Subset,
+            Some(FaultKind::UnprocessedAll) => BatchFate::Nothing,
+            _ => BatchFate::Whole,
+        };
+        if let Some(FaultKind::DeliverLate(time)) = fault {
+            self.late.insert((self.now.plus(time), self.stats.requests), request.clone());
+            return Outcome::LoseAnswer;
+        }
+        match refusal(fault.as_ref()) {
+            Some(Refusal::Drop) => {
+                self.observe(&incoming, None);
+                Outcome::Refuse
+            }
+            Some(Refusal::Answer(error)) => {
+                let reply = respond(incoming.protocol, Err(error), &incoming.id, self.now);
+                self.observe(&incoming, None);
+                Outcome::Reply(reply)
+            }
             None => {
-                let fate = match fault {
-                    Some(FaultKind::UnprocessedSubset) => BatchFate::Subset,
-                    Some(FaultKind::UnprocessedAll) => BatchFate::Nothing,
-                    _ => BatchFate::Whole,
-                };
-                let result = caller.and_then(|caller| match protocol {
-                    Protocol::Json => self.execute(&service, &operation, &caller, request.body(), fate),
-                    Protocol::Query => {
-                        let mut moment = Moment { now: self.now, rng: &mut self.rng, options: &self.options };
-                        self.identities.sts(&operation, &form, &caller, &mut moment)
-                    }
-                });
-                self.stats.errors += u64::from(result.is_err());
-                let reply = Outcome::Reply(respond(protocol, result, &request_id, self.now));
+                let reply = Outcome::Reply(self.perform(&incoming, fate));
                 match fault {
                     Some(FaultKind::LoseAnswer) => Outcome::LoseAnswer,
                     Some(FaultKind::Hold(time)) => Outcome::Hold(time, Box::new(reply)),
                     _ => reply,
                 }
             }
-        };
-        if let Some(observer) = self.observer.clone() {
-            let exchange = Exchange {
-                operation: &operation,
-                account: &account,
-                region: &region,
-                at: self.now,
-                request: request.body(),
-                outcome: &outcome,
-            };
-            observer(&exchange);
         }
-        outcome
+    }
+
+    /// Does what a request asks for.
+    fn perform(&mut self, incoming: &Incoming<'_>, fate: BatchFate) -> Response<Bytes> {
+        let result = incoming.caller.clone().and_then(|caller| match incoming.protocol {
+            Protocol::Json => self.execute(&incoming.service, &incoming.operation, &caller, incoming.body, fate),
+            Protocol::Query => {
+                let mut moment = Moment { now: self.now, rng: &mut self.rng, options: &self.options };
+                self.identities.sts(&incoming.operation, &incoming.form, &caller, &mut moment)
+            }
+        });
+        self.stats.errors += u64::from(result.is_err());
+        let reply = respond(incoming.protocol, result, &incoming.id, self.now);
+        self.observe(incoming, Some(&reply));
+        reply
+    }
+
+    fn observe(&self, incoming: &Incoming<'_>, reply: Option<&Response<Bytes>>) {
+        if let Some(observer) = &self.observer {
+            observer(&Exchange {
+                operation: &incoming.operation,
+                account: incoming.account(),
+                region: incoming.caller.as_ref().map_or("", |caller| &caller.region),
+                at: self.now,
+                request: incoming.body,
+                reply,
+            });
+        }
     }
 
     fn execute(
@@ -245,6 +264,41 @@ impl World {
     }
 }
 
+/// A request, as far as it is understood without executing it.
+struct Incoming<'a> {
+    id: String,
+    protocol: Protocol,
+    service: String,
+    operation: String,
+    form: BTreeMap<String, String>,
+    caller: Result<Caller, ApiError>,
+    body: &'a [u8],
+}
+
+impl<'a> Incoming<'a> {
+    fn read(world: &mut World, request: &'a Request<Bytes>) -> Self {
+        let id = format!("{:032X}", world.rng.u128(..));
+        let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let caller = world.identities.caller(request.headers(), &world.options, world.now);
+        let body = request.body();
+        match target.split_once('.') {
+            Some((service, operation)) => {
+                let (service, operation) = (service.to_owned(), operation.to_owned());
+                Self { id, protocol: Protocol::Json, service, operation, form: BTreeMap::new(), caller, body }
+            }
+            None => {
+                let form = read_form(body);
+                let operation = form.get("Action").cloned().unwrap_or_default();
+                Self { id, protocol: Protocol::Query, service: String::new(), operation, form, caller, body }
+            }
+        }
+    }
+
+    fn account(&self) -> &str {
+        self.caller.as_ref().map_or("", |caller| &caller.account)
+    }
+}
+
 enum Refusal {
     Drop,
     Answer(ApiError),
@@ -263,7 +317,11 @@ fn refusal(fault: Option<&FaultKind>) -> Option<Refusal> {
             "ExpiredTokenException",
             "The security token included in the request is expired",
         )),
-        FaultKind::LoseAnswer | FaultKind::Hold(_) | FaultKind::UnprocessedSubset | FaultKind::UnprocessedAll => {
+        FaultKind::LoseAnswer
+        | FaultKind::DeliverLate(_)
+        | FaultKind::Hold(_)
+        | FaultKind::UnprocessedSubset
+        | FaultKind::UnprocessedAll => {
             return None;
         }
     })

@@ -269,3 +269,9 @@ async fn capacity_is_told_by_the_documented_arithmetic() {
         assert_eq!(gone.consumed_capacity.unwrap().capacity_units, Some(units));
     }
 }
+
+#[test]
+fn the_checksum_is_crc_32() {
+    assert_eq!(super::super::reply::crc32(b"123456789"), 0xcbf4_3926);
+    assert_eq!(super::super::reply::crc32(b"The quick brown fox jumps over the lazy dog"), 0x414f_a339);
+}

@@ -1,0 +1,187 @@
+//! The control API: what a test or the demo does to the world besides sending requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::auth::Trust;
+use super::faults::Faults;
+use super::reply::ApiError;
+use super::stream::{Moment, Stream};
+use super::value::{Item, Stored, WireItem, read_item};
+use super::world::{Address, Place, World};
+use super::{Observer, Sandbox, Stats};
+
+/// The items of a table by canonical key bytes. Equal for equal tables: numbers by value, sets without order.
+pub type Snapshot = BTreeMap<Vec<u8>, Item>;
+
+/// A control call that cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+#[non_exhaustive]
+pub struct ControlError {
+    /// The exception that a request would have got.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl From<ApiError> for ControlError {
+    fn from(error: ApiError) -> Self {
+        Self { code: error.code, message: error.message }
+    }
+}
+
+fn address(account: &str, region: &str, table: &str) -> Address {
+    Address { account: account.to_owned(), region: region.to_owned(), table: table.to_owned() }
+}
+
+impl World {
+    fn stream(&mut self, address: &Address) -> Result<(&mut Stream, Moment<'_>), ApiError> {
+        self.tick();
+        let Place { stream, moment, .. } = self.place_any(address)?;
+        Ok((stream.ok_or_else(|| ApiError::not_found("the table has no stream"))?, moment))
+    }
+}
+
+impl Sandbox {
+    /// Makes an access key known, as one of this account.
+    pub fn add_access_key(&self, key: &str, account: &str) {
+        self.lock().identities.add_key(key, account);
+    }
+
+    /// Makes a role; hands back its ARN. Whoever it trusts may do everything in the role's account.
+    pub fn add_role(&self, account: &str, name: &str, trust: Trust) -> String {
+        let arn = format!("arn:aws:iam::{account}:role/{name}");
+        self.lock().identities.add_role(arn.clone(), trust);
+        arn
+    }
+
+    /// Lets a principal of another account use a table and its streams by ARN, as a resource policy would.
+    pub fn allow_cross_account(&self, account: &str, region: &str, table: &str, principal_account: &str) {
+        self.lock().grants.insert((address(account, region, table), principal_account.to_owned()));
+    }
+
+    /// Takes back what [`Self::allow_cross_account`] gave.
+    pub fn deny_cross_account(&self, account: &str, region: &str, table: &str, principal_account: &str) {
+        self.lock().grants.remove(&(address(account, region, table), principal_account.to_owned()));
+    }
+
+    /// Makes all credentials that AssumeRole issued expire now.
+    pub fn expire_sessions(&self) {
+        let mut world = self.lock();
+        world.tick();
+        let now = world.now;
+        world.identities.expire_sessions(now);
+    }
+
+    /// Makes all shard iterators expire now.
+    pub fn expire_iterators(&self) {
+        let mut world = self.lock();
+        world.iterator_generation = world.iterator_generation.wrapping_add(1);
+    }
+
+    /// Writes an item, given as DynamoDB JSON (`{"id":{"S":"a"}}`), as PutItem would, but past faults and capacity.
+    ///
+    /// # Errors
+    /// What PutItem would answer.
+    pub fn put_item(&self, account: &str, region: &str, table: &str, item_json: &str) -> Result<(), ControlError> {
+        let mut world = self.lock();
+        world.tick();
+        let mut place = world.place(&address(account, region, table))?;
+        let stored = Stored::new(read_attributes(item_json)?);
+        let key = place.table.key_of_item(&stored.attributes)?;
+        place.table.check_item(&stored)?;
+        place.change(&key, Some(stored), false);
+        world.stats.writes += 1;
+        Ok(())
+    }
+
+    /// Deletes an item, given by its key as DynamoDB JSON, in the name of the service's time to live: the stream record
+    /// says so. Returns whether there was such an item.
+    ///
+    /// # Errors
+    /// If there is no such table, or the key does not fit it.
+    pub fn expire_ttl(&self, account: &str, region: &str, table: &str, key_json: &str) -> Result<bool, ControlError> {
+        let mut world = self.lock();
+        world.tick();
+        let mut place = world.place(&address(account, region, table))?;
+        let key = place.table.key_alone(&read_attributes(key_json)?)?;
+        Ok(place.change(&key, None, true).is_some())
+    }
+
+    /// Rolls every open shard of a table's stream over to one child each. Returns how many.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has no stream.
+    pub fn roll_shards(&self, account: &str, region: &str, table: &str) -> Result<usize, ControlError> {
+        self.replace_shards(account, region, table, None, 1)
+    }
+
+    /// Splits the `n`th open shard (in the order of hash ranges, from 0) into two children. Returns whether there is one.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has no stream.
+    pub fn split_shard(&self, account: &str, region: &str, table: &str, n: usize) -> Result<bool, ControlError> {
+        Ok(self.replace_shards(account, region, table, Some(n), 2)? > 0)
+    }
+
+    fn replace_shards(
+        &self,
+        account: &str,
+        region: &str,
+        table: &str,
+        only: Option<usize>,
+        children: usize,
+    ) -> Result<usize, ControlError> {
+        let mut world = self.lock();
+        let (stream, mut moment) = world.stream(&address(account, region, table))?;
+        let now = moment.now;
+        let open = stream.open_shards();
+        let wanted = open.iter().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index));
+        Ok(wanted.filter(|(_, id)| stream.replace_shard(id, now, children, &mut moment)).count())
+    }
+
+    /// Trims a table's stream now: everything as old as `keep`, records and closed shards; all of it with zero.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has no stream.
+    pub fn trim_now(&self, account: &str, region: &str, table: &str, keep: Duration) -> Result<(), ControlError> {
+        let mut world = self.lock();
+        let (stream, moment) = world.stream(&address(account, region, table))?;
+        stream.trim(moment.now, keep);
+        Ok(())
+    }
+
+    /// All items of a table, comparable with `==` to those of another.
+    ///
+    /// # Errors
+    /// If there is no such table.
+    pub fn snapshot(&self, account: &str, region: &str, table: &str) -> Result<Snapshot, ControlError> {
+        let mut world = self.lock();
+        world.tick();
+        let place = world.place_any(&address(account, region, table))?;
+        Ok(place.table.items.iter().map(|(key, stored)| (key.canonical(), stored.attributes.clone())).collect())
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.lock().stats
+    }
+
+    /// Replaces the fault plan.
+    pub fn set_faults(&self, faults: Faults) {
+        self.lock().faults = faults;
+    }
+
+    /// Hangs in an observer, or takes it away.
+    pub fn set_observer(&self, observer: Option<Observer>) {
+        self.lock().observer = observer.map(|observer| Arc::clone(&observer));
+    }
+}
+
+fn read_attributes(json: &str) -> Result<Item, ApiError> {
+    let wire: WireItem = serde_json::from_str(json).map_err(|error| ApiError::serialization(error.to_string()))?;
+    read_item(wire)
+}

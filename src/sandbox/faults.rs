@@ -1,0 +1,113 @@
+//! The fault plan: which requests go wrong, and how.
+//!
+//! Rules are asked in order; the first that fires decides. Chance is drawn from the sandbox's seeded generator.
+
+use std::time::Duration;
+
+/// How a request goes wrong.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// Refused with this throttling exception, `ThrottlingException` for instance; nothing is done.
+    Throttle(String),
+    /// Refused with this error code and HTTP status; nothing is done.
+    Error {
+        /// The exception's name.
+        code: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// HTTP 500; nothing is done.
+    InternalError,
+    /// Done, and the connection drops before the answer.
+    LoseAnswer,
+    /// The connection is reset before anything is done.
+    Refuse,
+    /// The connection drops at once, and the request is done so much later, as if the network had held it back. The
+    /// signature of a real request is good for 15 min.
+    DeliverLate(Duration),
+    /// Done at once, answered so much later.
+    Hold(Duration),
+    /// A batch writes a random part and hands back the rest, at least one request, as unprocessed.
+    UnprocessedSubset,
+    /// A batch hands everything back as unprocessed.
+    UnprocessedAll,
+    /// Refused as if the credentials had expired.
+    ExpiredToken,
+}
+
+/// When a rule fires.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Trigger {
+    /// At each matching request with this probability, from 0 to 1.
+    Chance(f64),
+    /// At the next so many matching requests.
+    Next(u32),
+}
+
+/// One rule of a fault plan.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FaultRule {
+    /// Name of the operation, `GetRecords` for instance, or `*` for all.
+    pub operation: String,
+    /// Only requests of this account, if given.
+    pub account: Option<String>,
+    /// When it fires.
+    pub trigger: Trigger,
+    /// What happens then.
+    pub kind: FaultKind,
+}
+
+impl FaultRule {
+    /// A rule for every account.
+    #[must_use]
+    pub fn new(operation: &str, trigger: Trigger, kind: FaultKind) -> Self {
+        Self { operation: operation.to_owned(), account: None, trigger, kind }
+    }
+
+    /// The same rule for requests of one account alone.
+    #[must_use]
+    pub fn for_account(mut self, account: &str) -> Self {
+        self.account = Some(account.to_owned());
+        self
+    }
+
+    fn fires(&mut self, operation: &str, account: &str, rng: &mut fastrand::Rng) -> bool {
+        let matches = (self.operation == "*" || self.operation == operation)
+            && self.account.as_deref().is_none_or(|only| only == account);
+        if !matches {
+            return false;
+        }
+        match &mut self.trigger {
+            Trigger::Chance(chance) => rng.f64() < *chance,
+            Trigger::Next(left) => {
+                let fires = *left > 0;
+                *left = left.saturating_sub(1);
+                fires
+            }
+        }
+    }
+}
+
+/// A fault plan; the empty one, which is the default, breaks nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Faults {
+    /// The rules, in the order in which they are asked.
+    pub rules: Vec<FaultRule>,
+}
+
+impl Faults {
+    /// A plan of these rules.
+    #[must_use]
+    pub fn new(rules: Vec<FaultRule>) -> Self {
+        Self { rules }
+    }
+
+    /// What happens to this request.
+    pub(super) fn decide(&mut self, operation: &str, account: &str, rng: &mut fastrand::Rng) -> Option<FaultKind> {
+        self.rules.iter_mut().find_map(|rule| rule.fires(operation, account, rng).then(|| rule.kind.clone()))
+    }
+}

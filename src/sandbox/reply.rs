@@ -1,0 +1,212 @@
+//! What the services answer: errors by their real names, and HTTP responses with the headers that clients look at.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use crate::model::WallTime;
+
+/// An error of a service, by its name on the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ApiError {
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) status: u16,
+    /// More members of the error's body, `CancellationReasons` for instance.
+    pub(super) extra: serde_json::Map<String, serde_json::Value>,
+}
+
+impl ApiError {
+    /// An error with HTTP status 400.
+    pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), status: 400, extra: serde_json::Map::new() }
+    }
+
+    pub(super) fn validation(message: impl Into<String>) -> Self {
+        Self::new("ValidationException", message)
+    }
+
+    pub(super) fn serialization(message: impl Into<String>) -> Self {
+        Self::new("SerializationException", message)
+    }
+
+    pub(super) fn no_table() -> Self {
+        Self::new("ResourceNotFoundException", "Requested resource not found")
+    }
+
+    pub(super) fn not_found(what: impl Into<String>) -> Self {
+        Self::new("ResourceNotFoundException", what)
+    }
+
+    pub(super) fn in_use(message: impl Into<String>) -> Self {
+        Self::new("ResourceInUseException", message)
+    }
+
+    pub(super) fn condition_failed() -> Self {
+        Self::new("ConditionalCheckFailedException", "The conditional request failed")
+    }
+
+    pub(super) fn throttled(code: impl Into<String>) -> Self {
+        let code = code.into();
+        let message = match code.as_str() {
+            "ProvisionedThroughputExceededException" => {
+                "The level of configured provisioned throughput for the table was exceeded. \
+                 Consider increasing your provisioning level with the UpdateTable API."
+            }
+            "RequestLimitExceeded" => "Throughput exceeds the current throughput limit for your account.",
+            "LimitExceededException" => "Too many operations for a given subscriber.",
+            _ => "Throughput exceeds the current capacity of your table or index.",
+        };
+        Self::new(code, message)
+    }
+
+    pub(super) fn internal() -> Self {
+        Self {
+            status: 500,
+            ..Self::new("InternalServerError", "The request processing has failed because of an internal error.")
+        }
+    }
+
+    pub(super) fn with(mut self, member: &str, value: serde_json::Value) -> Self {
+        self.extra.insert(member.to_owned(), value);
+        self
+    }
+
+    /// The error's type as the JSON protocol writes it, with its namespace.
+    fn qualified(&self) -> String {
+        let namespace = match self.code.as_str() {
+            "ValidationException" => "com.amazon.coral.validate",
+            "AccessDeniedException"
+            | "ExpiredTokenException"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "SerializationException"
+            | "UnknownOperationException"
+            | "UnrecognizedClientException" => "com.amazon.coral.service",
+            "ThrottlingException" => "com.amazon.coral.availability",
+            _ => "com.amazonaws.dynamodb.v20120810",
+        };
+        format!("{namespace}#{}", self.code)
+    }
+
+    fn json(&self) -> Bytes {
+        let mut body = self.extra.clone();
+        body.insert("__type".to_owned(), self.qualified().into());
+        body.insert("message".to_owned(), self.message.clone().into());
+        serde_json::Value::Object(body).to_string().into()
+    }
+
+    fn xml(&self, request_id: &str) -> Bytes {
+        let code = match self.code.as_str() {
+            "AccessDeniedException" => "AccessDenied",
+            "ExpiredTokenException" => "ExpiredToken",
+            "UnrecognizedClientException" => "InvalidClientTokenId",
+            "ValidationException" => "ValidationError",
+            other => other,
+        };
+        format!(
+            "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+             <Code>{code}</Code><Message>{}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>",
+            xml_escape(&self.message)
+        )
+        .into()
+    }
+}
+
+/// Text as the content of an XML element.
+pub(super) fn xml_escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// Which protocol the client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// DynamoDB and its Streams.
+    Json,
+    /// STS.
+    Query,
+}
+
+/// Builds the HTTP response of a result.
+pub(super) fn respond(
+    protocol: Protocol,
+    result: Result<Bytes, ApiError>,
+    request_id: &str,
+    now: WallTime,
+) -> Response<Bytes> {
+    let (status, body) = match (result, protocol) {
+        (Ok(body), _) => (200, body),
+        (Err(error), Protocol::Json) => (error.status, error.json()),
+        (Err(error), Protocol::Query) => {
+            let status = if error.code == "AccessDeniedException" { 403 } else { error.status };
+            (status, error.xml(request_id))
+        }
+    };
+    let mut response = Response::builder()
+        .status(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+        .header("date", http_date(now))
+        .header("x-amzn-requestid", request_id);
+    response = match protocol {
+        Protocol::Json => response
+            .header("content-type", "application/x-amz-json-1.0")
+            .header("x-amz-crc32", crc32(&body).to_string()),
+        Protocol::Query => response.header("content-type", "text/xml"),
+    };
+    response.header("content-length", body.len().to_string()).body(body).unwrap_or_default()
+}
+
+/// The `Date` header's form of a time (RFC 9110, 5.6.7).
+fn http_date(now: WallTime) -> String {
+    jiff::Timestamp::from_millisecond(now.millis())
+        .map_or_else(|_| String::new(), |time| time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+}
+
+/// Eight tables, so that eight bytes are folded in one step.
+const CRC_TABLES: [[u32; 256]; 8] = crc_tables();
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "const evaluation; every index is below 256"
+)]
+const fn crc_tables() -> [[u32; 256]; 8] {
+    let mut tables = [[0u32; 256]; 8];
+    let mut index = 0;
+    while index < 256 {
+        let mut crc = index as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+            bit += 1;
+        }
+        tables[0][index] = crc;
+        index += 1;
+    }
+    let mut slice = 1;
+    while slice < 8 {
+        let mut index = 0;
+        while index < 256 {
+            let previous = tables[slice - 1][index];
+            tables[slice][index] = (previous >> 8) ^ tables[0][(previous & 0xff) as usize];
+            index += 1;
+        }
+        slice += 1;
+    }
+    tables
+}
+
+/// CRC-32 (ISO-HDLC), the checksum of the `x-amz-crc32` header.
+#[expect(clippy::indexing_slicing, reason = "indices are bytes, tables have 256 entries")]
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
+    let at = |table: usize, byte: u8| CRC_TABLES[table][usize::from(byte)];
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let mut crc = u32::MAX;
+    for [a, b, c, d, e, f, g, h] in chunks {
+        let [w, x, y, z] = (crc ^ u32::from_le_bytes([*a, *b, *c, *d])).to_le_bytes();
+        crc = at(7, w) ^ at(6, x) ^ at(5, y) ^ at(4, z) ^ at(3, *e) ^ at(2, *f) ^ at(1, *g) ^ at(0, *h);
+    }
+    for byte in rest {
+        let [low, ..] = (crc ^ u32::from(*byte)).to_le_bytes();
+        crc = (crc >> 8) ^ at(0, low);
+    }
+    !crc
+}

@@ -1,0 +1,170 @@
+//! TransactWriteItems and TransactGetItems: all or nothing, within one account and Region.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::auth::Caller;
+use super::items::{Answer, Consumed, Intent, Kind, WriteRequest};
+use super::reply::ApiError;
+use super::table::read_units;
+use super::value::{WireItem, read_item, write_attributes};
+use super::world::{Address, World, parse};
+
+/// Limits of the service (AWS facts 4.1).
+const MAX_ACTIONS: usize = 100;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TransactWrite {
+    transact_items: Vec<Action>,
+    return_consumed_capacity: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Action {
+    put: Option<WriteRequest>,
+    delete: Option<WriteRequest>,
+    update: Option<WriteRequest>,
+    condition_check: Option<WriteRequest>,
+}
+
+impl Action {
+    fn only(self) -> Option<(Kind, WriteRequest)> {
+        let given = [
+            (Kind::Put, self.put),
+            (Kind::Delete, self.delete),
+            (Kind::Update, self.update),
+            (Kind::Check, self.condition_check),
+        ];
+        let mut given = given.into_iter().filter_map(|(kind, request)| Some((kind, request?)));
+        given.next().filter(|_| given.next().is_none())
+    }
+}
+
+pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u8]) -> Result<Bytes, ApiError> {
+    let request: TransactWrite = parse(body)?;
+    if request.transact_items.is_empty() || request.transact_items.len() > MAX_ACTIONS {
+        return Err(ApiError::validation(
+            "Member must have length less than or equal to 100, greater than or equal to 1",
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    let mut steps = Vec::new();
+    let mut reasons = Vec::new();
+    let (mut failed, mut bytes) = (false, 0);
+    for action in request.transact_items {
+        let (kind, mut request) = action.only().ok_or_else(|| {
+            ApiError::validation("TransactItems can only contain one of Check, Put, Update or Delete")
+        })?;
+        let address = world.address(caller, &request.table_name)?;
+        if address.account != caller.account {
+            return Err(ApiError::validation("a transaction must stay within one account"));
+        }
+        let place = world.place(&address)?;
+        let intent = Intent::read(kind, &mut request, &place)?;
+        if !seen.insert((address.clone(), intent.key.clone())) {
+            return Err(ApiError::validation("Transaction request cannot include multiple operations on one item"));
+        }
+        match intent.outcome(&place) {
+            Ok(new) => {
+                bytes += new.as_ref().map_or(0, |stored| stored.size);
+                reasons.push(serde_json::json!({"Code": "None"}));
+                steps.push((address, request.table_name, intent.key, kind, new));
+            }
+            Err(error) => {
+                failed = true;
+                let code = error.code.strip_suffix("Exception").unwrap_or(&error.code);
+                let code =
+                    if code == "Validation" { "ValidationError" } else { code.strip_suffix("Check").unwrap_or(code) };
+                let code =
+                    if error.code == "ConditionalCheckFailedException" { "ConditionalCheckFailed" } else { code };
+                let mut reason = serde_json::json!({"Code": code, "Message": error.message});
+                let shown = request.return_values_on_condition_check_failure.as_deref() == Some("ALL_OLD");
+                let old = place.table.items.get(&intent.key).filter(|_| shown);
+                let old = old.and_then(|stored| serde_json::from_slice(&stored.json).ok());
+                if let (Some(members), Some(item)) = (reason.as_object_mut(), old) {
+                    members.insert("Item".to_owned(), item);
+                }
+                reasons.push(reason);
+            }
+        }
+    }
+    if failed {
+        let codes: Vec<&str> = reasons.iter().filter_map(|reason| reason.get("Code")?.as_str()).collect();
+        let message = format!(
+            "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
+            codes.join(", ")
+        );
+        return Err(ApiError::new("TransactionCanceledException", message).with("CancellationReasons", reasons.into()));
+    }
+    if bytes > MAX_BYTES {
+        return Err(ApiError::validation("The transaction exceeds the maximum size of 4 MB"));
+    }
+    let mut capacity = std::collections::BTreeMap::<String, Consumed>::new();
+    for (address, name, key, kind, new) in steps {
+        let mut place = world.place(&address)?;
+        let old = place.table.items.get(&key).cloned();
+        let consumed = capacity.entry(name.clone()).or_insert_with(|| Consumed::of(&name));
+        let units = consumed.add_write(&place, old.as_deref(), new.as_deref(), 2.0);
+        place.take_writes(units);
+        if kind != Kind::Check {
+            place.change(&key, new, false);
+            world.stats.writes += 1;
+        }
+    }
+    let asked = request.return_consumed_capacity.as_deref();
+    let capacity: Vec<_> = capacity.values().filter_map(|consumed| consumed.json(asked)).collect();
+    let mut answer = Answer::default();
+    answer.add("ConsumedCapacity", (!capacity.is_empty()).then(|| capacity.into()));
+    Ok(answer.into_body())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TransactGet {
+    transact_items: Vec<GetAction>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GetAction {
+    get: Get,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Get {
+    table_name: String,
+    key: WireItem,
+}
+
+pub(super) fn transact_get_items(world: &mut World, caller: &Caller, body: &[u8]) -> Result<Bytes, ApiError> {
+    let request: TransactGet = parse(body)?;
+    if request.transact_items.is_empty() || request.transact_items.len() > MAX_ACTIONS {
+        return Err(ApiError::validation(
+            "Member must have length less than or equal to 100, greater than or equal to 1",
+        ));
+    }
+    let mut answer = Answer::default();
+    let out = answer.member("Responses");
+    out.push(b'[');
+    for (index, action) in request.transact_items.into_iter().enumerate() {
+        let address: Address = world.address(caller, &action.get.table_name)?;
+        let mut place = world.place(&address)?;
+        let key = place.table.key_alone(&read_item(action.get.key)?)?;
+        let found = place.table.items.get(&key).cloned();
+        place.take_reads(2.0 * read_units(found.as_ref().map_or(0, |stored| stored.size), true))?;
+        out.extend_from_slice(if index > 0 { b",{" } else { b"{" });
+        if let Some(stored) = found {
+            out.extend_from_slice(b"\"Item\":");
+            write_attributes(stored.attributes.iter(), out);
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
+    Ok(answer.into_body())
+}

@@ -1,0 +1,264 @@
+//! Attribute values and items: read from the wire, checked, measured, written back.
+//!
+//! A value is typed and canonical: numbers by value, sets unordered and unique. So `==` on items is equality as the service
+//! sees it. An item in a table is a [`Stored`]: its JSON is written once and shared by every page that carries it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::number::Number;
+use super::reply::ApiError;
+
+/// Levels that a value may nest (AWS facts 4.4).
+const MAX_DEPTH: usize = 32;
+
+/// An attribute value as it comes in the request.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) enum Wire {
+    S(String),
+    N(String),
+    B(String),
+    #[serde(rename = "BOOL")]
+    Bool(bool),
+    #[serde(rename = "NULL")]
+    Null(bool),
+    L(Vec<Wire>),
+    M(BTreeMap<String, Wire>),
+    #[serde(rename = "SS")]
+    Ss(Vec<String>),
+    #[serde(rename = "NS")]
+    Ns(Vec<String>),
+    #[serde(rename = "BS")]
+    Bs(Vec<String>),
+}
+
+/// Attributes as they come in the request.
+pub(super) type WireItem = BTreeMap<String, Wire>;
+
+/// One attribute value, canonical.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// String.
+    S(String),
+    /// Number.
+    N(Number),
+    /// Binary, decoded.
+    B(Vec<u8>),
+    /// Boolean.
+    Bool(bool),
+    /// Null.
+    Null,
+    /// List.
+    L(Vec<Value>),
+    /// Map.
+    M(Item),
+    /// String set.
+    Ss(BTreeSet<String>),
+    /// Number set.
+    Ns(BTreeSet<Number>),
+    /// Binary set.
+    Bs(BTreeSet<Vec<u8>>),
+}
+
+/// Attributes by name.
+pub type Item = BTreeMap<String, Value>;
+
+impl Value {
+    pub(super) fn from_wire(wire: Wire) -> Result<Self, ApiError> {
+        Self::read(wire, 1)
+    }
+
+    fn read(wire: Wire, depth: usize) -> Result<Self, ApiError> {
+        if depth > MAX_DEPTH {
+            return Err(ApiError::validation("Nesting Levels have exceeded supported limits"));
+        }
+        Ok(match wire {
+            Wire::S(text) => Self::S(text),
+            Wire::N(text) => Self::N(Number::parse(&text)?),
+            Wire::B(text) => Self::B(binary(&text)?),
+            Wire::Bool(value) => Self::Bool(value),
+            Wire::Null(true) => Self::Null,
+            Wire::Null(false) => {
+                return Err(invalid("Null attribute value types must have the value of true"));
+            }
+            Wire::L(list) => {
+                Self::L(list.into_iter().map(|wire| Self::read(wire, depth + 1)).collect::<Result<_, _>>()?)
+            }
+            Wire::M(map) => {
+                Self::M(map.into_iter().map(|(name, wire)| Ok((name, Self::read(wire, depth + 1)?))).collect::<Result<
+                    _,
+                    ApiError,
+                >>(
+                )?)
+            }
+            Wire::Ss(set) => Self::Ss(unique(set, "string", Ok)?),
+            Wire::Ns(set) => Self::Ns(unique(set, "number", |text| Number::parse(&text))?),
+            Wire::Bs(set) => Self::Bs(unique(set, "binary", |text| binary(&text))?),
+        })
+    }
+
+    /// The type's tag on the wire.
+    pub(super) const fn tag(&self) -> &'static str {
+        match self {
+            Self::S(_) => "S",
+            Self::N(_) => "N",
+            Self::B(_) => "B",
+            Self::Bool(_) => "BOOL",
+            Self::Null => "NULL",
+            Self::L(_) => "L",
+            Self::M(_) => "M",
+            Self::Ss(_) => "SS",
+            Self::Ns(_) => "NS",
+            Self::Bs(_) => "BS",
+        }
+    }
+
+    /// Bytes by the service's size rules (AWS facts 4.3).
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::S(text) => text.len(),
+            Self::N(number) => number.size(),
+            Self::B(bytes) => bytes.len(),
+            Self::Bool(_) | Self::Null => 1,
+            Self::L(list) => 3 + list.iter().map(|value| 1 + value.size()).sum::<usize>(),
+            Self::M(map) => 3 + map.len() + item_size(map),
+            Self::Ss(set) => set.iter().map(String::len).sum(),
+            Self::Ns(set) => set.iter().map(Number::size).sum(),
+            Self::Bs(set) => set.iter().map(Vec::len).sum(),
+        }
+    }
+
+    /// Writes the wire form.
+    pub(super) fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"");
+        out.extend_from_slice(self.tag().as_bytes());
+        out.extend_from_slice(b"\":");
+        match self {
+            Self::S(text) => write_string(text, out),
+            Self::N(number) => write_string(&number.to_string(), out),
+            Self::B(bytes) => write_string(&BASE64.encode(bytes), out),
+            Self::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+            Self::Null => out.extend_from_slice(b"true"),
+            Self::L(list) => write_list(list, out, Self::write_json),
+            Self::M(map) => write_item(map, out),
+            Self::Ss(set) => write_list(set, out, |text, out| write_string(text, out)),
+            Self::Ns(set) => write_list(set, out, |number, out| write_string(&number.to_string(), out)),
+            Self::Bs(set) => write_list(set, out, |bytes, out| write_string(&BASE64.encode(bytes), out)),
+        }
+        out.push(b'}');
+    }
+}
+
+fn invalid(reason: &str) -> ApiError {
+    ApiError::validation(format!("One or more parameter values were invalid: {reason}"))
+}
+
+fn binary(text: &str) -> Result<Vec<u8>, ApiError> {
+    BASE64.decode(text).map_err(|_| ApiError::serialization("Base64 encoded length is unexpected"))
+}
+
+fn unique<T: Ord>(
+    wires: Vec<String>,
+    kind: &str,
+    read: impl Fn(String) -> Result<T, ApiError>,
+) -> Result<BTreeSet<T>, ApiError> {
+    if wires.is_empty() {
+        return Err(invalid(&format!("An {kind} set  may not be empty")));
+    }
+    let count = wires.len();
+    let set = wires.into_iter().map(read).collect::<Result<BTreeSet<T>, _>>()?;
+    if set.len() == count { Ok(set) } else { Err(invalid("Input collection contains duplicates.")) }
+}
+
+/// Reads the attributes of a request.
+pub(super) fn read_item(wire: WireItem) -> Result<Item, ApiError> {
+    wire.into_iter()
+        .map(|(name, value)| {
+            if name.is_empty() {
+                return Err(invalid("Attribute name must not be empty"));
+            }
+            Ok((name, Value::from_wire(value)?))
+        })
+        .collect()
+}
+
+/// Names and values in bytes, by the service's size rules.
+pub(super) fn item_size(item: &Item) -> usize {
+    item.iter().map(|(name, value)| name.len() + value.size()).sum()
+}
+
+/// Writes attributes as one JSON object.
+pub(super) fn write_item(item: &Item, out: &mut Vec<u8>) {
+    write_attributes(item.iter(), out);
+}
+
+/// Writes some attributes as one JSON object.
+pub(super) fn write_attributes<'a>(attributes: impl Iterator<Item = (&'a String, &'a Value)>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (index, (name, value)) in attributes.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(name, out);
+        out.push(b':');
+        value.write_json(out);
+    }
+    out.push(b'}');
+}
+
+/// The JSON of attributes.
+pub(super) fn item_json(item: &Item) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    write_item(item, &mut out);
+    out.into()
+}
+
+/// Writes a JSON string.
+pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}
+
+fn write_list<T>(values: impl IntoIterator<Item = T>, out: &mut Vec<u8>, write: impl Fn(T, &mut Vec<u8>)) {
+    out.push(b'[');
+    for (index, value) in values.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(value, out);
+    }
+    out.push(b']');
+}
+
+/// An item as a table keeps it: shared, with its JSON written once.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) attributes: Item,
+    pub(super) json: Bytes,
+    /// Bytes by the service's size rules.
+    pub(super) size: usize,
+}
+
+impl Stored {
+    pub(super) fn new(attributes: Item) -> Arc<Self> {
+        let json = item_json(&attributes);
+        let size = item_size(&attributes);
+        Arc::new(Self { attributes, json, size })
+    }
+}

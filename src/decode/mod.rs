@@ -4,6 +4,7 @@
 
 mod key;
 mod number;
+mod replica_marks;
 mod scan_page;
 mod scanner;
 mod stream_page;

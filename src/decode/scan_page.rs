@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::replica_marks::without_replica_marks;
 use super::scanner::Scanner;
 use super::{DecodeError, KeyCodec};
 use crate::model::{Key, RawItem};
@@ -42,7 +43,8 @@ impl ScanPage {
                 has_items = true;
                 scanner.array(|scanner| {
                     let image = body.slice(scanner.value()?);
-                    page.items.push(LoadedItem { key: keys.key_of_item(&image)?, image: RawItem::new(image) });
+                    let key = keys.key_of_item(&image)?;
+                    page.items.push(LoadedItem { key, image: without_replica_marks(image)? });
                     Ok(())
                 })
             } else if name.is("LastEvaluatedKey") {
@@ -73,7 +75,7 @@ pub fn one_item(body: &Bytes) -> Result<Option<RawItem>, DecodeError> {
         }
         let value = scanner.value()?;
         if name.is("Item") {
-            item = Some(RawItem::new(body.slice(value)));
+            item = Some(without_replica_marks(body.slice(value))?);
         }
         Ok(())
     })?;

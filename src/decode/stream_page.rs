@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::replica_marks::without_replica_marks;
 use super::scanner::Scanner;
 use super::{DecodeError, KeyCodec};
-use crate::model::{Change, ChangeOp, RawItem, SequenceNumber, ViewType, WallTime};
+use crate::model::{Change, ChangeOp, SequenceNumber, ViewType, WallTime};
 
 /// One page of a shard.
 #[derive(Debug)]
@@ -176,35 +177,10 @@ fn creation_time(text: &str) -> Result<WallTime, DecodeError> {
     }
 }
 
-/// The image without attributes named `aws:rep:*`; the same bytes where there are none.
-fn without_replica_marks(image: Bytes) -> Result<RawItem, DecodeError> {
-    if memchr::memmem::find(&image, b"aws:rep:").is_none() {
-        return Ok(RawItem::new(image));
-    }
-    let mut kept = Vec::with_capacity(image.len());
-    kept.push(b'{');
-    Scanner::over(&image).object(|scanner, name| {
-        let value = scanner.value()?;
-        let name = name.decode()?;
-        if name.starts_with("aws:rep:") {
-            return Ok(());
-        }
-        if kept.len() > 1 {
-            kept.push(b',');
-        }
-        kept.extend_from_slice(serde_json::Value::from(name.as_ref()).to_string().as_bytes());
-        kept.push(b':');
-        kept.extend_from_slice(image.get(value).unwrap_or_default());
-        Ok(())
-    })?;
-    kept.push(b'}');
-    Ok(RawItem::new(kept.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{KeyAttribute, KeyKind, KeySchema};
+    use crate::model::{KeyAttribute, KeyKind, KeySchema, RawItem};
 
     fn codec() -> KeyCodec {
         KeyCodec::new(&KeySchema { hash: KeyAttribute { name: "pk".into(), kind: KeyKind::S }, range: None })

@@ -27,6 +27,7 @@ use crate::lanes::{BatchLimits, LaneError, Lanes, PageNumber, Tokens};
 use crate::load::TableReader;
 use crate::model::{CanonicalKey, Change, Key, RawItem, WallTime, Write};
 use crate::retry::{Attempts, Patience, Verdict};
+use crate::telemetry::AppliedOp;
 
 /// Messages that may wait; senders wait when there are more.
 const INBOX: usize = 32;
@@ -89,21 +90,14 @@ pub(crate) enum EngineError {
 
 /// What the engine tells while it runs.
 pub(crate) trait EngineObserver: Send + Sync {
-    /// Records of the stream were acknowledged; with the time of each.
-    fn applied(&self, op: AppliedOp, created: Option<WallTime>);
+    /// A record of the stream was acknowledged; it was created then.
+    fn applied(&self, op: AppliedOp, created: WallTime);
+    /// Records were settled by newer ones of their keys.
+    fn superseded(&self, records: u64);
     /// Write units were consumed.
     fn consumed_write(&self, units: f64);
     /// Whether the target throttles now.
     fn throttled(&self, slowed: bool);
-}
-
-/// What was acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AppliedOp {
-    /// An image was written.
-    Put,
-    /// A key was deleted.
-    Delete,
 }
 
 enum Message {
@@ -394,8 +388,21 @@ impl EngineTask {
     fn acknowledge(&mut self, write: &Write, out: &mut Vec<Token>) -> Result<(), EngineError> {
         let tokens: Tokens<Token> = self.lanes.acknowledge(&write.key.canonical)?;
         let op = if write.image.is_some() { AppliedOp::Put } else { AppliedOp::Delete };
-        self.observer.applied(op, None);
-        out.extend(tokens.into_iter());
+        let mut superseded = 0;
+        for (n, token) in tokens.into_iter().enumerate() {
+            if let Token::Record { created, .. } = token {
+                // The first is the operation's own, the others were absorbed by it.
+                if n == 0 {
+                    self.observer.applied(op, created);
+                } else {
+                    superseded += 1;
+                }
+            }
+            out.push(token);
+        }
+        if superseded > 0 {
+            self.observer.superseded(superseded);
+        }
         Ok(())
     }
 

@@ -14,10 +14,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::rows::{
-    DeadLetterRow, Debt, DoubtRow, GHOST_LIFE, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus,
+    DeadLetterRow, Debt, DoubtRow, GapRow, GapScope, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus,
 };
 use super::{LinkState, Ordinal, StateWrite, Watermark, WatermarkError};
 use crate::model::{CanonicalKey, Key, SequenceNumber, ShardId, WallTime};
+
+/// A gap starts this much before the last settled time: source times are whole seconds, rounded down.
+const GAP_MARGIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What an operation of the lanes settles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub(crate) enum Token {
         slot: usize,
         /// Which record.
         ordinal: Ordinal,
+        /// When the source took it.
+        created: WallTime,
     },
     /// An item of a page of the load.
     Item(PageId),
@@ -140,11 +145,13 @@ pub(crate) struct Book {
     dirty: Dirty,
     events: Vec<Event>,
     ghost_life: std::time::Duration,
+    /// The link's row was never written: it goes last, as the mark that the pin is complete.
+    is_new: bool,
 }
 
 impl Book {
     /// The books of a link that never ran.
-    pub(crate) fn new(link: LinkRow) -> Self {
+    pub(crate) fn new(link: LinkRow, ghost_life: std::time::Duration) -> Self {
         let mut book = Self {
             link,
             shards: Vec::new(),
@@ -158,7 +165,8 @@ impl Book {
             last_letter: 0,
             dirty: Dirty::default(),
             events: Vec::new(),
-            ghost_life: GHOST_LIFE,
+            ghost_life,
+            is_new: true,
         };
         book.write_link();
         book
@@ -172,7 +180,7 @@ impl Book {
     pub(crate) fn take_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: std::time::Duration) -> Self {
         let until = now.plus(ghost_life);
         let unclean = !link.clean;
-        let mut book = Self { ghost_life, ..Self::new(LinkRow { clean: false, ..link }) };
+        let mut book = Self { is_new: false, ..Self::new(LinkRow { clean: false, ..link }, ghost_life) };
         for mut row in state.shards {
             if unclean
                 && row.status != ShardStatus::Finished
@@ -337,7 +345,7 @@ impl Book {
             let of_shard = |source| BookError::Shard { shard: shard.clone(), source };
             let ordinal = pushed.map_err(of_shard)?;
             books.row.dispatch = books.row.dispatch.max(Some(arrival.sequence));
-            tokens.push(Token::Record { slot, ordinal });
+            tokens.push(Token::Record { slot, ordinal, created: arrival.created });
             let until = debts.iter().filter(|debt| arrival.sequence <= debt.to).map(|debt| debt.until).max();
             match arrival.key {
                 Some(key) => doubtful.extend(until.map(|until| (key.clone(), until))),
@@ -366,7 +374,7 @@ impl Book {
         let mut touched = BTreeSet::new();
         for token in tokens {
             match token {
-                Token::Record { slot, ordinal } => {
+                Token::Record { slot, ordinal, .. } => {
                     let books = self.shard_mut(slot)?;
                     let settled = books.watermark.settle(ordinal);
                     settled.map_err(|source| BookError::Shard { shard: books.row.id.clone(), source })?;
@@ -530,12 +538,25 @@ impl Book {
 
     /// Opens a gap; answers its number.
     pub(crate) fn open_gap(&mut self, mut row: GapRow) -> u64 {
+        row.from = row.from.or_else(|| self.lost_from(&row.scope));
         row.id = self.gaps.keys().next_back().map_or(1, |last| last + 1);
         let id = row.id;
         self.gaps.insert(id, row);
         self.dirty.gaps.insert(id);
         self.dirty.urgent = true;
         id
+    }
+
+    /// The time before which nothing of a gap's scope can be lost, where a row tells.
+    fn lost_from(&self, scope: &GapScope) -> Option<WallTime> {
+        let rows = self.shards.iter().map(|shard| &shard.row);
+        let settled = |row: &ShardRow| row.checkpoint_time.unwrap_or(row.verified_at).minus(GAP_MARGIN);
+        match scope {
+            GapScope::Shard(id) if self.slots.contains_key(id) => rows.filter(|row| row.id == *id).map(settled).min(),
+            GapScope::Shard(_) | GapScope::All => {
+                rows.filter(|row| row.status != ShardStatus::Finished).map(settled).min()
+            }
+        }
     }
 
     /// The tables were found equal: these gaps are healed.
@@ -571,7 +592,8 @@ impl Book {
     pub(crate) fn take_writes(&mut self) -> Vec<StateWrite> {
         let dirty = std::mem::take(&mut self.dirty);
         let mut writes = Vec::new();
-        if dirty.link && !self.link.clean {
+        let link_goes_last = self.link.clean || std::mem::take(&mut self.is_new);
+        if dirty.link && !link_goes_last {
             writes.push(StateWrite::Link(self.link.clone()));
         }
         writes.extend(dirty.gaps.iter().filter_map(|id| self.gaps.get(id)).cloned().map(StateWrite::Gap));
@@ -590,7 +612,7 @@ impl Book {
         writes.extend(dirty.settled_pages.into_iter().map(StateWrite::SettlePage));
         writes.extend(dirty.pages.into_iter().map(StateWrite::Doubt));
         writes.extend(dirty.settled.into_iter().map(StateWrite::Settle));
-        if dirty.link && self.link.clean {
+        if dirty.link && link_goes_last {
             writes.push(StateWrite::Link(self.link.clone()));
         }
         writes

@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::book::{Arrival, Book, BookError, Event, Token};
+use super::book::{Arrival, Book, BookError, Event, ShardProgress, Token};
 use super::rows::{DeadLetterRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
-use super::{StateStore, StoreError};
+use super::{StateStore, StateWrite, StoreError};
 use crate::context::Context;
 use crate::model::{CanonicalKey, Change, Key, ShardId, WallTime};
 
@@ -73,10 +73,12 @@ pub(crate) struct BookStatus {
 
 /// What the books tell while they are kept.
 pub(crate) trait BookObserver: Send + Sync {
-    /// Shards' progress changed.
-    fn progress(&self, shard: &ShardId, progress: super::book::ShardProgress);
-    /// A commit was tried.
-    fn committed(&self, ok: bool, shards: &mut dyn Iterator<Item = &ShardRow>);
+    /// A shard's books changed; `arrived` are the creation times of records that came in, oldest and newest.
+    fn progress(&self, shard: &ShardId, progress: ShardProgress, arrived: Option<(WallTime, WallTime)>);
+    /// The positions of these shards are being written as they are now.
+    fn committing(&self, shards: &mut dyn Iterator<Item = &ShardId>);
+    /// A commit was tried; the shards are those of the last call of `committing`.
+    fn committed(&self, ok: bool);
     /// Counts changed.
     fn status(&self, status: BookStatus);
 }
@@ -476,8 +478,12 @@ impl KeeperTask {
                 key: record.apply.then_some(&record.change.key),
             })
             .collect();
+        let created = || arrivals.iter().map(|arrival| arrival.created);
+        let arrived = created().min().zip(created().max());
         let tokens = self.book.admit(shard, &arrivals)?;
-        self.note_progress(tokens.first());
+        if let Some(Token::Record { slot, .. }) = tokens.first() {
+            self.observe(*slot, arrived);
+        }
         let admitted = records.into_iter().zip(tokens).filter(|(record, _)| record.apply);
         let admitted = admitted.map(|(record, token)| (record.change, token)).collect();
         self.ack_when_durable(ack, admitted);
@@ -491,19 +497,13 @@ impl KeeperTask {
             .filter_map(|token| if let Token::Record { slot, .. } = token { Some(*slot) } else { None })
             .collect();
         self.book.settle(tokens)?;
-        slots.into_iter().for_each(|slot| self.observe(slot));
+        slots.into_iter().for_each(|slot| self.observe(slot, None));
         Ok(())
     }
 
-    fn note_progress(&self, token: Option<&Token>) {
-        if let Some(Token::Record { slot, .. }) = token {
-            self.observe(*slot);
-        }
-    }
-
-    fn observe(&self, slot: usize) {
+    fn observe(&self, slot: usize, arrived: Option<(WallTime, WallTime)>) {
         if let Some((shard, progress)) = self.book.progress(slot) {
-            self.observer.progress(shard, progress);
+            self.observer.progress(shard, progress, arrived);
         }
     }
 
@@ -517,9 +517,13 @@ impl KeeperTask {
         self.committed_at = Instant::now();
         let writes = self.book.take_writes();
         if !writes.is_empty() {
+            self.observer.committing(&mut writes.iter().filter_map(|write| match write {
+                StateWrite::Shard(row) => Some(&row.id),
+                _ => None,
+            }));
             let mut wait = FIRST_STORE_WAIT;
             while let Err(error) = self.store.commit(&self.link, &self.fence, writes.clone()).await {
-                self.observer.committed(false, &mut std::iter::empty());
+                self.observer.committed(false);
                 if !matches!(error, StoreError::Io { .. }) {
                     return Err(error.into());
                 }
@@ -527,7 +531,7 @@ impl KeeperTask {
                 tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * self.context.draw())).await;
                 wait = (wait * 2).min(LONGEST_STORE_WAIT);
             }
-            self.observer.committed(true, &mut self.book.shard_rows());
+            self.observer.committed(true);
         }
         self.acks.drain(..).for_each(|ack| ack());
         Ok(())

@@ -4,7 +4,7 @@
 //! requests out at once. A shard's next page is asked for when its last one was admitted by the bookkeeper and taken by
 //! the engine, so what cannot be applied is not read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,8 +106,19 @@ pub(crate) enum PageError {
 
 /// What reading tells while it runs.
 pub(crate) trait StreamObserver: Send + Sync {
-    /// Shards were listed, with their parents.
-    fn shards(&self, known: &mut dyn Iterator<Item = (&ShardId, Option<&ShardId>, ShardStatus)>, counts: super::Counts);
+    /// The shards that are known, with their parents, and those whose children are not.
+    fn shards(
+        &self,
+        known: &mut dyn Iterator<Item = (&ShardId, Option<&ShardId>)>,
+        awaiting: &HashSet<ShardId>,
+        counts: super::Counts,
+    );
+    /// A shard is read and settled to its end, durably.
+    fn shard_finished(&self, shard: &ShardId);
+    /// A shard's row is gone.
+    fn shard_forgotten(&self, shard: &ShardId);
+    /// A gap was opened.
+    fn gap_opened(&self, cause: GapCause);
     /// A page was received.
     fn page(&self, shard: &ShardId, page: PageFacts);
     /// A change was left out.
@@ -556,9 +567,10 @@ impl StreamDriver {
         if !self.open_gaps.contains(&gap) {
             tracing::error!(%shard, cause = cause.as_str(), "source history was lost before it was read: a gap is open");
             let (id, from, healed) = (0, None, None);
-            let (scope, cause) = gap.clone();
-            self.keeper.open_gap(GapRow { id, scope, from, to: self.context.now(), cause, healed }).await?;
+            let (scope, name) = gap.clone();
+            self.keeper.open_gap(GapRow { id, scope, from, to: self.context.now(), cause: name, healed }).await?;
             self.open_gaps.push(gap);
+            self.observer.gap_opened(cause);
         }
         if self.settings.stop_on_gap {
             return Err(StreamError::Lost { shard: shard.clone(), cause: cause.as_str() });
@@ -568,6 +580,7 @@ impl StreamDriver {
 
     fn shard_finished(&mut self, shard: &ShardId) {
         self.lineage.finish(shard, self.context.now());
+        self.observer.shard_finished(shard);
         self.stop_reading(shard);
         self.children_at = Instant::now();
         self.children_wait = CHILDREN_EVERY;
@@ -668,6 +681,7 @@ impl StreamDriver {
         for shard in old {
             if self.lineage.forget(&shard, now) {
                 self.keeper.forget(&shard).await?;
+                self.observer.shard_forgotten(&shard);
                 self.positions.remove(&shard);
                 self.verified.remove(&shard);
             }
@@ -676,7 +690,8 @@ impl StreamDriver {
     }
 
     fn report_shards(&self) {
-        self.observer.shards(&mut self.lineage.shards(), self.lineage.counts());
+        let awaiting = self.lineage.awaiting_children(self.context.now()).map(|awaiting| awaiting.id).collect();
+        self.observer.shards(&mut self.lineage.shards(), &awaiting, self.lineage.counts());
     }
 }
 

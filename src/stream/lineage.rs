@@ -180,9 +180,9 @@ impl Lineage {
         self.nodes.get(shard).is_some_and(|node| self.is_closed(shard, node))
     }
 
-    /// All shards with their parents and statuses, by id.
-    pub fn shards(&self) -> impl Iterator<Item = (&ShardId, Option<&ShardId>, ShardStatus)> {
-        self.nodes.iter().map(|(id, node)| (id, node.parent.as_ref(), node.status))
+    /// All shards with their parents, by id.
+    pub fn shards(&self) -> impl Iterator<Item = (&ShardId, Option<&ShardId>)> {
+        self.nodes.iter().map(|(id, node)| (id, node.parent.as_ref()))
     }
 
     /// A shard's parent, which may have no row.

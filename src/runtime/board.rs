@@ -1,0 +1,383 @@
+//! What is known of a running link: fed by its tasks, read by status, metrics and the load's control.
+//!
+//! Every number goes through here once; nothing here decides what is sent.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::apply::engine::EngineObserver;
+use crate::checkpoint::book::ShardProgress;
+use crate::checkpoint::keeper::{BookObserver, BookStatus};
+use crate::checkpoint::rows::{LoadPlan, SegmentRow, ShardRow, ShardStatus};
+use crate::context::Context;
+use crate::load::driver::LoadObserver;
+use crate::model::{ShardId, WallTime};
+use crate::stream::driver::{PageFacts, StreamObserver};
+use crate::stream::filter::Skipped;
+use crate::stream::{Counts, GapCause};
+use crate::telemetry::Label as _;
+use crate::telemetry::lag::{CheckpointMark, LinkLag, PageContent, ShardLag, Watermarks};
+use crate::telemetry::skew::SkewEstimate;
+use crate::telemetry::{
+    AppliedOp, CapacityKind, LinkMetrics, Phase, RecordStage, ShardState, Side, Stage, ThrottleReason, WriteResult,
+};
+
+/// How far the initial load is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct LoadProgress {
+    /// What was planned; `None`: there is no load.
+    pub(crate) plan: Option<LoadPlan>,
+    /// Items settled, also by earlier runs.
+    pub(crate) items: u64,
+    /// Bytes of JSON settled, also by earlier runs.
+    pub(crate) bytes: u64,
+    /// Segments settled.
+    pub(crate) segments_done: u32,
+    /// Items settled by this run.
+    pub(crate) items_here: u64,
+    /// Since this run began.
+    pub(crate) elapsed: Duration,
+    /// Whether it waits for the stream.
+    pub(crate) waits_for_stream: bool,
+}
+
+/// The totals of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Records read from the stream.
+    pub(crate) read: u64,
+    /// Records left out by a filter.
+    pub(crate) filtered: u64,
+    /// Records acknowledged by the target.
+    pub(crate) applied: u64,
+    /// Records settled by newer ones of their keys.
+    pub(crate) superseded: u64,
+}
+
+/// What is known of a link now.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) phase: Phase,
+    pub(crate) watermarks: Watermarks,
+    pub(crate) retention_deadline: WallTime,
+    /// AWS's clock, as far as it is known.
+    pub(crate) now: WallTime,
+    pub(crate) load: LoadProgress,
+    pub(crate) totals: Totals,
+    pub(crate) counts: Counts,
+    pub(crate) books: BookStatus,
+    pub(crate) is_target_throttled: bool,
+    pub(crate) stream_opened: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    lag: LinkLag,
+    marks: HashMap<ShardId, CheckpointMark>,
+    skew: SkewEstimate,
+    load: LoadProgress,
+    load_started: Option<Instant>,
+    totals: Totals,
+    counts: Counts,
+    books: BookStatus,
+    is_target_throttled: bool,
+    stream_opened: bool,
+}
+
+/// The board of one link.
+#[derive(Debug)]
+pub(crate) struct Board {
+    state: Mutex<State>,
+    metrics: LinkMetrics,
+    context: Context,
+    books: watch::Sender<BookStatus>,
+}
+
+impl Board {
+    /// A board for a link whose changes are owed from this time on.
+    pub(crate) fn new(metrics: LinkMetrics, context: Context, owed_from: WallTime) -> Self {
+        let state = State {
+            phase: Phase::Starting,
+            lag: LinkLag::new(owed_from),
+            marks: HashMap::new(),
+            skew: SkewEstimate::default(),
+            load: LoadProgress::default(),
+            load_started: None,
+            totals: Totals::default(),
+            counts: Counts::default(),
+            books: BookStatus::default(),
+            is_target_throttled: false,
+            stream_opened: false,
+        };
+        metrics.phase(Phase::Starting);
+        Self { state: Mutex::new(state), metrics, context, books: watch::Sender::new(BookStatus::default()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link's metrics.
+    pub(crate) const fn metrics(&self) -> &LinkMetrics {
+        &self.metrics
+    }
+
+    /// Follows the books: gaps, doubts, dead letters.
+    pub(crate) fn follow_books(&self) -> watch::Receiver<BookStatus> {
+        self.books.subscribe()
+    }
+
+    /// Where the shards stand at the start.
+    pub(crate) fn restore<'a>(&self, rows: impl Iterator<Item = &'a ShardRow>) {
+        let mut state = self.state();
+        for row in rows {
+            state.lag.add(row.id.clone(), row.parent.clone(), ShardLag::resumed(row.checkpoint_time));
+            if row.status == ShardStatus::Finished {
+                state.lag.finished(&row.id);
+            }
+        }
+    }
+
+    /// The load begins, or goes on from these segments.
+    pub(crate) fn load_begins<'a>(&self, plan: &LoadPlan, segments: impl Iterator<Item = &'a SegmentRow>) {
+        let mut state = self.state();
+        let mut progress = LoadProgress { plan: Some(plan.clone()), ..LoadProgress::default() };
+        for segment in segments {
+            progress.items += segment.items;
+            progress.bytes += segment.bytes;
+            progress.segments_done += u32::from(segment.done);
+        }
+        self.metrics.load_started(plan.began, plan.total_segments as usize, Some(plan.expected_bytes));
+        self.metrics.load_segments_done(progress.segments_done as usize);
+        state.load = progress;
+        state.load_started = Some(Instant::now());
+        state.lag.set_loading(true);
+    }
+
+    /// The load ended.
+    pub(crate) fn load_ended(&self) {
+        self.metrics.load_ended(self.context.now());
+        self.state().lag.set_loading(false);
+    }
+
+    /// The phase changed.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        let mut state = self.state();
+        if state.phase != phase {
+            tracing::info!(phase = phase.to_string(), "phase");
+            state.phase = phase;
+            self.metrics.phase(phase);
+        }
+    }
+
+    /// The stream was opened: its shards are known.
+    pub(crate) fn stream_opened(&self) {
+        self.state().stream_opened = true;
+    }
+
+    /// An answer told AWS's time.
+    pub(crate) fn observe_date(&self, side: Side, sent: WallTime, received: WallTime, date: WallTime) {
+        let mut state = self.state();
+        state.skew.observe(sent, received, date);
+        self.metrics.clock_skew(side, state.skew.offset_seconds());
+    }
+
+    /// What is known now. Renews the time-dependent metrics, too, so call it for each scrape.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut state = self.state();
+        let watermarks = state.lag.watermarks();
+        let retention_deadline = state.lag.retention_deadline();
+        for stage in [Stage::Read, Stage::Applied, Stage::Checkpointed] {
+            self.metrics.watermark(stage, watermarks.of(stage));
+        }
+        self.metrics.retention_deadline(Some(retention_deadline));
+        self.metrics.shard_skew(state.lag.shard_skew());
+        let mut load = state.load.clone();
+        load.elapsed = state.load_started.map_or(Duration::ZERO, |at| at.elapsed());
+        Snapshot {
+            phase: state.phase,
+            watermarks,
+            retention_deadline,
+            now: state.skew.corrected(self.context.now()),
+            load,
+            totals: state.totals,
+            counts: state.counts,
+            books: state.books.clone(),
+            is_target_throttled: state.is_target_throttled,
+            stream_opened: state.stream_opened,
+        }
+    }
+}
+
+impl BookObserver for Board {
+    fn progress(&self, shard: &ShardId, progress: ShardProgress, arrived: Option<(WallTime, WallTime)>) {
+        let mut state = self.state();
+        let asked_at = WallTime::from_millis(0);
+        let Some(lag) = state.lag.shard(shard) else { return };
+        if let Some((oldest, newest)) = arrived {
+            lag.page_read(asked_at, PageContent::Records { oldest, newest });
+        }
+        lag.applied(progress.oldest_unsettled);
+    }
+
+    fn committing(&self, shards: &mut dyn Iterator<Item = &ShardId>) {
+        let mut state = self.state();
+        state.marks.clear();
+        for shard in shards {
+            if let Some(mark) = state.lag.shard(shard).map(|lag| lag.checkpoint_begun()) {
+                state.marks.insert(shard.clone(), mark);
+            }
+        }
+    }
+
+    fn committed(&self, ok: bool) {
+        self.metrics.checkpoint_write(if ok { WriteResult::Ok } else { WriteResult::Error });
+        if !ok {
+            return;
+        }
+        let mut state = self.state();
+        for (shard, mark) in std::mem::take(&mut state.marks) {
+            if let Some(lag) = state.lag.shard(&shard) {
+                lag.checkpointed(mark);
+            }
+        }
+    }
+
+    fn status(&self, status: BookStatus) {
+        let mut state = self.state();
+        if state.books == status {
+            return;
+        }
+        self.metrics.in_doubt(status.doubts);
+        self.metrics.gaps_open(status.open_gaps.len());
+        let new_letters = status.dead_letters.saturating_sub(state.books.dead_letters);
+        self.metrics.dead_letters(new_letters);
+        state.books = status.clone();
+        drop(state);
+        self.books.send_replace(status);
+    }
+}
+
+impl EngineObserver for Board {
+    fn applied(&self, op: AppliedOp, created: WallTime) {
+        let mut state = self.state();
+        state.totals.applied += 1;
+        let delay = state.skew.corrected(self.context.now()).since(created);
+        drop(state);
+        self.metrics.stream_records(RecordStage::Applied, 1, 0);
+        self.metrics.apply_delay(op, delay);
+    }
+
+    fn superseded(&self, records: u64) {
+        self.state().totals.superseded += records;
+        self.metrics.stream_records(RecordStage::Superseded, records, 0);
+    }
+
+    fn consumed_write(&self, units: f64) {
+        self.metrics.consumed(Side::Target, CapacityKind::Write, units);
+    }
+
+    fn throttled(&self, slowed: bool) {
+        self.state().is_target_throttled = slowed;
+        self.metrics.throttled(ThrottleReason::TargetThrottling, slowed);
+    }
+}
+
+impl StreamObserver for Board {
+    fn shards(
+        &self,
+        known: &mut dyn Iterator<Item = (&ShardId, Option<&ShardId>)>,
+        awaiting: &HashSet<ShardId>,
+        counts: Counts,
+    ) {
+        let mut state = self.state();
+        for (shard, parent) in known {
+            state.lag.add(shard.clone(), parent.cloned(), ShardLag::resumed(None));
+        }
+        state.lag.release(|shard| awaiting.contains(shard));
+        state.counts = counts;
+        drop(state);
+        self.metrics.shards(ShardState::Open, counts.open);
+        self.metrics.shards(ShardState::WaitingParent, counts.waiting_parent);
+        self.metrics.shards(ShardState::ClosedPending, counts.closed_pending);
+    }
+
+    fn shard_finished(&self, shard: &ShardId) {
+        self.state().lag.finished(shard);
+    }
+
+    fn shard_forgotten(&self, shard: &ShardId) {
+        self.state().lag.forget(shard);
+    }
+
+    fn gap_opened(&self, cause: GapCause) {
+        let label = crate::telemetry::GapCause::ALL.iter().find(|label| label.as_str() == cause.as_str());
+        label.into_iter().for_each(|label| self.metrics.gap_opened(*label));
+    }
+
+    fn page(&self, shard: &ShardId, page: PageFacts) {
+        let mut state = self.state();
+        state.totals.read += page.records as u64;
+        if page.records == 0
+            && let Some(lag) = state.lag.shard(shard)
+        {
+            let shard_is_closed = page.is_closed || page.is_last;
+            lag.page_read(page.asked_at, PageContent::Empty { shard_is_closed });
+        }
+        drop(state);
+        self.metrics.stream_records(RecordStage::Read, page.records as u64, page.bytes as u64);
+    }
+
+    fn skipped(&self, why: Skipped) {
+        self.state().totals.filtered += 1;
+        let stage = match why {
+            Skipped::BeforeStart | Skipped::TtlDelete => RecordStage::Filtered,
+            Skipped::TooOld => RecordStage::SkippedOlder,
+        };
+        self.metrics.stream_records(stage, 1, 0);
+    }
+
+    fn discovered(&self) {
+        self.metrics.discovered(self.context.now());
+    }
+}
+
+impl LoadObserver for Board {
+    fn loaded(&self, items: u64, bytes: u64) {
+        let mut state = self.state();
+        state.load.items += items;
+        state.load.items_here += items;
+        state.load.bytes += bytes;
+        drop(state);
+        self.metrics.load_settled(items, bytes);
+    }
+
+    fn segment_done(&self) {
+        let mut state = self.state();
+        state.load.segments_done += 1;
+        self.metrics.load_segments_done(state.load.segments_done as usize);
+    }
+
+    fn consumed_read(&self, units: f64) {
+        self.metrics.consumed(Side::Source, CapacityKind::Read, units);
+    }
+
+    fn stream_age(&self) -> Duration {
+        let mut state = self.state();
+        let read = state.lag.watermarks().read;
+        let deadline = state.lag.retention_deadline();
+        let now = state.skew.corrected(self.context.now());
+        let oldest = read.unwrap_or_else(|| deadline.minus(crate::telemetry::lag::RETENTION));
+        now.since(oldest)
+    }
+
+    fn waits_for_stream(&self, waits: bool) {
+        self.state().load.waits_for_stream = waits;
+        self.metrics.throttled(ThrottleReason::StreamFirst, waits);
+    }
+}

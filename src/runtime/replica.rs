@@ -1,0 +1,275 @@
+//! One running link: its tasks, wired together over the seams, started and stopped in order.
+//!
+//! ```text
+//! stream driver ─┐                ┌─→ target
+//!                ├─→ engine ──────┤
+//! load driver  ──┘     ↑ syncs    └─→ source (reads for sync)
+//!        └──→ bookkeeper ──→ store
+//! ```
+//!
+//! The first fault stops the link. Stopping: reading ends, then the engine finishes what is on the wire, then the books are
+//! closed; only after all that were they closed clean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::board::Board;
+use crate::apply::TargetTable;
+use crate::apply::engine::{EngineError, EngineSettings, EngineSetup, EngineTask};
+use crate::checkpoint::StateStore;
+use crate::checkpoint::book::Book;
+use crate::checkpoint::keeper::{Keeper, KeeperError, KeeperSettings, KeeperSetup, KeeperTask};
+use crate::checkpoint::rows::{Fence, GapRow, SegmentRow, ShardRow, Stage};
+use crate::context::Context;
+use crate::decode::KeyCodec;
+use crate::load::TableReader;
+use crate::load::driver::{LoadDriver, LoadError, LoadSettings};
+use crate::model::ViewType;
+use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
+use crate::stream::{Lineage, StreamSource};
+
+/// Both sides of a link.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    pub(crate) source: Arc<dyn TableReader>,
+    pub(crate) stream: Arc<dyn StreamSource>,
+    pub(crate) target: Arc<dyn TargetTable>,
+    pub(crate) target_reader: Arc<dyn TableReader>,
+}
+
+/// How a link runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplicaSettings {
+    pub(crate) keeper: KeeperSettings,
+    pub(crate) engine: EngineSettings,
+    pub(crate) stream: StreamSettings,
+    pub(crate) load: LoadSettings,
+    /// How long the engine may take to finish what is on the wire.
+    pub(crate) drain: Duration,
+}
+
+/// A link that is ready to run.
+pub(crate) struct ReplicaSetup {
+    pub(crate) link: String,
+    pub(crate) ends: Ends,
+    pub(crate) store: Arc<dyn StateStore>,
+    pub(crate) fence: Fence,
+    pub(crate) book: Book,
+    pub(crate) lineage: Lineage,
+    pub(crate) view: ViewType,
+    pub(crate) context: Context,
+    pub(crate) settings: ReplicaSettings,
+    pub(crate) board: Arc<Board>,
+}
+
+/// Why a link ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplicaError {
+    /// Reading the stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The initial load.
+    #[error("load the table")]
+    Load(#[from] LoadError),
+    /// Writing.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The books.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    /// A task panicked: a bug.
+    #[error("task {0} ended unexpectedly")]
+    Task(&'static str),
+}
+
+/// How a link ended.
+#[derive(Debug)]
+pub(crate) enum ReplicaEnd {
+    /// It was told to stop, and drained.
+    Stopped,
+    /// It was told to stop, and something was still on the wire.
+    StoppedUnclean,
+    /// The stream is disabled, and read and settled to its end; drained.
+    Exhausted,
+}
+
+enum Ended {
+    Keeper(Result<(), KeeperError>),
+    Engine(Result<(), EngineError>),
+    Stream(Result<StreamEnd, StreamError>),
+    Load(Result<(), LoadError>),
+}
+
+/// A link that runs. Drop it and its tasks are aborted, which is a crash: correct, only slower.
+pub(crate) struct Replica {
+    tasks: JoinSet<Ended>,
+    keeper: Keeper,
+    stop_reading: CancellationToken,
+    stop_engine: CancellationToken,
+    board: Arc<Board>,
+    drain: Duration,
+}
+
+impl Replica {
+    /// Starts the tasks.
+    pub(crate) fn start(setup: ReplicaSetup) -> Self {
+        let ReplicaSetup { link, ends, store, fence, book, lineage, view, context, settings, board } = setup;
+        let row = book.link().clone();
+        let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
+        let segments: Vec<SegmentRow> = book.segment_rows().cloned().collect();
+        let open_gaps: Vec<GapRow> = book.gap_rows().filter(|gap| gap.healed.is_none()).cloned().collect();
+        board.restore(shards.iter());
+
+        let (keeper_task, keeper, outputs) = KeeperTask::new(KeeperSetup {
+            link: link.clone(),
+            fence,
+            store,
+            context: context.clone(),
+            settings: settings.keeper,
+            observer: Arc::clone(&board) as _,
+            book,
+        });
+        let (engine_task, engine) = EngineTask::new(EngineSetup {
+            target: ends.target,
+            source: Arc::clone(&ends.source),
+            keeper: keeper.clone(),
+            context: context.clone(),
+            settings: settings.engine,
+            observer: Arc::clone(&board) as _,
+            syncs: outputs.syncs,
+        });
+        let stream = StreamDriver::new(StreamSetup {
+            source: ends.stream,
+            stream: row.identity.stream.clone(),
+            view,
+            codec: KeyCodec::new(&row.identity.keys),
+            keeper: keeper.clone(),
+            engine: engine.clone(),
+            context: context.clone(),
+            settings: settings.stream,
+            observer: Arc::clone(&board) as _,
+            lineage,
+            rows: shards,
+            open_gaps,
+            finished: outputs.finished,
+        });
+
+        let (stop_reading, stop_engine) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { Ended::Keeper(keeper_task.run().await) });
+        let stop = stop_engine.clone();
+        tasks.spawn(async move { Ended::Engine(engine_task.run(stop).await) });
+        let stop = stop_reading.clone();
+        tasks.spawn(async move { Ended::Stream(stream.run(stop).await) });
+        if row.stage == Stage::Loading
+            && let Some(plan) = &row.load
+        {
+            board.load_begins(plan, segments.iter());
+            let load = LoadDriver {
+                source: ends.source,
+                keeper: keeper.clone(),
+                engine,
+                context,
+                settings: settings.load,
+                observer: Arc::clone(&board) as _,
+                segments,
+                total_segments: plan.total_segments,
+            };
+            let stop = stop_reading.clone();
+            tasks.spawn(async move { Ended::Load(load.run(stop).await) });
+        }
+        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain }
+    }
+
+    /// The way to the bookkeeper.
+    pub(crate) const fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Runs until something ends it: a stop, an exhausted stream, a fault. Always drains as far as it can.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<ReplicaEnd, ReplicaError> {
+        let mut exhausted = false;
+        let fault = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                ended = self.tasks.join_next() => match ended {
+                    Some(Ok(Ended::Load(Ok(())))) => {
+                        if !stop.is_cancelled() { self.board.load_ended() }
+                    }
+                    Some(Ok(Ended::Stream(Ok(StreamEnd::Exhausted)))) => {
+                        exhausted = true;
+                        break None;
+                    }
+                    Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => break None,
+                    Some(Ok(ended)) => break Some(fault_of(ended)),
+                    Some(Err(_)) | None => break Some(ReplicaError::Task("of the link")),
+                }
+            }
+        };
+        let (is_clean, drain_fault) = self.shut_down().await;
+        match first_cause(fault, drain_fault) {
+            Some(fault) => Err(fault),
+            None if exhausted && is_clean => Ok(ReplicaEnd::Exhausted),
+            None if is_clean => Ok(ReplicaEnd::Stopped),
+            None => Ok(ReplicaEnd::StoppedUnclean),
+        }
+    }
+
+    /// Stop reading → finish what is on the wire → checkpoint, within the drain time.
+    async fn shut_down(&mut self) -> (bool, Option<ReplicaError>) {
+        self.stop_reading.cancel();
+        self.stop_engine.cancel();
+        let deadline = tokio::time::Instant::now() + self.drain;
+        let (mut engine_is_clean, mut engine_ended, mut fault) = (false, false, None);
+        while !engine_ended {
+            match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
+                Ok(Some(Ok(Ended::Engine(Ok(()))))) => (engine_is_clean, engine_ended) = (true, true),
+                Ok(Some(Ok(Ended::Engine(Err(error))))) => {
+                    engine_ended = true;
+                    fault = Some(error.into());
+                }
+                Ok(Some(Ok(Ended::Keeper(Err(error))))) => return (false, Some(error.into())),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let closed = tokio::time::timeout_at(deadline, self.keeper.close(engine_is_clean)).await;
+        let is_clean = engine_is_clean && matches!(closed, Ok(Ok(())));
+        while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
+            if let Ok(Ended::Keeper(Err(error))) = ended {
+                fault = Some(error.into());
+            }
+        }
+        (is_clean, fault)
+    }
+}
+
+fn fault_of(ended: Ended) -> ReplicaError {
+    match ended {
+        Ended::Keeper(Err(error)) => error.into(),
+        Ended::Engine(Err(error)) => error.into(),
+        Ended::Stream(Err(error)) => error.into(),
+        Ended::Load(Err(error)) => error.into(),
+        Ended::Keeper(Ok(())) => ReplicaError::Task("bookkeeper"),
+        Ended::Engine(Ok(())) => ReplicaError::Task("engine"),
+        Ended::Stream(Ok(_)) => ReplicaError::Task("stream"),
+        Ended::Load(Ok(())) => ReplicaError::Task("load"),
+    }
+}
+
+/// A task that only says that another one is gone does not say why.
+fn first_cause(first: Option<ReplicaError>, second: Option<ReplicaError>) -> Option<ReplicaError> {
+    let is_consequence = matches!(
+        first,
+        Some(
+            ReplicaError::Stream(StreamError::Keeper(_) | StreamError::Engine(_))
+                | ReplicaError::Load(LoadError::Keeper(_) | LoadError::Engine(_))
+                | ReplicaError::Engine(EngineError::Keeper(_))
+        )
+    );
+    if is_consequence { second.or(first) } else { first.or(second) }
+}

@@ -6,8 +6,10 @@
 //! numbers in.
 
 mod labels;
+pub mod lag;
 mod metrics;
 mod process;
+pub mod skew;
 mod table;
 
 #[cfg(test)]

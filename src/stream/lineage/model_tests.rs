@@ -150,8 +150,8 @@ impl World {
 
     fn listing(&self, seed: u64, page: u8) -> Listing {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut told: Vec<_> = self.listed().map(|shard| self.told(shard, random.u8(..) % 4 == 0)).collect();
-        let copies: Vec<_> = self.listed().filter(|_| random.u8(..) % 5 == 0).map(|s| self.told(s, true)).collect();
+        let mut told: Vec<_> = self.listed().map(|shard| self.told(shard, random.u8(..4) == 0)).collect();
+        let copies: Vec<_> = self.listed().filter(|_| random.u8(..5) == 0).map(|s| self.told(s, true)).collect();
         told.extend(copies);
         random.shuffle(&mut told);
         let mut lister = Lister::new();

@@ -48,15 +48,21 @@ impl Lineage {
     /// All suspects, by shard id. Empty while the newest listing is not conclusive.
     #[must_use]
     pub fn suspects(&self) -> Vec<Suspect> {
-        let suspects = self.nodes.iter().filter_map(|(id, node)| {
-            let why = self.suspicion(id, node)?;
-            Some(Suspect { shard: id.clone(), why })
-        });
-        suspects.collect()
+        let mut suspects = Vec::new();
+        for (id, node) in &self.nodes {
+            let Some(why) = self.suspicion(id, node) else { continue };
+            // It will be finished unread, and what came before it would be forgotten with it.
+            if node.status == ShardStatus::Waiting && self.parent_is_unknown(node) && why != Suspicion::UnknownParent {
+                suspects.push(Suspect { shard: id.clone(), why: Suspicion::UnknownParent });
+            }
+            suspects.push(Suspect { shard: id.clone(), why });
+        }
+        suspects
     }
 
     /// A gap for this suspect is durable. Returns the status to write to its row (first stop reading it and let what was
-    /// read settle), or `None` when the suspicion is gone. Resolving one may uncover the next: ask again.
+    /// read settle), or `None` when there is nothing to write. Open the gaps of all suspects before resolving the first,
+    /// then ask for suspects again: resolving one may uncover the next.
     pub fn resolve(&mut self, suspect: &Suspect, now: WallTime) -> Option<ShardStatus> {
         let why = self.nodes.get(&suspect.shard).and_then(|node| self.suspicion(&suspect.shard, node))?;
         if why != suspect.why {
@@ -97,26 +103,41 @@ impl Lineage {
 
     fn suspicion(&self, id: &ShardId, node: &Node) -> Option<Suspicion> {
         self.concluded_at?;
-        let parent_is_unknown = node.parent.as_ref().is_some_and(|parent| !self.nodes.contains_key(parent));
-        // A shard below an unfinished ancestor comes to nothing before that one does, or order would break below it.
-        let is_next = parent_is_unknown || self.parent_is_finished(node);
         match (node.status, node.presence) {
             (ShardStatus::Finished, Presence::Listed) if node.lost => Some(Suspicion::Reappeared),
             (ShardStatus::Finished, _) => None,
             (ShardStatus::Reading, Presence::Left) => Some(Suspicion::Vanished),
             (ShardStatus::Reading, _) => self.is_overtaken(id).then_some(Suspicion::Overtaken),
-            (ShardStatus::Waiting, _) if !is_next => None,
+            // A shard below an unfinished one comes to nothing before that one does, or order would break below it.
+            (ShardStatus::Waiting, _) if !self.parent_is_unknown(node) && !self.parent_is_finished(node) => None,
+            // It may descend from any of ours, so those that are on their way out come first.
+            (ShardStatus::Waiting, _) if self.parent_is_unknown(node) && !self.every_line_is_listed() => None,
             (ShardStatus::Waiting, Presence::Left) => Some(Suspicion::Vanished),
             (ShardStatus::Waiting, _) if self.is_overtaken(id) => Some(Suspicion::Overtaken),
             (ShardStatus::Waiting, _) => {
-                (parent_is_unknown && self.every_unfinished_shard_is_listed()).then_some(Suspicion::UnknownParent)
+                (self.parent_is_unknown(node) && self.no_stray_is_left()).then_some(Suspicion::UnknownParent)
             }
         }
     }
 
-    /// A shard with an unknown parent may descend from any of ours; so those that are on their way out come first.
-    fn every_unfinished_shard_is_listed(&self) -> bool {
-        self.nodes.values().all(|node| node.status == ShardStatus::Finished || node.presence == Presence::Listed)
+    fn parent_is_unknown(&self, node: &Node) -> bool {
+        node.parent.as_ref().is_some_and(|parent| !self.nodes.contains_key(parent))
+    }
+
+    /// Whether the first unfinished shard of each line below a finished one is listed.
+    fn every_line_is_listed(&self) -> bool {
+        self.nodes.values().all(|node| match node.status {
+            ShardStatus::Finished => true,
+            ShardStatus::Reading => node.presence == Presence::Listed,
+            ShardStatus::Waiting => node.presence == Presence::Listed || !self.parent_is_finished(node),
+        })
+    }
+
+    /// Whether no shard of unknown parent has left the listing unread.
+    fn no_stray_is_left(&self) -> bool {
+        self.nodes.values().all(|node| {
+            node.status != ShardStatus::Waiting || node.presence != Presence::Left || !self.parent_is_unknown(node)
+        })
     }
 
     /// Whether an unfinished shard has a descendant that has begun.

@@ -1,5 +1,14 @@
 //! SDK error → [`Failure`]: the fate of each failure is chosen here and nowhere else.
+//!
+//! No text that leaves here holds item contents or keys: the service quotes values in the messages of the requests that
+//! it rejects, so those are cut where a value may begin.
 
+use std::error::Error as StdError;
+use std::fmt::Display;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -7,7 +16,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use crate::error::{Failure, Fault};
 
 /// Error codes that ask us to slow down. Source: DynamoDB Developer Guide, error handling; aws-facts 4.7.
-const THROTTLES: [&str; 7] = [
+const THROTTLES: [&str; 10] = [
     "ProvisionedThroughputExceededException",
     "ThrottlingException",
     "ThrottledException",
@@ -15,6 +24,10 @@ const THROTTLES: [&str; 7] = [
     "LimitExceededException",
     "TooManyRequestsException",
     "SlowDown",
+    // The token service's names.
+    "Throttling",
+    "RequestThrottled",
+    "RequestThrottledException",
 ];
 
 /// Codes that pass by themselves and are no throttles.
@@ -55,59 +68,55 @@ const REJECTIONS: [&str; 4] = [
 /// Turns an error of the SDK into a failure with a fate.
 pub(super) fn failure<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
 where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
+    E: ProvideErrorMetadata + StdError + 'static,
 {
-    let blank = Failure {
-        operation,
-        fault: Fault::Transient,
-        throttled: false,
-        may_have_happened: true,
-        code: None,
-        message: String::new(),
-        request_id: None,
-    };
+    let unknown = Failure { fault: Fault::Transient, ..broken(operation, "") };
+    if let Some(missing) = find::<NoCredentials>(error) {
+        let NoCredentials { fault, code, message } = missing.clone();
+        let throttled = code.as_deref().is_some_and(|code| THROTTLES.contains(&code));
+        return Failure { fault, code, message, throttled, may_have_happened: false, ..unknown };
+    }
     match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let code = context.err().code().map(str::to_owned);
-            let fault = by_code(code.as_deref(), status);
             Failure {
-                fault,
+                fault: by_code(code.as_deref(), status),
                 throttled: code.as_deref().is_some_and(|code| THROTTLES.contains(&code)),
                 // A 4xx is a definite refusal. A 500 is not: the write may have been done.
                 may_have_happened: status >= 500,
-                message: context.err().message().unwrap_or("no message").to_owned(),
+                message: service_message(code.as_deref(), context.err().message()),
                 request_id: context.raw().headers().get("x-amzn-requestid").map(str::to_owned),
                 code,
-                ..blank
+                ..unknown
             }
         }
         SdkError::ConstructionFailure(_) => {
-            let message = chain(error);
-            let fault = if is_credentials(&message) { Fault::Denied } else { Fault::Broken };
-            Failure { fault, may_have_happened: false, message, ..blank }
+            Failure { fault: Fault::Broken, may_have_happened: false, message: chain(error), ..unknown }
         }
         SdkError::DispatchFailure(dispatch) => {
             let message = chain(error);
-            let is_refused = dispatch.is_user() || message.contains("connect error") || message.contains("dns error");
-            let fault = if is_credentials(&message) { Fault::Denied } else { Fault::Transient };
-            Failure { fault, may_have_happened: !is_refused && fault != Fault::Denied, message, ..blank }
+            let was_never_sent = dispatch.is_user() || NEVER_SENT.iter().any(|sign| message.contains(sign));
+            Failure { may_have_happened: !was_never_sent, message, ..unknown }
         }
-        SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Failure { message: chain(error), ..blank },
-        // The enum may grow: unknown is transient, and the retry policy has a ceiling and an alarm.
-        _ => Failure { message: chain(error), ..blank },
+        // An attempt that timed out, an answer that broke off or is none. The enum may grow, too: unknown is transient,
+        // and the retry policy has a ceiling and an alarm.
+        _ => Failure { message: chain(error), ..unknown },
     }
 }
 
+/// Texts of the HTTP client where no connection came about. A test holds them against a real refusal.
+const NEVER_SENT: [&str; 4] = ["(Connect)", "connect error", "HTTP connect timeout", "dns error"];
+
 /// A failure to understand an answer: ours or the service's bug. The call itself was carried out.
-pub(super) fn not_understood(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> Failure {
+pub(super) fn broken(operation: &'static str, message: impl Display) -> Failure {
     Failure {
         operation,
         fault: Fault::Broken,
         throttled: false,
         may_have_happened: true,
         code: None,
-        message: error.to_string(),
+        message: message.to_string(),
         request_id: None,
     }
 }
@@ -131,12 +140,93 @@ pub(super) fn has_stale_credentials(failure: &Failure) -> bool {
     failure.code.as_deref().is_some_and(|code| STALE_CREDENTIALS.contains(&code))
 }
 
-fn is_credentials(message: &str) -> bool {
-    message.contains("credential") || message.contains("identity")
+/// Why there are no credentials, and what becomes of the calls that want them.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no credentials: {message}")]
+pub(super) struct NoCredentials {
+    pub(super) fault: Fault,
+    /// The token service's error code, where it gave one.
+    pub(super) code: Option<String>,
+    pub(super) message: String,
+}
+
+impl From<&CredentialsError> for NoCredentials {
+    /// What the token service refused is [`Fault::Denied`]; what did not reach it, or was throttled, passes.
+    fn from(error: &CredentialsError) -> Self {
+        let code = find::<AssumeRoleError>(error)
+            .and_then(ProvideErrorMetadata::code)
+            .or_else(|| find::<AssumeRoleWithWebIdentityError>(error).and_then(ProvideErrorMetadata::code));
+        let fault = match (code, error) {
+            (Some(code), _) => match by_code(Some(code), 400) {
+                Fault::Transient if !THROTTLES.contains(&code) && !PASSING.contains(&code) => Fault::Denied,
+                fault => fault,
+            },
+            (None, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)) => Fault::Transient,
+            (None, _) => Fault::Denied,
+        };
+        Self { fault, code: code.map(str::to_owned), message: chain(error) }
+    }
+}
+
+/// Codes whose messages speak of permissions and resources, never of values.
+fn speaks_of_no_values(code: &str) -> bool {
+    let known = [&THROTTLES[..], &PASSING, &STALE_CREDENTIALS, &DENIALS];
+    known.iter().any(|codes| codes.contains(&code))
+        || ["ResourceNotFoundException", "ResourceInUseException", "TableNotFoundException"].contains(&code)
+        || ["TrimmedDataAccessException", "ExpiredIteratorException"].contains(&code)
+}
+
+/// The service's text, without what may be a value.
+fn service_message(code: Option<&str>, message: Option<&str>) -> String {
+    match message {
+        None => "no message".to_owned(),
+        Some(message) if code.is_some_and(speaks_of_no_values) => message.to_owned(),
+        Some(message) => without_values(message),
+    }
+}
+
+/// What stands before a colon whose right side is a name, a type, a size, or more text.
+/// Source: messages of DynamoDB and of the servers that imitate it.
+const LABELS: [&str; 10] = [
+    "values were invalid",
+    "values are not valid",
+    "error detected",
+    "Expected",
+    "expected",
+    "Actual",
+    "actual",
+    "IndexName",
+    "IndexKey",
+    "index",
+];
+
+/// Cuts a message at the first quotation mark, bracket, or colon that no known label stands before.
+fn without_values(message: &str) -> String {
+    let begins_value = |(at, character): (usize, char)| match character {
+        '"' | '\'' | '`' | '{' | '[' | '<' | '=' => true,
+        ':' => !message.get(..at).is_some_and(|before| LABELS.iter().any(|label| before.ends_with(label))),
+        _ => false,
+    };
+    match message.char_indices().find(|&each| begins_value(each)) {
+        None => message.to_owned(),
+        Some((at, _)) => format!("{}…", message.get(..at).unwrap_or_default().trim_end()),
+    }
+}
+
+/// The first cause of this type.
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// The whole chain of causes in one line. The SDK's own texts name no item.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -172,5 +262,50 @@ mod tests {
         }
         assert_eq!(by_code(None, 503), Fault::Transient);
         assert_eq!(by_code(Some("SomethingNew"), 500), Fault::Transient);
+    }
+
+    #[test]
+    fn messages_of_rejections_keep_names_and_lose_values() {
+        let rejected = |text| service_message(Some("ValidationException"), Some(text));
+        for whole in [
+            "One or more parameter values were invalid: Missing the key pk in the item",
+            "One or more parameter values were invalid: Type mismatch for key pk expected: S actual: N",
+            "One or more parameter values were invalid: Type mismatch for Index Key gpk Expected: S Actual: N IndexName: by_gpk",
+            "Item size has exceeded the maximum allowed size",
+            "Provided list of item keys contains duplicates",
+        ] {
+            assert_eq!(rejected(whole), whole);
+        }
+        for (quoting, rest) in [
+            (
+                "The parameter cannot be converted to a numeric value: 4111secret",
+                "The parameter cannot be converted to a numeric value…",
+            ),
+            ("1 validation error detected: Value 'secret' at 'item' failed", "1 validation error detected: Value…"),
+            ("Invalid item {pk={S: secret}}", "Invalid item…"),
+            ("Input collection [secret, secret] contains duplicates", "Input collection…"),
+            ("bad \"secret\"", "bad…"),
+        ] {
+            assert_eq!(rejected(quoting), rest);
+        }
+        assert_eq!(service_message(None, Some("said: secret")), "said…", "an unknown code is not trusted");
+        let denied = "User: arn:aws:iam::111122223333:user/a is not authorized to perform: dynamodb:Scan";
+        assert_eq!(service_message(Some("AccessDeniedException"), Some(denied)), denied);
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_reached_pass_and_refused_ones_do_not() {
+        let fault = |error: CredentialsError| NoCredentials::from(&error).fault;
+        assert_eq!(fault(CredentialsError::provider_timed_out(std::time::Duration::from_secs(5))), Fault::Transient);
+        assert_eq!(fault(CredentialsError::provider_error("503")), Fault::Transient);
+        assert_eq!(fault(CredentialsError::not_loaded_no_source()), Fault::Denied);
+        assert_eq!(fault(CredentialsError::invalid_configuration("no such profile")), Fault::Denied);
+        let refused = |code| {
+            let metadata = aws_smithy_types::error::ErrorMetadata::builder().code(code).build();
+            CredentialsError::provider_error(AssumeRoleError::generic(metadata))
+        };
+        assert_eq!(fault(refused("AccessDenied")), Fault::Denied);
+        assert_eq!(fault(refused("RegionDisabledException")), Fault::Denied);
+        assert_eq!(fault(refused("Throttling")), Fault::Transient);
     }
 }

@@ -1,1 +1,19 @@
 //! Adapters to the AWS SDK; the only folder that names an SDK type. Takes no decision.
+//!
+//! [`Account`] is one side: its credentials, Region and clients. [`Streams`] and [`Table`] are the seams that the stages
+//! know, over that account. One call is one attempt; each is timed, told to the [`Observer`], and its failure given a
+//! fate.
+
+mod accounts;
+mod call;
+mod credentials;
+mod fault;
+mod schema;
+mod streams;
+mod tables;
+mod wire;
+
+pub use accounts::{AccessKey, Account, Clients, Identity};
+pub use call::{CallRecord, Observer, Outcome, Side};
+pub use streams::Streams;
+pub use tables::Table;

@@ -5,8 +5,8 @@
 //! bytes; a response body comes out as the bytes that were received, uncopied. Any status but 200 goes to the SDK's own
 //! deserializer, so errors stay typed as the SDK types them.
 //!
-//! The body and the answer travel in a task-local around `send()`; the interceptor does nothing outside of it, so the same
-//! client serves typed calls, too.
+//! The body and the answer travel in a task-local around `send()`. The interceptor does nothing outside of it, and in a
+//! typed call only notes the time in the answer's `Date` header, so one client serves both kinds.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeSerializationInterceptorContextRef, Error, Input, Output,
+    BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef, Error, Input, Output,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -22,23 +22,27 @@ use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
 use aws_smithy_runtime_api::client::ser_de::{
     DeserializeResponse, SerializeRequest, SharedRequestSerializer, SharedResponseDeserializer,
 };
+use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
-use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::config_bag::{ConfigBag, FrozenLayer};
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
+use crate::model::WallTime;
+
 tokio::task_local! {
-    static CALL: RawCall;
+    static CALL: Call;
 }
 
-/// An operation whose bodies travel raw.
+/// An operation whose bodies travel raw. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct RawOperation {
     /// The value of `x-amz-target`.
     target: &'static str,
-    /// The SDK's deserializer: for errors.
-    typed: SharedResponseDeserializer,
+    /// The operation's own settings, which hold the SDK's deserializer: for errors.
+    settings: FrozenLayer,
     /// What the SDK's generated code is given in the place of the output: empty, and of its type.
     empty: fn() -> Output,
 }
@@ -50,41 +54,76 @@ impl std::fmt::Debug for RawOperation {
 }
 
 impl RawOperation {
-    /// `plugin` is the operation itself (`GetRecords::new()`), which carries its own deserializer; `None` when it does
-    /// not, which a test rules out.
-    pub(super) fn new(target: &'static str, plugin: &impl RuntimePlugin, empty: fn() -> Output) -> Option<Self> {
-        let typed = plugin.config()?.load::<SharedResponseDeserializer>()?.clone();
-        Some(Self { target, typed, empty })
+    /// `plugin` is the operation itself (`GetRecords::new()`), which carries its own deserializer. `empty` must make the
+    /// operation's output type: the generated code downcasts to it.
+    pub(super) fn new(target: &'static str, plugin: &impl RuntimePlugin, empty: fn() -> Output) -> Self {
+        let settings = plugin.config().unwrap_or_else(|| aws_smithy_types::config_bag::Layer::new(target).freeze());
+        Self { target, settings, empty }
     }
 
-    /// Runs a `send()` with this request body, and answers the response body with it.
-    ///
-    /// The slot is empty when the call failed or was answered by anything but a 200.
-    pub(super) async fn call<T, E>(
-        &self,
-        body: Vec<u8>,
-        send: impl Future<Output = Result<T, E>>,
-    ) -> Result<RawAnswer, E> {
-        let answer = Arc::new(Mutex::new(RawAnswer::default()));
-        let call = RawCall { operation: self.clone(), body: Bytes::from(body), answer: Arc::clone(&answer) };
-        CALL.scope(call, send).await?;
-        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut answer))
+    /// `GetRecords` of `DynamoDBStreams_20120810.GetRecords`.
+    pub(super) fn name(&self) -> &'static str {
+        self.target.rsplit('.').next().unwrap_or(self.target)
+    }
+
+    /// The SDK's deserializer. That it is there is shown by a test for each operation.
+    fn typed(&self) -> Option<&SharedResponseDeserializer> {
+        self.settings.load::<SharedResponseDeserializer>()
     }
 }
 
-/// What came back.
+/// What came back, as far as it did.
 #[derive(Debug, Default)]
-pub(super) struct RawAnswer {
-    /// The body; empty where nothing was received.
-    pub(super) body: Bytes,
+pub(super) struct Answer {
+    /// The body of a 200 to a raw call.
+    pub(super) body: Option<Bytes>,
+    /// The service's own clock, in whole seconds.
+    pub(super) date: Option<WallTime>,
 }
 
-#[derive(Debug, Clone)]
+/// Runs a `send()` with a raw body in the place of the generated one.
+pub(super) async fn raw<T>(
+    operation: &RawOperation,
+    body: Vec<u8>,
+    send: impl Future<Output = T> + Send,
+) -> (T, Answer) {
+    let answer = Slot::default();
+    let raw = RawCall { operation: operation.clone(), body: Bytes::from(body), answer: Arc::clone(&answer) };
+    let result = CALL.scope(Call { raw: Some(raw), answer: Arc::clone(&answer) }, send).await;
+    (result, take(&answer))
+}
+
+/// Runs a `send()` with the generated bodies, and notes what is of interest besides.
+pub(super) async fn typed<T>(send: impl Future<Output = T> + Send) -> (T, Answer) {
+    let answer = Slot::default();
+    let result = CALL.scope(Call { raw: None, answer: Arc::clone(&answer) }, send).await;
+    (result, take(&answer))
+}
+
+type Slot = Arc<Mutex<Answer>>;
+
+fn take(answer: &Slot) -> Answer {
+    std::mem::take(&mut *answer.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[derive(Debug)]
+struct Call {
+    raw: Option<RawCall>,
+    answer: Slot,
+}
+
+#[derive(Clone)]
 struct RawCall {
     operation: RawOperation,
     body: Bytes,
-    answer: Arc<Mutex<RawAnswer>>,
+    answer: Slot,
+}
+
+impl std::fmt::Debug for RawCall {
+    /// Never the body: the SDK may print what lies in its config bag.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RawCall({:?}, {} bytes)", self.operation, self.body.len())
+    }
 }
 
 /// Puts our serializer and deserializer in place for the calls that ask for it.
@@ -103,13 +142,36 @@ impl Intercept for RawBodies {
         _components: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let _: Result<(), _> = CALL.try_with(|call| {
+        with_call(|call| {
+            let Some(raw) = &call.raw else { return };
             let layer = cfg.interceptor_state();
-            layer.store_put(SharedRequestSerializer::new(call.clone()));
-            layer.store_put(SharedResponseDeserializer::new(call.clone()));
+            layer.store_put(SharedRequestSerializer::new(raw.clone()));
+            layer.store_put(SharedResponseDeserializer::new(raw.clone()));
         });
         Ok(())
     }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        with_call(|call| {
+            call.answer.lock().unwrap_or_else(PoisonError::into_inner).date = date(context.response());
+        });
+        Ok(())
+    }
+}
+
+/// Does something with the call of this task; nothing where there is none.
+fn with_call(act: impl FnOnce(&Call)) {
+    let _: Result<(), _> = CALL.try_with(act);
+}
+
+fn date(response: &HttpResponse) -> Option<WallTime> {
+    let date = DateTime::from_str(response.headers().get("date")?, Format::HttpDate).ok()?;
+    Some(WallTime::from_secs(date.secs()))
 }
 
 impl SerializeRequest for RawCall {
@@ -130,10 +192,12 @@ impl DeserializeResponse for RawCall {
         cfg: &ConfigBag,
     ) -> Result<Output, OrchestratorError<Error>> {
         if response.status().as_u16() != 200 {
-            return self.operation.typed.deserialize_nonstreaming_with_config(response, cfg);
+            let typed =
+                self.operation.typed().ok_or_else(|| OrchestratorError::other("the operation has no deserializer"))?;
+            return typed.deserialize_nonstreaming_with_config(response, cfg);
         }
         let body = loaded_body(response).ok_or_else(|| OrchestratorError::other("the response body is not loaded"))?;
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).body = body;
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).body = Some(body);
         Ok((self.operation.empty)())
     }
 }

@@ -1,0 +1,343 @@
+//! One side's account: credentials, Region, endpoints, limits of time, and the clients made of them.
+//!
+//! The two sides share nothing: each has its own settings, credentials and connections (unless an HTTP client is
+//! injected). Whatever the SDK might decide by itself is pinned here: its behaviour version, no retries (the one retry
+//! policy is ours, and counts each attempt), time-outs, no cache of identities besides our own.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_dynamodb::config::{IdentityCache, StalledStreamProtectionConfig};
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_async::time::{SharedTimeSource, TimeSource};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use futures_util::FutureExt as _;
+
+use super::call::{Caller, Observer, Side};
+use super::credentials::Keeper;
+use super::fault::broken;
+use super::schema;
+use super::streams::Streams;
+use super::tables::Table;
+use super::wire::RawBodies;
+use crate::config::{SideConfig, TableRef};
+use crate::context::Context;
+use crate::error::{Error, Exit, Failure, Result};
+use crate::model::{KeySchema, TableDescription, WallTime};
+
+/// To open a connection, TLS included. More than a lost first packet and its repetition (1 s) need.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the clients of both sides are made with.
+#[derive(Clone)]
+pub struct Clients {
+    /// Wall clock for signatures and expiry, randomness for jitter.
+    pub context: Context,
+    /// One attempt of one call, credentials included. See `apply.attempt_timeout`.
+    pub attempt_timeout: Duration,
+    /// Sends the requests; `None`: real connections, a pool for each client.
+    pub http: Option<SharedHttpClient>,
+    /// Is told each attempt.
+    pub observer: Option<Observer>,
+    /// In the place of all ambient AWS settings: neither environment nor files are read. For the sandbox and tests.
+    pub isolated: Option<AccessKey>,
+}
+
+impl Clients {
+    /// Real connections, ambient settings, nobody told.
+    #[must_use]
+    pub fn new(context: Context, attempt_timeout: Duration) -> Self {
+        Self { context, attempt_timeout, http: None, observer: None, isolated: None }
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").field("attempt_timeout", &self.attempt_timeout).finish_non_exhaustive()
+    }
+}
+
+/// A fixed access key. The sandbox and other local servers take a 12-digit id for the account itself.
+#[derive(Clone)]
+pub struct AccessKey {
+    /// The id.
+    pub id: String,
+    /// The secret; never shown.
+    pub secret: String,
+}
+
+impl fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Who we are, as the service sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The account: 12 digits.
+    pub account: String,
+    /// The user's or the role session's ARN.
+    pub arn: String,
+    /// The Region that the clients talk to.
+    pub region: String,
+}
+
+/// One side's account. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub(super) caller: Caller,
+    region: String,
+    pub(super) dynamodb: aws_sdk_dynamodb::Client,
+    streams: aws_sdk_dynamodbstreams::Client,
+    sts: aws_sdk_sts::Client,
+}
+
+impl Account {
+    /// Prepares the clients of one side. Reads the ambient settings (environment, files, instance metadata) where they
+    /// are asked for; calls no service of the account.
+    ///
+    /// # Errors
+    /// Exit 8 where no Region is found.
+    pub async fn connect(config: &SideConfig, side: Side, clients: &Clients) -> Result<Self> {
+        let base = base_settings(config, clients).await;
+        let region = base.region().map(ToString::to_string).ok_or_else(|| {
+            Error::new(Exit::Config, format!("find the Region of the {}", side.as_str()))
+                .hint(format!("set `region` in `[defaults.{}]`, or AWS_REGION", side.as_str()))
+        })?;
+        let credentials = Keeper::new(provider(config, &base)?, clients.context.clone());
+        let settings =
+            base.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials.clone())).build();
+        let caller = Caller { side, context: clients.context.clone(), credentials, observer: clients.observer.clone() };
+        Ok(Self {
+            dynamodb: dynamodb_client(config, &settings),
+            streams: streams_client(config, &settings),
+            sts: aws_sdk_sts::Client::from_conf(sts_settings(config, &settings).build()),
+            caller,
+            region,
+        })
+    }
+
+    /// Which end of the link this is.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.caller.side
+    }
+
+    /// The Region.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// When the credentials in use expire; `None`: they do not, or none were needed yet.
+    #[must_use]
+    pub fn credentials_expire_at(&self) -> Option<WallTime> {
+        self.caller.credentials.expires_at()
+    }
+
+    /// Asks who we are. Works with any credentials: the service wants no permission for it.
+    ///
+    /// A server without a token service fails here; whether that matters is the caller's decision.
+    ///
+    /// # Errors
+    /// [`Failure`], as for every call.
+    pub async fn identity(&self) -> Result<Identity, Failure> {
+        const OPERATION: &str = "GetCallerIdentity";
+        let output = self.caller.typed(OPERATION, self.sts.get_caller_identity().send().boxed()).await?;
+        let account = output.account.ok_or_else(|| broken(OPERATION, "no account"))?;
+        Ok(Identity { account, arn: output.arn.unwrap_or_default(), region: self.region.clone() })
+    }
+
+    /// The streams of this account and Region.
+    #[must_use]
+    pub fn streams(&self) -> Streams {
+        Streams::new(self.streams.clone(), self.caller.clone())
+    }
+
+    /// What a table is.
+    ///
+    /// # Errors
+    /// [`Failure`]; `Lost` with `ResourceNotFoundException` where there is no such table (a read that may be early,
+    /// right after the table was made).
+    pub async fn describe(&self, table: &TableRef) -> Result<TableDescription, Failure> {
+        schema::describe(&self.dynamodb, &self.caller, &table.to_string()).await
+    }
+
+    /// A table whose keys are known: from its description, or from the other side's.
+    #[must_use]
+    pub fn table(&self, table: &TableRef, keys: &KeySchema) -> Table {
+        Table::new(self.dynamodb.clone(), self.caller.clone(), table, keys)
+    }
+}
+
+/// Everything but our own keeper of credentials.
+async fn base_settings(config: &SideConfig, clients: &Clients) -> SdkConfig {
+    let time = SharedTimeSource::new(Clock(clients.context.clone()));
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(clients.attempt_timeout)
+        .operation_attempt_timeout(clients.attempt_timeout)
+        .build();
+    let region = config.region.clone().map(Region::new);
+    if let Some(AccessKey { id, secret }) = &clients.isolated {
+        let key = Credentials::new(id, secret, None, None, "isolated");
+        let mut settings = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(region)
+            .time_source(time)
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .timeout_config(timeouts)
+            .retry_config(RetryConfig::disabled())
+            .identity_cache(IdentityCache::no_cache())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .credentials_provider(SharedCredentialsProvider::new(key));
+        settings.set_http_client(clients.http.clone());
+        settings.set_app_name(app_name());
+        return settings.build();
+    }
+    let mut loader: ConfigLoader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .time_source(time.clone())
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::disabled())
+        .identity_cache(IdentityCache::no_cache())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    if let Some(http) = &clients.http {
+        loader = loader.http_client(http.clone());
+    }
+    if let Some(region) = &region {
+        loader = loader.region(region.clone());
+    }
+    if let Some(profile) = &config.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(name) = app_name() {
+        loader = loader.app_name(name);
+    }
+    let settings = loader.load().await;
+    match &config.profile {
+        None => settings,
+        Some(profile) => {
+            let provider = SharedCredentialsProvider::new(profile_provider(profile, &settings, clients, time));
+            settings.into_builder().credentials_provider(provider).build()
+        }
+    }
+}
+
+/// The profile that the side names, and nothing before it: the default chain would prefer the environment's keys, and
+/// give both sides the same ones.
+fn profile_provider(
+    profile: &str,
+    settings: &SdkConfig,
+    clients: &Clients,
+    time: SharedTimeSource,
+) -> ProfileFileCredentialsProvider {
+    let mut provider = ProviderConfig::without_region()
+        .with_region(settings.region().cloned())
+        .with_time_source(time)
+        .with_retry_config(RetryConfig::disabled());
+    if let Some(timeouts) = settings.timeout_config() {
+        provider = provider.with_timeout_config(timeouts.clone());
+    }
+    if let Some(http) = &clients.http {
+        provider = provider.with_http_client(http.clone());
+    }
+    ProfileFileCredentialsProvider::builder().configure(&provider).profile_name(profile).build()
+}
+
+fn app_name() -> Option<AppName> {
+    AppName::new(concat!("dynaferry-", env!("CARGO_PKG_VERSION"))).ok()
+}
+
+/// What the keeper gets its credentials from: the base, or a role on top of it.
+fn provider(config: &SideConfig, base: &SdkConfig) -> Result<SharedCredentialsProvider> {
+    if config.role_arn.is_some() {
+        let sts = sts_endpoint(config, base);
+        return Ok(SharedCredentialsProvider::new(Role { config: config.clone(), base: sts }));
+    }
+    base.credentials_provider()
+        .ok_or_else(|| Error::new(Exit::Precondition, "find a provider of credentials among the AWS settings"))
+}
+
+/// A role, assumed anew for each session: the external id may be a file that is rotated.
+#[derive(Debug)]
+struct Role {
+    config: SideConfig,
+    base: SdkConfig,
+}
+
+impl Role {
+    async fn assume(&self) -> std::result::Result<Credentials, CredentialsError> {
+        let external_id = self.config.read_external_id().map_err(CredentialsError::invalid_configuration)?;
+        // One hour, the default: no role chain may have more.
+        let mut role = AssumeRoleProvider::builder(self.config.role_arn.clone().unwrap_or_default())
+            .session_name(self.config.session_name())
+            .configure(&self.base);
+        if let Some(id) = external_id {
+            role = role.external_id(id);
+        }
+        role.build().await.provide_credentials().await
+    }
+}
+
+impl ProvideCredentials for Role {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.assume())
+    }
+}
+
+/// The base settings as the role's provider needs them: it has no setter for the endpoint of the token service.
+fn sts_endpoint(config: &SideConfig, base: &SdkConfig) -> SdkConfig {
+    let mut settings = base.to_builder();
+    if let Some(url) = &config.sts_endpoint_url {
+        settings.set_endpoint_url(Some(url.clone()));
+    }
+    settings.build()
+}
+
+fn dynamodb_client(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    let mut builder = aws_sdk_dynamodb::config::Builder::from(settings).interceptor(RawBodies);
+    if let Some(url) = &config.endpoint_url {
+        builder = builder.endpoint_url(url);
+    }
+    aws_sdk_dynamodb::Client::from_conf(builder.build())
+}
+
+fn streams_client(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_dynamodbstreams::Client {
+    let mut builder = aws_sdk_dynamodbstreams::config::Builder::from(settings).interceptor(RawBodies);
+    if let Some(url) = config.streams_endpoint_url.as_ref().or(config.endpoint_url.as_ref()) {
+        builder = builder.endpoint_url(url);
+    }
+    aws_sdk_dynamodbstreams::Client::from_conf(builder.build())
+}
+
+fn sts_settings(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_sts::config::Builder {
+    let mut builder = aws_sdk_sts::config::Builder::from(settings).interceptor(RawBodies);
+    if let Some(url) = &config.sts_endpoint_url {
+        builder = builder.endpoint_url(url);
+    }
+    builder
+}
+
+/// The context's wall clock as the SDK's.
+#[derive(Debug)]
+struct Clock(Context);
+
+impl TimeSource for Clock {
+    fn now(&self) -> SystemTime {
+        let millis = u64::try_from(self.0.now().millis()).unwrap_or(0);
+        UNIX_EPOCH + Duration::from_millis(millis)
+    }
+}

@@ -1,0 +1,171 @@
+//! One call to a service: run once, timed, told to the observer, its failure given a fate.
+//!
+//! Every adapter goes through here, so nothing is left out of the metrics and every use of outdated credentials is seen.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::credentials::Keeper;
+use super::fault;
+use super::wire::{self, Answer, RawOperation};
+use crate::context::Context;
+use crate::error::{Failure, Fault};
+use crate::model::WallTime;
+
+/// Which end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Where the items come from.
+    Source,
+    /// Where the copies go.
+    Target,
+}
+
+impl Side {
+    /// The name used in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// How a call ended, coarsely: the `result` label of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was answered.
+    Ok,
+    /// The service asked us to slow down.
+    Throttled,
+    /// It failed, and may be tried again as it is or with a new iterator.
+    Retryable,
+    /// The credentials did not allow it, or there were none.
+    Denied,
+    /// Any other failure.
+    Error,
+}
+
+impl Outcome {
+    /// The name used in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Throttled => "throttled",
+            Self::Retryable => "retryable",
+            Self::Denied => "denied",
+            Self::Error => "error",
+        }
+    }
+
+    fn of(failure: &Failure) -> Self {
+        match failure.fault {
+            _ if failure.throttled => Self::Throttled,
+            Fault::Transient | Fault::Expired => Self::Retryable,
+            Fault::Denied => Self::Denied,
+            Fault::Lost | Fault::Rejected | Fault::Broken => Self::Error,
+        }
+    }
+}
+
+/// One attempt of one call, for the metrics. A call whose future was dropped is not told.
+#[derive(Debug, Clone, Copy)]
+pub struct CallRecord {
+    /// Whose account.
+    pub side: Side,
+    /// The operation: `GetRecords`.
+    pub operation: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From before the request was made until its answer was read.
+    pub elapsed: Duration,
+    /// The service's clock (`Date` header, whole seconds, rounded down) and ours when the answer was there.
+    pub clocks: Option<(WallTime, WallTime)>,
+}
+
+/// Is told each attempt; must be quick.
+pub type Observer = Arc<dyn Fn(CallRecord) + Send + Sync>;
+
+/// What all calls of one side share.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) side: Side,
+    pub(super) context: Context,
+    pub(super) credentials: Keeper,
+    pub(super) observer: Option<Observer>,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("side", &self.side).finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    /// A call with the SDK's own types.
+    pub(super) async fn typed<T, E>(
+        &self,
+        operation: &'static str,
+        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+    ) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let (begun, generation) = (Instant::now(), self.credentials.generation());
+        let (result, answer) = wire::typed(send).await;
+        let result = result.map_err(|error| fault::failure(operation, &error));
+        self.settle(operation, begun, generation, &answer, &result);
+        result
+    }
+
+    /// A call with a raw request body; answers the raw response body.
+    pub(super) async fn raw<T, E>(
+        &self,
+        operation: &RawOperation,
+        body: Vec<u8>,
+        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+    ) -> Result<Bytes, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let (begun, generation) = (Instant::now(), self.credentials.generation());
+        let (result, mut answer) = wire::raw(operation, body, send).await;
+        let result = match result {
+            Err(error) => Err(fault::failure(operation.name(), &error)),
+            Ok(_) => answer.body.take().ok_or_else(|| fault::broken(operation.name(), "the answer has no body")),
+        };
+        self.settle(operation.name(), begun, generation, &answer, &result);
+        result
+    }
+
+    fn settle<T>(
+        &self,
+        operation: &'static str,
+        begun: Instant,
+        generation: u64,
+        answer: &Answer,
+        result: &Result<T, Failure>,
+    ) {
+        if result.as_ref().is_err_and(fault::has_stale_credentials) {
+            self.credentials.invalidate(generation);
+        }
+        let Some(observer) = &self.observer else { return };
+        observer(CallRecord {
+            side: self.side,
+            operation,
+            outcome: result.as_ref().err().map_or(Outcome::Ok, Outcome::of),
+            elapsed: begun.elapsed(),
+            clocks: answer.date.map(|theirs| (theirs, self.context.now())),
+        });
+    }
+}

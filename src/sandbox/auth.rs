@@ -193,7 +193,8 @@ impl Identities {
         };
         let key = format!("ASIA{}", letters(moment.rng, 16).to_ascii_uppercase());
         let (secret, token) = (letters(moment.rng, 40), letters(moment.rng, 120));
-        let expires = moment.now.plus(Duration::from_secs(secs));
+        // Whole seconds, as the service answers.
+        let expires = WallTime::from_secs(moment.now.millis().div_euclid(1000)).plus(Duration::from_secs(secs));
         let answer = format!(
             "<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
              <SessionToken>{token}</SessionToken><Expiration>{expires}</Expiration></Credentials>\
@@ -206,7 +207,7 @@ impl Identities {
 }
 
 /// Whether this is an account id: 12 digits.
-pub(super) fn is_account(text: &str) -> bool {
+fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 

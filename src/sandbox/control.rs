@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::auth::Trust;
 use super::faults::Faults;
 use super::reply::ApiError;
-use super::stream::{Moment, Stream};
+use super::stream::{Moment, Shard, Stream};
 use super::value::{Item, Stored, WireItem, read_item};
 use super::world::{Address, Place, World};
 use super::{Observer, Sandbox, Stats};
@@ -30,6 +30,26 @@ impl From<ApiError> for ControlError {
     fn from(error: ApiError) -> Self {
         Self { code: error.code, message: error.message }
     }
+}
+
+/// A shard as it is now, whether it is listed yet or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardView {
+    /// The shard's id.
+    pub id: String,
+    /// Its parent's id, also when that one is no longer listed.
+    pub parent: Option<String>,
+    /// Whether it can still get records.
+    pub open: bool,
+    /// Whether DescribeStream shows it.
+    pub listed: bool,
+    /// Records in it now.
+    pub records: usize,
+    /// Sequence number of the last record that was trimmed.
+    pub trimmed_through: Option<String>,
+    /// Sequence number of the newest record in it.
+    pub newest: Option<String>,
 }
 
 fn address(account: &str, region: &str, table: &str) -> Address {
@@ -140,6 +160,26 @@ impl Sandbox {
         let open = stream.open_shards();
         let wanted = open.iter().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index));
         Ok(wanted.filter(|(_, id)| stream.replace_shard(id, now, children, &mut moment)).count())
+    }
+
+    /// The shards of a table's latest stream, in the order of their creation.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has no stream.
+    pub fn shards(&self, account: &str, region: &str, table: &str) -> Result<Vec<ShardView>, ControlError> {
+        let mut world = self.lock();
+        let (stream, moment) = world.stream(&address(account, region, table))?;
+        let now = moment.now;
+        let view = |(id, shard): (&String, &Shard)| ShardView {
+            id: id.clone(),
+            parent: shard.parent.clone(),
+            open: shard.end.is_none(),
+            listed: shard.visible <= now,
+            records: shard.records.len(),
+            trimmed_through: (shard.trimmed_through > 0).then(|| shard.trimmed_through.to_string()),
+            newest: shard.records.back().map(|record| record.sequence.to_string()),
+        };
+        Ok(stream.shards.iter().map(view).collect())
     }
 
     /// Trims a table's stream now: everything as old as `keep`, records and closed shards; all of it with zero.

@@ -54,6 +54,8 @@ pub struct FaultRule {
     pub operation: String,
     /// Only requests of this account, if given.
     pub account: Option<String>,
+    /// Only requests whose body names this table, if given. GetRecords names none.
+    pub table: Option<String>,
     /// When it fires.
     pub trigger: Trigger,
     /// What happens then.
@@ -64,7 +66,7 @@ impl FaultRule {
     /// A rule for every account.
     #[must_use]
     pub fn new(operation: &str, trigger: Trigger, kind: FaultKind) -> Self {
-        Self { operation: operation.to_owned(), account: None, trigger, kind }
+        Self { operation: operation.to_owned(), account: None, table: None, trigger, kind }
     }
 
     /// The same rule for requests of one account alone.
@@ -74,9 +76,18 @@ impl FaultRule {
         self
     }
 
-    fn fires(&mut self, operation: &str, account: &str, rng: &mut fastrand::Rng) -> bool {
+    /// The same rule for requests that name one table alone.
+    #[must_use]
+    pub fn for_table(mut self, table: &str) -> Self {
+        self.table = Some(table.to_owned());
+        self
+    }
+
+    fn fires(&mut self, operation: &str, account: &str, body: &[u8], rng: &mut fastrand::Rng) -> bool {
+        let names = |table: &str| memchr::memmem::find(body, format!("\"{table}\"").as_bytes()).is_some();
         let matches = (self.operation == "*" || self.operation == operation)
-            && self.account.as_deref().is_none_or(|only| only == account);
+            && self.account.as_deref().is_none_or(|only| only == account)
+            && self.table.as_deref().is_none_or(names);
         if !matches {
             return false;
         }
@@ -107,7 +118,13 @@ impl Faults {
     }
 
     /// What happens to this request.
-    pub(super) fn decide(&mut self, operation: &str, account: &str, rng: &mut fastrand::Rng) -> Option<FaultKind> {
-        self.rules.iter_mut().find_map(|rule| rule.fires(operation, account, rng).then(|| rule.kind.clone()))
+    pub(super) fn decide(
+        &mut self,
+        operation: &str,
+        account: &str,
+        body: &[u8],
+        rng: &mut fastrand::Rng,
+    ) -> Option<FaultKind> {
+        self.rules.iter_mut().find_map(|rule| rule.fires(operation, account, body, rng).then(|| rule.kind.clone()))
     }
 }

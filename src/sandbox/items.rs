@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::auth::Caller;
 use super::expression::{Condition, Names, Projection, Update};
@@ -35,10 +36,37 @@ pub(super) struct WriteRequest {
     pub(super) return_values_on_condition_check_failure: Option<String>,
     #[serde(default)]
     return_consumed_capacity: Option<String>,
-    #[serde(default)]
-    expected: Option<serde_json::Value>,
-    #[serde(default)]
-    attribute_updates: Option<serde_json::Value>,
+    #[serde(flatten)]
+    legacy: Legacy,
+}
+
+/// Parameters of the time before expressions. They are refused: ignoring them would answer another question.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Legacy {
+    attribute_updates: Option<IgnoredAny>,
+    attributes_to_get: Option<IgnoredAny>,
+    expected: Option<IgnoredAny>,
+    key_conditions: Option<IgnoredAny>,
+    query_filter: Option<IgnoredAny>,
+    scan_filter: Option<IgnoredAny>,
+}
+
+impl Legacy {
+    pub(super) fn refuse(&self) -> Result<(), ApiError> {
+        let given = [
+            &self.attribute_updates,
+            &self.attributes_to_get,
+            &self.expected,
+            &self.key_conditions,
+            &self.query_filter,
+            &self.scan_filter,
+        ];
+        if given.iter().any(|parameter| parameter.is_some()) {
+            return Err(ApiError::validation("the sandbox knows no legacy parameters: use expressions"));
+        }
+        Ok(())
+    }
 }
 
 /// A write that was checked: what the item is to become.
@@ -71,9 +99,7 @@ pub(super) enum Kind {
 impl Intent {
     /// Reads and checks a request against its table; nothing is changed.
     pub(super) fn read(kind: Kind, request: &mut WriteRequest, place: &Place<'_>) -> Result<Self, ApiError> {
-        if request.expected.is_some() || request.attribute_updates.is_some() {
-            return Err(ApiError::validation("the sandbox knows no legacy parameters: use expressions"));
-        }
+        request.legacy.refuse()?;
         let mut names = Names::new(
             std::mem::take(&mut request.expression_attribute_names),
             std::mem::take(&mut request.expression_attribute_values),
@@ -333,10 +359,13 @@ struct GetItem {
     expression_attribute_names: BTreeMap<String, String>,
     #[serde(default)]
     return_consumed_capacity: Option<String>,
+    #[serde(flatten)]
+    legacy: Legacy,
 }
 
 pub(super) fn get_item(world: &mut World, caller: &Caller, body: &[u8]) -> Result<Bytes, ApiError> {
     let request: GetItem = parse(body)?;
+    request.legacy.refuse()?;
     let projection = Projection::read(request.projection_expression.as_deref(), request.expression_attribute_names)?;
     let address = world.address(caller, &request.table_name)?;
     let mut place = world.place(&address)?;

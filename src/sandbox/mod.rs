@@ -18,7 +18,8 @@
 //! - A number's size is one byte per two digits and one more; sets have no overhead. The service's arithmetic is not published.
 //! - Sets and maps come back sorted. Expressions project top-level attributes only; reserved words are not refused.
 //! - No time to live by itself (see [`Sandbox::expire_ttl`]), no PITR, exports, imports, S3, backups, global tables.
-//! - `ClientRequestToken` of a transaction is ignored. An UpdateItem that creates nothing still creates the item.
+//! - Legacy parameters (`KeyConditions`, `AttributeUpdates`, …) are refused. `ItemCount` is always up to date.
+//! - `ClientRequestToken` of a transaction is ignored.
 //! - The stream is written at once, and TTL, capacity and table settings change at once.
 
 mod auth;
@@ -50,7 +51,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use auth::Trust;
-pub use control::{ControlError, Snapshot};
+pub use control::{ControlError, ShardView, Snapshot};
 pub use faults::{FaultKind, FaultRule, Faults, Trigger};
 pub use number::Number;
 pub use options::Options;

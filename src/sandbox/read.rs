@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::auth::Caller;
 use super::expression::{Condition, KeyCondition, Names, Projection};
-use super::items::{Answer, Consumed};
+use super::items::{Answer, Consumed, Legacy};
 use super::reply::ApiError;
 use super::table::{Index, ItemKey, Table, hash_of, key_bytes, read_units};
 use super::value::{Item, Stored, Wire, WireItem, read_item, write_item};
@@ -37,6 +37,8 @@ struct ReadRequest {
     #[serde(default)]
     expression_attribute_values: BTreeMap<String, Wire>,
     return_consumed_capacity: Option<String>,
+    #[serde(flatten)]
+    legacy: Legacy,
 }
 
 const fn yes() -> bool {
@@ -73,6 +75,7 @@ fn read(
     mut request: ReadRequest,
     segment: Option<(u128, u128)>,
 ) -> Result<Bytes, ApiError> {
+    request.legacy.refuse()?;
     let limit = match request.limit {
         None => usize::MAX,
         Some(limit) => usize::try_from(limit).ok().filter(|limit| *limit > 0).ok_or_else(|| {

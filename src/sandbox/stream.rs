@@ -259,6 +259,7 @@ impl Stream {
     pub(super) fn replace_shard(&mut self, id: &str, at: WallTime, children: usize, moment: &mut Moment<'_>) -> bool {
         let Some(hashes) = self.close_shard(id, at, moment) else { return false };
         let (first, last) = hashes.into_inner();
+        let parent_visible = self.shards.get(id).map_or(at, |shard| shard.visible);
         let middle = first + (last - first) / 2;
         let halves =
             if children > 1 && first < last { vec![first..=middle, middle + 1..=last] } else { vec![first..=last] };
@@ -266,7 +267,8 @@ impl Stream {
         let created = at.max(moment.now.minus(moment.options.retention));
         for half in halves {
             let stagger = moment.options.children_stagger.mul_f64(moment.rng.f64());
-            let visible = created.plus(moment.options.children_delay + stagger);
+            // A child is never listed before its parent was.
+            let visible = created.plus(moment.options.children_delay + stagger).max(parent_visible);
             self.open_shard(Some(id.to_owned()), half, created, visible, moment);
         }
         true

@@ -120,7 +120,7 @@ impl World {
         self.tick();
         self.stats.requests += 1;
         let incoming = Incoming::read(self, request);
-        let fault = self.faults.decide(&incoming.operation, incoming.account(), &mut self.rng);
+        let fault = self.faults.decide(&incoming.operation, incoming.account(), incoming.body, &mut self.rng);
         self.stats.faults += u64::from(fault.is_some());
         let fate = match fault {
             Some(FaultKind::UnprocessedSubset) => BatchFate::Subset,

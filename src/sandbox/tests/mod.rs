@@ -4,6 +4,7 @@ mod access;
 mod faults;
 mod items;
 mod pages;
+mod properties;
 mod streams;
 mod tables;
 

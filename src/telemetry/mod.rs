@@ -10,6 +10,7 @@ pub mod lag;
 mod metrics;
 mod process;
 pub mod skew;
+pub mod status;
 mod table;
 
 #[cfg(test)]

@@ -221,6 +221,22 @@ fn headroom_shrinks_while_nothing_is_read() {
 }
 
 #[test]
+fn a_new_shard_of_which_nothing_is_known_stops_the_watermark_and_does_not_hide_it() {
+    let mut link = one_shard();
+    for time in 1..=10 {
+        poll(&mut link, "a", time, EMPTY);
+    }
+    assert_eq!(link.watermarks().applied, Some(at(10)));
+    link.add(shard("b"), None, ShardLag::resumed(None));
+    for time in 11..=20 {
+        poll(&mut link, "a", time, EMPTY);
+    }
+    assert_eq!(link.watermarks().applied, Some(at(10)));
+    poll(&mut link, "b", 21, records(5, 5));
+    assert_eq!(link.watermarks().applied, Some(at(10)), "it never goes back");
+}
+
+#[test]
 fn a_circle_of_parents_ends() {
     let mut link = LinkLag::new(at(0));
     link.add(shard("a"), Some(shard("b")), ShardLag::resumed(None));

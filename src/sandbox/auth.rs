@@ -26,6 +26,14 @@ pub(super) struct Caller {
     from_session: bool,
 }
 
+impl Caller {
+    /// The account itself.
+    pub(super) fn root(account: &str, region: &str) -> Self {
+        let arn = format!("arn:aws:iam::{account}:root");
+        Self { account: account.to_owned(), region: region.to_owned(), arn, from_session: false }
+    }
+}
+
 /// Whom a role lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -118,8 +126,7 @@ impl Identities {
             None if is_account(key) => key.to_owned(),
             None => options.default_account.clone(),
         };
-        let arn = format!("arn:aws:iam::{account}:root");
-        Ok(Caller { account, region, arn, from_session: false })
+        Ok(Caller::root(&account, &region))
     }
 
     /// STS: AssumeRole and GetCallerIdentity.

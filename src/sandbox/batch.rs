@@ -79,6 +79,7 @@ pub(super) fn batch_write_item(
     let mut unprocessed: BTreeMap<&str, Vec<&Write>> = BTreeMap::new();
     let mut capacity = Vec::new();
     let (mut index, mut done) = (0, 0);
+    let mut refusal = None;
     for batch in &batches {
         let mut place = world.place(&batch.address)?;
         let mut consumed = Consumed::of(&batch.name);
@@ -93,14 +94,15 @@ pub(super) fn batch_write_item(
                 consumed = trial;
                 done += 1;
             } else {
+                refusal.get_or_insert_with(|| place.over_capacity("Write"));
                 unprocessed.entry(&batch.name).or_default().push(write);
             }
         }
         capacity.extend(consumed.json(request.return_consumed_capacity.as_deref()));
     }
     world.stats.writes += done;
-    if done == 0 && fate == BatchFate::Whole {
-        return Err(ApiError::throttled("ProvisionedThroughputExceededException"));
+    if let Some(refusal) = refusal.filter(|_| done == 0 && fate == BatchFate::Whole) {
+        return Err(refusal);
     }
     let mut answer = Answer::default();
     write_unprocessed(&unprocessed, answer.member("UnprocessedItems"));

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::auth::Trust;
+use bytes::Bytes;
+
+use super::auth::{Caller, Trust};
 use super::faults::Faults;
 use super::reply::ApiError;
 use super::stream::{Moment, Shard, Stream};
 use super::value::{Item, Stored, WireItem, read_item};
-use super::world::{Address, Place, World};
+use super::world::{Address, BatchFate, Place, World};
 use super::{Observer, Sandbox, Stats};
 
 /// The items of a table by canonical key bytes. Equal for equal tables: numbers by value, sets without order.
@@ -99,6 +101,23 @@ impl Sandbox {
     pub fn expire_iterators(&self) {
         let mut world = self.lock();
         world.iterator_generation = world.iterator_generation.wrapping_add(1);
+    }
+
+    /// Executes an operation of DynamoDB or DynamoDB Streams, `CreateTable` for instance, with its JSON body, in the name of
+    /// an account: past signatures, faults, statistics and the observer. Returns the answer's JSON.
+    ///
+    /// # Errors
+    /// What the operation answers.
+    pub fn call(&self, account: &str, region: &str, operation: &str, body: &str) -> Result<Bytes, ControlError> {
+        let is_stream = ["ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"].contains(&operation);
+        let service = if is_stream { "DynamoDBStreams_20120810" } else { "DynamoDB_20120810" };
+        let mut world = self.lock();
+        world.tick();
+        let caller = Caller::root(account, region);
+        let stats = world.stats;
+        let result = world.execute(service, operation, &caller, body.as_bytes(), BatchFate::Whole);
+        world.stats = stats;
+        Ok(result?)
     }
 
     /// Writes an item, given as DynamoDB JSON (`{"id":{"S":"a"}}`), as PutItem would, but past faults and capacity.

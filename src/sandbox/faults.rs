@@ -23,8 +23,8 @@ pub enum FaultKind {
     LoseAnswer,
     /// The connection is reset before anything is done.
     Refuse,
-    /// The connection drops at once, and the request is done so much later, as if the network had held it back. The
-    /// signature of a real request is good for 15 min.
+    /// The connection drops at once, and the request is done so much later, as if the network had held it back: in
+    /// time order, before the first request or control call after that. A real request's signature is good for 15 min.
     DeliverLate(Duration),
     /// Done at once, answered so much later.
     Hold(Duration),

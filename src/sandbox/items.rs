@@ -196,8 +196,15 @@ impl Place<'_> {
         if self.table.reads.take(units, options.read_capacity, options.capacity_burst, self.moment.now) {
             Ok(())
         } else {
-            Err(ApiError::throttled("ProvisionedThroughputExceededException"))
+            Err(self.over_capacity("Read"))
         }
+    }
+
+    /// The error of a table whose units of this kind, `Read` or `Write`, are used up.
+    pub(super) fn over_capacity(&self, kind: &str) -> ApiError {
+        let reason = format!("Table{kind}ProvisionedThroughputExceeded");
+        let reasons = serde_json::json!([{"reason": reason, "resource": self.table.arn}]);
+        ApiError::throttled("ProvisionedThroughputExceededException").with("ThrottlingReasons", reasons)
     }
 }
 
@@ -326,7 +333,7 @@ fn write(world: &mut World, caller: &Caller, body: &[u8], kind: Kind) -> Result<
     let old = place.table.items.get(&intent.key).cloned();
     let units = consumed.add_write(&place, old.as_deref(), new.as_deref(), 1.0);
     if !place.take_writes(units) {
-        return Err(ApiError::throttled("ProvisionedThroughputExceededException"));
+        return Err(place.over_capacity("Write"));
     }
     place.change(&intent.key, new.clone(), false);
     world.stats.writes += 1;

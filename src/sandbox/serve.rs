@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -45,7 +45,8 @@ async fn answer_connection(sandbox: Sandbox, socket: TcpStream) {
     let _slower = socket.set_nodelay(true).is_err();
     let service = service_fn(move |request| answer(sandbox.clone(), request));
     // An error is a connection that ended early, on purpose or not: the client knows best.
-    let _ended = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service).await;
+    // No timeout: closing idle connections of a client's pool would look like a fault that nobody asked for.
+    let _ended = http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(socket), service).await;
 }
 
 /// Why a connection is closed without an answer.

@@ -35,9 +35,8 @@ pub(super) struct Address {
 }
 
 /// How far a batch is to get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BatchFate {
-    #[default]
     Whole,
     Subset,
     Nothing,
@@ -180,7 +179,8 @@ impl World {
         }
     }
 
-    fn execute(
+    /// Executes an operation of DynamoDB or its Streams.
+    pub(super) fn execute(
         &mut self,
         service: &str,
         operation: &str,

@@ -112,7 +112,12 @@ async fn capacity_runs_out_and_refills_with_time() {
     let send = || client.batch_write_item().request_items("orders", batch(25)).send();
     let left = send().await.unwrap().unprocessed_items.unwrap().remove("orders").unwrap();
     assert_eq!(left.len(), 15);
-    assert_eq!(code(send().await), "ProvisionedThroughputExceededException");
+    let refused = send().await.unwrap_err().into_service_error();
+    let db::operation::batch_write_item::BatchWriteItemError::ProvisionedThroughputExceededException(refused) = refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(refused.throttling_reasons()[0].reason(), Some("TableWriteProvisionedThroughputExceeded"));
     clock.advance(Duration::from_millis(500));
     let left = send().await.unwrap().unprocessed_items.unwrap().remove("orders").unwrap();
     assert_eq!(left.len(), 20);
@@ -190,4 +195,37 @@ async fn over_tcp_it_answers_the_sdks_own_client_and_drops_connections() {
         let _stopped = stopped.await;
     });
     tokio::join!(serve, work);
+}
+
+#[test]
+fn a_call_needs_no_client_and_meets_no_fault() {
+    let (sandbox, _) = sandbox();
+    sandbox.set_faults(Faults::new(vec![FaultRule::new("*", Trigger::Chance(1.0), FaultKind::InternalError)]));
+    let table = r#"{"TableName":"orders","BillingMode":"PAY_PER_REQUEST",
+        "AttributeDefinitions":[{"AttributeName":"id","AttributeType":"S"}],
+        "KeySchema":[{"AttributeName":"id","KeyType":"HASH"}],
+        "StreamSpecification":{"StreamEnabled":true,"StreamViewType":"NEW_IMAGE"}}"#;
+    sandbox.call(SOURCE, REGION, "CreateTable", table).unwrap();
+    let streams = sandbox.call(SOURCE, REGION, "ListStreams", "{}").unwrap();
+    assert!(String::from_utf8_lossy(&streams).contains("orders"));
+    assert_eq!(sandbox.call(SOURCE, REGION, "CreateTable", table).unwrap_err().code, "ResourceInUseException");
+    assert_eq!(sandbox.stats().requests, 0);
+    let shards = sandbox.shards(SOURCE, REGION, "orders").unwrap();
+    assert!(shards.iter().all(|shard| shard.open && shard.listed && shard.newest.is_none()));
+}
+
+#[tokio::test]
+async fn a_rule_can_be_for_one_account_or_one_table() {
+    let (sandbox, _) = sandbox();
+    let (client, other) = (database(&sandbox), database_as(&sandbox, key_of(TARGET)));
+    for client in [&client, &other] {
+        create(client, "orders").await;
+        create(client, "state").await;
+    }
+    let always = FaultRule::new("PutItem", Trigger::Chance(1.0), FaultKind::InternalError);
+    sandbox.set_faults(Faults::new(vec![always.for_account(TARGET).for_table("orders")]));
+    put(&client, "orders", "a", "1").await;
+    put(&other, "state", "a", "1").await;
+    let hit = other.put_item().table_name("orders").set_item(Some(item("a", &[]))).send().await;
+    assert_eq!(code(hit), "InternalServerError");
 }

@@ -1,6 +1,6 @@
 //! What holds for any numbers, and for any history of a stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use http::Request;
 use proptest::prelude::*;
@@ -95,9 +95,13 @@ fn listing(sandbox: &Sandbox, arn: &str) -> Vec<Json> {
         shards.extend(page["Shards"].as_array().unwrap().iter().cloned());
         match page.get("LastEvaluatedShardId") {
             Some(last) => body["ExclusiveStartShardId"] = last.clone(),
-            None => return shards,
+            None => break,
         }
     }
+    let ids: BTreeSet<_> = shards.iter().map(|shard: &Json| shard["ShardId"].as_str().unwrap()).collect();
+    let mut parents = shards.iter().filter_map(|shard| shard["ParentShardId"].as_str());
+    assert!(parents.all(|parent| ids.contains(parent)), "a child is not listed before its parent");
+    shards
 }
 
 /// A reader that follows the lineage as it should be followed: parents to their end before children.

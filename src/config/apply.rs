@@ -19,17 +19,22 @@ pub const DEFAULT_BATCH_ITEMS: u32 = 25;
 /// The service's limit (API reference, `BatchWriteItem`).
 pub const BATCH_ITEMS_RANGE: RangeInclusive<u32> = 1..=25;
 /// Records read beyond the watermark: a stuck key holds the watermark, and not the memory.
-pub const DEFAULT_LOOK_AHEAD_RECORDS: u64 = 100_000;
+pub const DEFAULT_LOOK_AHEAD_RECORDS: u64 = 10_000;
 /// At least one page of `GetRecords` (1,000 records); at most what one process can keep in order.
 pub const LOOK_AHEAD_RECORDS_RANGE: RangeInclusive<u64> = 1_000..=10_000_000;
-/// Bytes read beyond the watermark, per link: sixty pages; a sidecar with 256 MiB carries it.
-pub const DEFAULT_LOOK_AHEAD_BYTES: u64 = 64 << 20;
+/// Bytes read beyond the watermark, per link: thirty pages; a sidecar with 128 MiB carries it.
+pub const DEFAULT_LOOK_AHEAD_BYTES: u64 = 32 << 20;
 /// At least a few pages, else reading waits for writing all the time.
 pub const LOOK_AHEAD_BYTES_RANGE: RangeInclusive<u64> = (4 << 20)..=(64 << 30);
 /// One attempt of one request: far above any healthy answer, far below what a user would wait.
 pub const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Below, healthy requests are given up and their keys are in doubt; above, one dead connection stops a lane.
 pub const ATTEMPT_TIMEOUT_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+/// The longest life of a signed request, with margin: AWS refuses a signature after 15 minutes at most, by some of its
+/// texts after 5.
+pub const DEFAULT_IN_DOUBT_FOR: Duration = Duration::from_secs(16 * 60);
+/// Less than the default is for emulators and tests that deliver nothing late; against AWS it gives up the guarantee.
+pub const IN_DOUBT_FOR_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Write units/s of `max_wcu`.
 pub const MAX_WCU_RANGE: RangeInclusive<u64> = 1..=100_000_000;
 
@@ -68,6 +73,10 @@ pub struct ApplyConfig {
     /// One attempt of one request. Default [`DEFAULT_ATTEMPT_TIMEOUT`].
     #[serde(serialize_with = "units::duration")]
     pub attempt_timeout: Duration,
+    /// How long a write whose answer was lost may still land; then its key is compared and synced. Default
+    /// [`DEFAULT_IN_DOUBT_FOR`].
+    #[serde(serialize_with = "units::duration")]
+    pub in_doubt_for: Duration,
 }
 
 impl Default for ApplyConfig {
@@ -91,6 +100,7 @@ impl ApplyConfig {
             ),
             look_ahead_bytes: section.size("look_ahead_bytes", DEFAULT_LOOK_AHEAD_BYTES, LOOK_AHEAD_BYTES_RANGE),
             attempt_timeout: section.duration("attempt_timeout", DEFAULT_ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT_RANGE),
+            in_doubt_for: section.duration("in_doubt_for", DEFAULT_IN_DOUBT_FOR, IN_DOUBT_FOR_RANGE),
         };
         section.finish();
         read

@@ -98,7 +98,7 @@ pub struct StreamConfig {
     pub discovery_interval: Duration,
     /// Shards read at the same time. Default [`DEFAULT_MAX_CONCURRENT_SHARDS`].
     pub max_concurrent_shards: u32,
-    /// A change that is older than this when it is read is treated as a gap, by `on_gap`. Default off (`None`).
+    /// A change that is older than this when it is read is left out, counted and logged. Default off (`None`).
     #[serde(serialize_with = "age")]
     pub max_record_age: Option<Duration>,
 }

@@ -473,7 +473,7 @@ fn the_effective_settings_read_as_they_are_written_and_hide_the_external_id() {
     .replace("source.table = \"orders\"\n", "");
     let config = good(&text);
     let json = serde_json::to_value(&config).unwrap();
-    assert_eq!(json["links"][0]["apply"]["look_ahead_bytes"], "64MiB");
+    assert_eq!(json["links"][0]["apply"]["look_ahead_bytes"], "32MiB");
     assert_eq!(json["links"][0]["stream"]["poll_min"], "200ms");
     assert_eq!(json["checkpoint"]["store"], "file:./dynaferry.redb");
     assert!(!json.to_string().contains("between-us"));

@@ -275,7 +275,7 @@ mod tests {
         fn a_due_shard_is_served_within_as_many_turns_as_the_slots_need_for_all(
             shards in 1usize..30,
             slots in 1usize..8,
-            turns in prop::collection::vec((0u64..400, prop::collection::vec(arb_outcome(), 8)), 1..150),
+            turns in prop::collection::vec((0u64..400, prop::collection::vec(arb_outcome(), 8)), 1..60),
         ) {
             let mut schedule = schedule(shards);
             let (mut now, mut overdue) = (Duration::ZERO, HashMap::<ShardId, usize>::new());

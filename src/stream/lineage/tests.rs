@@ -365,3 +365,12 @@ fn an_inconclusive_listing_makes_no_shard_leave() {
     lineage.merge_listing(&listing(&[]), at(1));
     assert_eq!(lineage.give_up(&id("p"), at(1)), GiveUp::StillListed);
 }
+
+#[test]
+fn a_shard_of_unknown_parent_waits_for_a_vanished_one_that_may_be_above_it() {
+    let mut lineage = Lineage::restore([row("z", "unseen", ShardStatus::Waiting)]);
+    let found = lineage.merge_listing(&listing(&[open("c", "unseen too")]), at(30));
+    assert_eq!(found.suspects, [suspect("z", Suspicion::UnknownParent), suspect("z", Suspicion::Vanished)]);
+    lineage.resolve(&suspect("z", Suspicion::Vanished), at(30));
+    assert_eq!(lineage.suspects(), [suspect("c", Suspicion::UnknownParent)]);
+}

@@ -293,7 +293,9 @@ impl Book {
     pub(crate) fn begin_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
         let slot = self.slot(shard)?;
         let books = self.shard_mut(slot)?;
-        if books.row.status == ShardStatus::Waiting {
+        if books.row.status == ShardStatus::Waiting || books.row.is_lost {
+            books.is_drained = false;
+            books.row.is_lost = false;
             books.row.status = ShardStatus::Reading;
             self.dirty.shards.insert(slot);
             self.dirty.urgent = true;
@@ -304,8 +306,17 @@ impl Book {
     /// A shard is gone before it was read to its end; a durable gap says so.
     pub(crate) fn give_up_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
         let slot = self.slot(shard)?;
-        self.shard_mut(slot)?.is_drained = true;
+        let books = self.shard_mut(slot)?;
+        (books.is_drained, books.row.is_lost) = (true, true);
         self.finish_if_done(slot)
+    }
+
+    /// A shard's checkpoint was found trimmed; a durable gap says so.
+    pub(crate) fn trimmed(&mut self, shard: &ShardId) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        self.shard_mut(slot)?.row.is_trimmed = true;
+        self.dirty.shards.insert(slot);
+        Ok(())
     }
 
     /// A shard's position was within the stream's retention at this time.
@@ -392,6 +403,7 @@ impl Book {
         let Some(advance) = books.watermark.advance() else { return Ok(()) };
         debug_assert!(books.row.checkpoint < Some(advance.to), "a checkpoint never moves back");
         books.row.checkpoint = Some(advance.to);
+        books.row.is_trimmed = false;
         books.row.checkpoint_time = books.row.checkpoint_time.max(Some(advance.created));
         books.settled_to = books.row.checkpoint_time;
         books.row.debts.retain(|debt| advance.to < debt.to);

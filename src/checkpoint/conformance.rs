@@ -118,6 +118,8 @@ fn shard(id: &str, checkpoint: Option<u64>) -> ShardRow {
         verified_at: time(300),
         last_listed: time(300),
         debts: vec![Debt { to: number(5), until: time(1260) }],
+        is_trimmed: false,
+        is_lost: false,
     }
 }
 

@@ -350,6 +350,8 @@ mod tests {
             verified_at: time,
             last_listed: time,
             debts: vec![],
+            is_trimmed: false,
+            is_lost: false,
         };
         store.commit("orders", &fence, vec![StateWrite::Shard(row.clone())]).await.unwrap();
         assert_eq!(store.read("orders").await.unwrap().shards, [row]);

@@ -90,6 +90,7 @@ enum Note {
     DeadLetter(DeadLetterRow, Vec<Token>),
     Drained(ShardId),
     GiveUp(ShardId),
+    Trimmed(ShardId),
     Confirm(ShardId, WallTime),
     Relist(ShardId, WallTime),
     Forget(ShardId),
@@ -171,6 +172,11 @@ impl Keeper {
     /// The shard is gone before its end; a gap says so.
     pub(crate) async fn give_up(&self, shard: &ShardId) -> Result<(), KeeperGone> {
         self.tell(Note::GiveUp(shard.clone())).await
+    }
+
+    /// The shard's checkpoint was found trimmed; a gap says so.
+    pub(crate) async fn trimmed(&self, shard: &ShardId) -> Result<(), KeeperGone> {
+        self.tell(Note::Trimmed(shard.clone())).await
     }
 
     /// The shard's position was within retention at this time.
@@ -412,6 +418,7 @@ impl KeeperTask {
             }
             Note::Drained(shard) => self.book.drained(&shard)?,
             Note::GiveUp(shard) => self.book.give_up_shard(&shard)?,
+            Note::Trimmed(shard) => self.book.trimmed(&shard)?,
             Note::Confirm(shard, at) => self.book.confirm(&shard, at)?,
             Note::Relist(shard, at) => self.book.relist(&shard, at)?,
             Note::Forget(shard) => self.book.forget_shard(&shard),

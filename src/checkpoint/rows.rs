@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::stream::{GapScope, ShardStatus};
+pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{CanonicalKey, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime};
 
@@ -116,6 +116,12 @@ pub struct ShardRow {
     pub last_listed: WallTime,
     /// Ranges of earlier owners, see [`Debt`].
     pub debts: Vec<Debt>,
+    /// The checkpoint was found trimmed: a gap says so, and reading starts at the oldest record that is left.
+    #[serde(default)]
+    pub is_trimmed: bool,
+    /// It is `Finished` only because it vanished, under a gap; it may be read again if it is listed again.
+    #[serde(default)]
+    pub is_lost: bool,
 }
 
 /// How far a segment of the load is: every page up to the cursor is settled.

@@ -19,7 +19,8 @@ pub(super) fn next_fence(held: Option<&Fence>, owner: &str) -> Fence {
     Fence { owner: owner.to_owned(), epoch: held.map_or(1, |fence| fence.epoch.saturating_add(1)) }
 }
 
-/// A shard's row: checkpoint and dispatch watermark never move back, whatever the epoch, and `Finished` is final.
+/// A shard's row: checkpoint and dispatch watermark never move back, whatever the epoch, and `Finished` is final,
+/// unless the shard was given up for lost.
 pub(super) fn check_shard(old: Option<&ShardRow>, new: &ShardRow) -> Result<(), Refusal> {
     let Some(old) = old else { return Ok(()) };
     let id = &new.id;
@@ -29,7 +30,7 @@ pub(super) fn check_shard(old: Option<&ShardRow>, new: &ShardRow) -> Result<(), 
     if new.dispatch < old.dispatch {
         return Err(format!("dispatch watermark of shard {id} would move back"));
     }
-    if old.status == ShardStatus::Finished && new.status != ShardStatus::Finished {
+    if old.status == ShardStatus::Finished && !old.is_lost && new.status != ShardStatus::Finished {
         return Err(format!("finished shard {id} would open again"));
     }
     Ok(())

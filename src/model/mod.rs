@@ -4,6 +4,7 @@ mod change;
 mod item;
 mod key;
 mod position;
+mod shard;
 mod table;
 mod time;
 mod write;
@@ -12,6 +13,7 @@ pub use change::{Change, ChangeOp};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
 pub use position::{BadSequenceNumber, SequenceNumber, ShardId, StartAt};
+pub use shard::{GapScope, ShardStatus};
 pub use table::{
     BadTableArn, Billing, Encryption, Index, Projection, StreamArn, TableArn, TableDescription, TableStatus,
     TableStream, ViewType, is_table_name,

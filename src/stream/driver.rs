@@ -27,7 +27,7 @@ use crate::checkpoint::rows::{GapRow, ShardRow, ShardStatus};
 use crate::context::Context;
 use crate::decode::{DecodeError, KeyCodec, stream_page};
 use crate::error::{Failure, Fault};
-use crate::model::{ShardId, StartAt, StreamArn, ViewType, WallTime};
+use crate::model::{SequenceNumber, ShardId, StartAt, StreamArn, ViewType, WallTime};
 use crate::retry::{Attempts, Patience, Verdict};
 use crate::stream::lister::{ListError, ShardLister};
 use crate::stream::{Listing, RecordsPage, ShardIterator};
@@ -77,6 +77,9 @@ pub(crate) enum StreamError {
     /// Listings that cannot be.
     #[error("list the stream's shards")]
     Listing(#[source] ListingError),
+    /// There is no such stream any more.
+    #[error("the stream is gone")]
+    Gone,
     /// History is lost, and the link is to stop then.
     #[error("source history was lost ({cause}, shard {shard}) and on_gap is \"stop\"")]
     Lost {
@@ -201,6 +204,10 @@ pub(crate) struct StreamDriver {
     positions: HashMap<ShardId, StartAt>,
     verified: HashMap<ShardId, WallTime>,
     open_gaps: Vec<(GapScope, String)>,
+    /// Checkpoints at the start: reading from the trim horizon may bring records up to there once more.
+    floors: HashMap<ShardId, SequenceNumber>,
+    /// Whether the stream was listed in this run: gaps are looked for before any position is confirmed.
+    is_listed: bool,
     readings: BTreeMap<ShardId, Reading>,
     schedule: Schedule,
     finished: mpsc::UnboundedReceiver<ShardId>,
@@ -218,7 +225,11 @@ pub(crate) struct StreamDriver {
 impl StreamDriver {
     pub(crate) fn new(setup: StreamSetup) -> Self {
         let now = Instant::now();
-        let at = |row: &ShardRow| row.checkpoint.map_or(StartAt::TrimHorizon, StartAt::After);
+        let at = |row: &ShardRow| match row.checkpoint {
+            Some(checkpoint) if !row.is_trimmed => StartAt::After(checkpoint),
+            Some(_) | None => StartAt::TrimHorizon,
+        };
+        let floors = setup.rows.iter().filter_map(|row| Some((row.id.clone(), row.checkpoint?))).collect();
         Self {
             lister: ShardLister::new(
                 Arc::clone(&setup.source),
@@ -239,6 +250,8 @@ impl StreamDriver {
             positions: setup.rows.iter().map(|row| (row.id.clone(), at(row))).collect(),
             verified: setup.rows.iter().map(|row| (row.id.clone(), row.verified_at)).collect(),
             open_gaps: setup.open_gaps.into_iter().map(|gap| (gap.scope, gap.cause)).collect(),
+            floors,
+            is_listed: false,
             readings: BTreeMap::new(),
             schedule: Schedule::new(setup.settings.pace),
             finished: setup.finished,
@@ -298,6 +311,9 @@ impl StreamDriver {
 
     /// Shards whose turn has come: their rows say so before they are read.
     async fn begin_readable(&mut self) -> Result<(), StreamError> {
+        if !self.is_listed {
+            return Ok(());
+        }
         let ready: Vec<ShardId> =
             self.lineage.readable().filter(|shard| !self.readings.contains_key(*shard)).cloned().collect();
         if ready.is_empty() {
@@ -446,6 +462,9 @@ impl StreamDriver {
             _ => Polled::Some,
         };
         changes.drain(..read.skip.min(changes.len()));
+        if let Some(floor) = self.floors.get(&shard) {
+            changes.retain(|change| change.sequence > *floor);
+        }
         self.hand_on(shard, changes, read.drained, polled);
         Ok(())
     }
@@ -535,7 +554,10 @@ impl StreamDriver {
         self.open_gap(shard, cause.into()).await?;
         let now = self.now();
         let restart = match cause {
-            LossCause::Trimmed => true,
+            LossCause::Trimmed => {
+                self.keeper.trimmed(shard).await?;
+                true
+            }
             LossCause::ShardVanished => match self.lineage.give_up(shard, self.context.now()) {
                 GiveUp::Finished => {
                     self.keeper.give_up(shard).await?;
@@ -623,6 +645,7 @@ impl StreamDriver {
             Err(ListError::Odd(error)) => return Err(StreamError::Listing(error)),
         };
         let now = self.context.now();
+        self.is_listed = true;
         let Discovery { new_shards, relisted, suspects } = self.lineage.merge_listing(&listing, now);
         self.create_rows(new_shards).await?;
         for (shard, at) in relisted {
@@ -636,11 +659,11 @@ impl StreamDriver {
     }
 
     async fn stream_is_gone(&mut self) -> Result<(), StreamError> {
-        let unfinished: Vec<ShardId> = self.readings.keys().cloned().collect();
+        let unfinished: Vec<ShardId> = self.lineage.readable().cloned().collect();
         for shard in unfinished {
             self.open_gap(&shard, GapCause::ShardVanished).await?;
         }
-        Ok(())
+        Err(StreamError::Gone)
     }
 
     async fn create_rows(&mut self, new_shards: Vec<NewShard>) -> Result<(), StreamError> {
@@ -713,5 +736,7 @@ pub(crate) fn new_row(
         verified_at,
         last_listed: now,
         debts: Vec::new(),
+        is_trimmed: false,
+        is_lost: false,
     }
 }

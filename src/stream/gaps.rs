@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::model::GapScope;
 use crate::model::{ShardId, StreamArn, WallTime};
 
 use super::cursor::LossCause;
@@ -19,16 +20,6 @@ pub const UNCONFIRMED_AFTER: Duration = Duration::from_secs(23 * 3600);
 
 /// A gap starts this much before the last settled time: source times are whole seconds, rounded down.
 const MARGIN: Duration = Duration::from_secs(2);
-
-/// What a gap spans.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GapScope {
-    /// Keys of one shard and of what was between it and its last ancestor that we read.
-    Shard(ShardId),
-    /// Any key of the table.
-    All,
-}
 
 /// Why a gap was opened. The names are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

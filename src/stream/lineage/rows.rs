@@ -2,21 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::model::ShardStatus;
 use crate::model::{ShardId, WallTime};
-
-/// The durable status of a shard's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShardStatus {
-    /// Its parent is not finished.
-    Waiting,
-    /// Its parent question is settled: it is read, or may be.
-    Reading,
-    /// Read to its null iterator and everything settled; or lost, under a gap.
-    Finished,
-}
 
 /// What the forest needs to know of a row after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@
 //! - Sets and maps come back sorted. Expressions project top-level attributes only; reserved words are not refused.
 //! - No time to live by itself (see [`Sandbox::expire_ttl`]), no PITR, exports, imports, S3, backups, global tables.
 //! - Legacy parameters (`KeyConditions`, `AttributeUpdates`, …) are refused. `ItemCount` is always up to date.
-//! - `ClientRequestToken` of a transaction is ignored.
+//! - Transactions use capacity but are never throttled by it, and never conflict.
 //! - The stream is written at once, and TTL, capacity and table settings change at once.
 
 mod auth;

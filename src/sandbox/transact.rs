@@ -1,6 +1,7 @@
 //! TransactWriteItems and TransactGetItems: all or nothing, within one account and Region.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,11 +16,14 @@ use super::world::{Address, World, parse};
 /// Limits of the service (AWS facts 4.1).
 const MAX_ACTIONS: usize = 100;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How long a repeated request with the same token is known to be one.
+const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TransactWrite {
     transact_items: Vec<Action>,
+    client_request_token: Option<String>,
     return_consumed_capacity: Option<String>,
 }
 
@@ -52,6 +56,13 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
             "Member must have length less than or equal to 100, greater than or equal to 1",
         ));
     }
+    let token = request.client_request_token.map(|token| (caller.account.clone(), caller.region.clone(), token));
+    let now = world.now;
+    world.transactions.retain(|_, (done, _)| now.since(*done) < TOKEN_LIFE);
+    if let Some((_, same)) = token.as_ref().and_then(|token| world.transactions.get(token)) {
+        // Done before: the answer was lost, or the client is mistaken.
+        return if *same == body { Ok(Answer::default().into_body()) } else { Err(mismatch()) };
+    }
     let mut seen = BTreeSet::new();
     let mut steps = Vec::new();
     let mut reasons = Vec::new();
@@ -77,11 +88,10 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
             }
             Err(error) => {
                 failed = true;
-                let code = error.code.strip_suffix("Exception").unwrap_or(&error.code);
-                let code =
-                    if code == "Validation" { "ValidationError" } else { code.strip_suffix("Check").unwrap_or(code) };
-                let code =
-                    if error.code == "ConditionalCheckFailedException" { "ConditionalCheckFailed" } else { code };
+                let code = match error.code.as_str() {
+                    "ConditionalCheckFailedException" => "ConditionalCheckFailed",
+                    _ => "ValidationError",
+                };
                 let mut reason = serde_json::json!({"Code": code, "Message": error.message});
                 let shown = request.return_values_on_condition_check_failure.as_deref() == Some("ALL_OLD");
                 let old = place.table.items.get(&intent.key).filter(|_| shown);
@@ -116,11 +126,21 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
             world.stats.writes += 1;
         }
     }
+    if let Some(token) = token {
+        world.transactions.insert(token, (now, Bytes::copy_from_slice(body)));
+    }
     let asked = request.return_consumed_capacity.as_deref();
     let capacity: Vec<_> = capacity.values().filter_map(|consumed| consumed.json(asked)).collect();
     let mut answer = Answer::default();
     answer.add("ConsumedCapacity", (!capacity.is_empty()).then(|| capacity.into()));
     Ok(answer.into_body())
+}
+
+fn mismatch() -> ApiError {
+    ApiError::new(
+        "IdempotentParameterMismatchException",
+        "The request uses the same client token as a previous, but non-identical request",
+    )
 }
 
 #[derive(Debug, Deserialize)]

@@ -62,6 +62,8 @@ pub(super) struct World {
     pub(super) observer: Option<Observer>,
     /// Iterators of earlier generations have expired.
     pub(super) iterator_generation: u32,
+    /// Transactions done, by account, Region and client token: when, and the request's body.
+    pub(super) transactions: BTreeMap<(String, String, String), (WallTime, Bytes)>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
     late: BTreeMap<(WallTime, u64), Request<Bytes>>,
 }
@@ -95,6 +97,7 @@ impl World {
             stats: Stats::default(),
             observer: None,
             iterator_generation: 0,
+            transactions: BTreeMap::new(),
             late: BTreeMap::new(),
             options,
         }

@@ -275,3 +275,30 @@ fn the_checksum_is_crc_32() {
     assert_eq!(super::super::reply::crc32(b"123456789"), 0xcbf4_3926);
     assert_eq!(super::super::reply::crc32(b"The quick brown fox jumps over the lazy dog"), 0x414f_a339);
 }
+
+#[tokio::test]
+async fn a_transaction_repeated_with_its_token_is_done_once() {
+    let (sandbox, clock) = sandbox();
+    let client = database(&sandbox);
+    create(&client, "state").await;
+    let add = |by: &str| {
+        let update = aws_sdk_dynamodb::types::Update::builder()
+            .table_name("state")
+            .key("id", s("a"))
+            .update_expression("ADD total :by")
+            .expression_attribute_values(":by", n(by));
+        let item = TransactWriteItem::builder().update(update.build().unwrap()).build();
+        client.transact_write_items().transact_items(item).client_request_token("once").send()
+    };
+    let total = || async {
+        let found = client.get_item().table_name("state").key("id", s("a")).send().await.unwrap();
+        found.item.unwrap()["total"].as_n().unwrap().clone()
+    };
+    add("5").await.unwrap();
+    add("5").await.unwrap();
+    assert_eq!(total().await, "5");
+    assert_eq!(code(add("6").await), "IdempotentParameterMismatchException");
+    clock.advance(Duration::from_secs(600));
+    add("5").await.unwrap();
+    assert_eq!(total().await, "10");
+}

@@ -47,6 +47,17 @@ proptest! {
     }
 }
 
+#[test]
+fn numbers_that_begin_alike_are_ordered_too() {
+    let ascending = [
+        "-1e125", "-120", "-12", "-1.2", "-1", "-0.12", "-0.1", "-1e-130", "0", "1e-130", "0.1", "0.12", "1", "1.2",
+        "12", "120", "1e125",
+    ];
+    let numbers: Vec<_> = ascending.iter().map(|text| Number::parse(text).unwrap()).collect();
+    assert!(numbers.is_sorted());
+    assert!(numbers.iter().map(Number::sortable).is_sorted());
+}
+
 /// One step of a table's history.
 #[derive(Debug, Clone)]
 enum Step {

@@ -121,10 +121,10 @@ impl Caller {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let (begun, generation) = (Instant::now(), self.credentials.generation());
+        let begun = Instant::now();
         let (result, answer) = wire::typed(send).await;
         let result = result.map_err(|error| fault::failure(operation, &error));
-        self.settle(operation, begun, generation, &answer, &result);
+        self.settle(operation, begun, &answer, &result);
         result
     }
 
@@ -138,25 +138,20 @@ impl Caller {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let (begun, generation) = (Instant::now(), self.credentials.generation());
+        let begun = Instant::now();
         let (result, mut answer) = wire::raw(operation, body, send).await;
         let result = match result {
             Err(error) => Err(fault::failure(operation.name(), &error)),
             Ok(_) => answer.body.take().ok_or_else(|| fault::broken(operation.name(), "the answer has no body")),
         };
-        self.settle(operation.name(), begun, generation, &answer, &result);
+        self.settle(operation.name(), begun, &answer, &result);
         result
     }
 
-    fn settle<T>(
-        &self,
-        operation: &'static str,
-        begun: Instant,
-        generation: u64,
-        answer: &Answer,
-        result: &Result<T, Failure>,
-    ) {
-        if result.as_ref().is_err_and(fault::has_stale_credentials) {
+    fn settle<T>(&self, operation: &'static str, begun: Instant, answer: &Answer, result: &Result<T, Failure>) {
+        if let Some(generation) = answer.credentials
+            && result.as_ref().is_err_and(fault::has_stale_credentials)
+        {
             self.credentials.invalidate(generation);
         }
         let Some(observer) = &self.observer else { return };

@@ -17,6 +17,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::fault::NoCredentials;
+use super::wire;
 use crate::context::Context;
 use crate::model::WallTime;
 
@@ -80,11 +81,14 @@ impl fmt::Debug for Keeper {
     }
 }
 
+/// Credentials and their generation, by which [`Keeper::invalidate`] knows them.
+type Signer = (Credentials, u64);
+
 /// What a request is to do.
 enum Plan {
-    Use(Credentials),
+    Use(Signer),
     /// Good ones are there, and new ones are on their way.
-    Prefer(Fetch, Credentials),
+    Prefer(Fetch, Signer),
     Wait(Fetch),
 }
 
@@ -92,11 +96,6 @@ impl Keeper {
     pub(super) fn new(provider: SharedCredentialsProvider, context: Context) -> Self {
         let lead = tokio::sync::Mutex::new(());
         Self(Arc::new(Inner { provider, context, state: Mutex::default(), lead }))
-    }
-
-    /// Counts the credentials: names those that a call used, for [`invalidate`](Self::invalidate).
-    pub(super) fn generation(&self) -> u64 {
-        self.state().generation
     }
 
     /// When those held expire; `None`: they do not, or there are none yet.
@@ -119,7 +118,7 @@ impl Keeper {
     }
 
     /// Good credentials, fetched first where need be.
-    async fn get(&self) -> Result<Credentials, NoCredentials> {
+    async fn get(&self) -> Result<Signer, NoCredentials> {
         let (fetch, good) = match self.plan() {
             Plan::Use(credentials) => return Ok(credentials),
             Plan::Wait(fetch) => return self.finish(fetch).await,
@@ -137,9 +136,9 @@ impl Keeper {
         let mut state = self.state();
         let good = state.held.as_ref().filter(|held| held.is_usable(now));
         match good {
-            Some(held) if !held.is_due(now) => Plan::Use(held.credentials.clone()),
+            Some(held) if !held.is_due(now) => Plan::Use((held.credentials.clone(), state.generation)),
             Some(held) => {
-                let good = held.credentials.clone();
+                let good = (held.credentials.clone(), state.generation);
                 match state.not_before {
                     Some(at) if Instant::now() < at => Plan::Use(good),
                     _ => Plan::Prefer(self.fetch(&mut state), good),
@@ -167,7 +166,7 @@ impl Keeper {
     }
 
     /// Waits for a fetch; whoever sees it end first puts its result in place.
-    async fn finish(&self, fetch: Fetch) -> Result<Credentials, NoCredentials> {
+    async fn finish(&self, fetch: Fetch) -> Result<Signer, NoCredentials> {
         let result = fetch.clone().await;
         let mut state = self.state();
         if state.fetch.as_ref().is_some_and(|current| current.ptr_eq(&fetch)) {
@@ -185,7 +184,8 @@ impl Keeper {
                 }
             }
         }
-        result
+        let generation = state.generation;
+        result.map(|credentials| (credentials, generation))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -221,11 +221,160 @@ impl ProvideCredentials for Keeper {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async move { self.get().await.map_err(CredentialsError::provider_error) })
+        future::ProvideCredentials::new(async move {
+            let (credentials, generation) = self.get().await.map_err(CredentialsError::provider_error)?;
+            wire::note_credentials(generation);
+            Ok(credentials)
+        })
     }
 }
 
 fn wall_time(time: SystemTime) -> WallTime {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     WallTime::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::aws::tests::Manual;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Grants sessions of an hour, numbered; or fails, or never answers.
+    #[derive(Debug, Default)]
+    struct Issuer {
+        clock: Arc<Manual>,
+        asked: AtomicUsize,
+        is_down: std::sync::atomic::AtomicBool,
+        delay: Duration,
+    }
+
+    impl Issuer {
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+
+        fn set_down(&self, is_down: bool) {
+            self.is_down.store(is_down, Ordering::SeqCst);
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    struct Shop(Arc<Issuer>);
+
+    impl ProvideCredentials for Shop {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            let issuer = Arc::clone(&self.0);
+            future::ProvideCredentials::new(async move {
+                let number = issuer.asked.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(issuer.delay).await;
+                if issuer.is_down.load(Ordering::SeqCst) {
+                    return Err(CredentialsError::provider_error("the token service is away"));
+                }
+                let expiry = UNIX_EPOCH + Duration::from_millis(u64::try_from(issuer.clock.millis()).unwrap()) + HOUR;
+                Ok(Credentials::new(format!("KEY{number}"), "secret", None, Some(expiry), "test"))
+            })
+        }
+    }
+
+    fn setup(delay: Duration) -> (Arc<Manual>, Arc<Issuer>, Keeper) {
+        let (clock, context) = Manual::context();
+        let issuer = Arc::new(Issuer { clock: Arc::clone(&clock), delay, ..Issuer::default() });
+        let keeper = Keeper::new(SharedCredentialsProvider::new(Shop(Arc::clone(&issuer))), context);
+        (clock, issuer, keeper)
+    }
+
+    async fn key(keeper: &Keeper) -> String {
+        keeper.get().await.unwrap().0.access_key_id().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_fetch_serves_all_that_wait_and_all_that_follow() {
+        let (_, issuer, keeper) = setup(Duration::from_millis(100));
+        let all = futures_util::future::join_all((0..16).map(|_| key(&keeper))).await;
+        assert!(all.iter().all(|key| key == "KEY0"), "{all:?}");
+        assert_eq!(key(&keeper).await, "KEY0");
+        assert_eq!(issuer.asked(), 1);
+        assert_eq!(keeper.expires_at(), Some(WallTime::from_millis(Manual::START).plus(HOUR)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_ones_are_fetched_five_minutes_ahead_while_others_use_the_old() {
+        let (clock, issuer, keeper) = setup(Duration::from_millis(100));
+        key(&keeper).await;
+        clock.advance(HOUR - AHEAD * 5 / 4 - Duration::from_secs(1));
+        assert_eq!(key(&keeper).await, "KEY0", "not yet");
+        clock.advance(AHEAD / 4 + Duration::from_secs(2));
+        let both = futures_util::future::join(key(&keeper), key(&keeper)).await;
+        assert_eq!(both, ("KEY1".into(), "KEY0".into()), "one waits for the new ones, the other goes on");
+        assert_eq!(issuer.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_refresh_is_survived_while_the_old_ones_are_good_and_no_longer() {
+        let (clock, issuer, keeper) = setup(Duration::ZERO);
+        key(&keeper).await;
+        clock.advance(HOUR - Duration::from_secs(200));
+        issuer.set_down(true);
+        for _ in 0..50 {
+            assert_eq!(key(&keeper).await, "KEY0");
+        }
+        assert_eq!(issuer.asked(), 2, "no storm");
+        tokio::time::advance(PAUSE_AFTER_FAILURE * 2).await;
+        assert_eq!(key(&keeper).await, "KEY0");
+        assert_eq!(issuer.asked(), 3, "tried again after a pause");
+        clock.advance(Duration::from_secs(195));
+        assert_eq!(keeper.get().await.unwrap_err().fault, crate::error::Fault::Transient);
+        issuer.set_down(false);
+        assert_eq!(key(&keeper).await, "KEY4", "and comes back by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_service_that_hangs_holds_nobody_up_while_the_old_ones_are_good() {
+        let (clock, _issuer, keeper) = setup(Duration::from_secs(10));
+        key(&keeper).await;
+        clock.advance(HOUR - Duration::from_secs(200));
+        let begun = Instant::now();
+        assert_eq!(key(&keeper).await, "KEY0");
+        assert!(begun.elapsed() <= PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_request_does_not_end_the_fetch() {
+        let (_, issuer, keeper) = setup(Duration::from_secs(8));
+        for _ in 0..2 {
+            assert!(tokio::time::timeout(Duration::from_secs(3), key(&keeper)).await.is_err());
+        }
+        assert_eq!(key(&keeper).await, "KEY0");
+        assert_eq!(issuer.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_that_never_ends_is_given_up() {
+        let (_, _issuer, keeper) = setup(Duration::from_secs(3600));
+        assert_eq!(keeper.get().await.unwrap_err().fault, crate::error::Fault::Transient);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outdated_ones_are_replaced_once_however_many_calls_report_them() {
+        let (_, issuer, keeper) = setup(Duration::ZERO);
+        let (_, first) = keeper.get().await.unwrap();
+        keeper.invalidate(first);
+        assert_eq!(key(&keeper).await, "KEY1");
+        keeper.invalidate(first);
+        assert_eq!(key(&keeper).await, "KEY1", "a late report of the old ones does not touch the new ones");
+        let (_, second) = keeper.get().await.unwrap();
+        keeper.invalidate(second);
+        assert_eq!(key(&keeper).await, "KEY1", "not again at once");
+        tokio::time::advance(PAUSE_BETWEEN_FORCED).await;
+        keeper.invalidate(second);
+        assert_eq!(key(&keeper).await, "KEY2");
+        assert_eq!(issuer.asked(), 3);
+    }
 }

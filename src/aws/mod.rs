@@ -11,6 +11,8 @@ mod fault;
 mod schema;
 mod streams;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use accounts::{AccessKey, Account, Clients, Identity};

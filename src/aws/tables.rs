@@ -140,7 +140,7 @@ const PUT: &[u8] = br#"{"PutRequest":{"Item":"#;
 const DELETE: &[u8] = br#"{"DeleteRequest":{"Key":"#;
 
 /// The images as they came, each copied once.
-fn write_request(table: &str, writes: &[Write]) -> Vec<u8> {
+pub(super) fn write_request(table: &str, writes: &[Write]) -> Vec<u8> {
     let table = serde_json::Value::from(table).to_string();
     let of_writes: usize = writes.iter().map(|write| write.wire_len() + DELETE.len() + 3).sum();
     let mut body = Vec::with_capacity(of_writes + table.len() + 72);

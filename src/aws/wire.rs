@@ -79,6 +79,13 @@ pub(super) struct Answer {
     pub(super) body: Option<Bytes>,
     /// The service's own clock, in whole seconds.
     pub(super) date: Option<WallTime>,
+    /// Which of our credentials it was signed with.
+    pub(super) credentials: Option<u64>,
+}
+
+/// Notes which credentials the call of this task is signed with.
+pub(super) fn note_credentials(generation: u64) {
+    with_call(|call| call.answer.lock().unwrap_or_else(PoisonError::into_inner).credentials = Some(generation));
 }
 
 /// Runs a `send()` with a raw body in the place of the generated one.
@@ -166,7 +173,7 @@ impl Intercept for RawBodies {
 
 /// Does something with the call of this task; nothing where there is none.
 fn with_call(act: impl FnOnce(&Call)) {
-    let _: Result<(), _> = CALL.try_with(act);
+    CALL.try_with(act).unwrap_or_default();
 }
 
 fn date(response: &HttpResponse) -> Option<WallTime> {
@@ -197,9 +204,17 @@ impl DeserializeResponse for RawCall {
             return typed.deserialize_nonstreaming_with_config(response, cfg);
         }
         let body = loaded_body(response).ok_or_else(|| OrchestratorError::other("the response body is not loaded"))?;
+        if announced_length(response).is_some_and(|announced| announced != body.len()) {
+            return Err(OrchestratorError::response("the response body has not the length that was announced".into()));
+        }
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).body = Some(body);
         Ok((self.operation.empty)())
     }
+}
+
+/// The SDK leaves this to the HTTP client; an injected one may not look.
+fn announced_length(response: &HttpResponse) -> Option<usize> {
+    response.headers().get(http::header::CONTENT_LENGTH.as_str())?.parse().ok()
 }
 
 /// The body as the buffer that it was received in: a reference more, no copy.

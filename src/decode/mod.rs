@@ -2,6 +2,7 @@
 //!
 //! Of a page only what a decision needs is decoded; images stay slices of the page that they came in.
 
+mod canonical;
 mod key;
 mod number;
 mod replica_marks;
@@ -10,6 +11,7 @@ mod scanner;
 mod stream_page;
 mod write_reply;
 
+pub use canonical::{ItemDigest, item_digest, seconds_attribute};
 pub use key::KeyCodec;
 pub use scan_page::{LoadedItem, ScanPage, one_item};
 pub use stream_page::{StreamPage, stream_page};

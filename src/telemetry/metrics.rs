@@ -17,6 +17,7 @@ use super::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
     RequestResult, ShardState, Side, Stage, ThrottleReason, WriteResult,
 };
+use super::lag::Watermarks;
 use super::process::ProcessSample;
 use super::table::{self, MetricDoc};
 use crate::model::WallTime;
@@ -159,7 +160,14 @@ impl LinkMetrics {
         }
     }
 
-    /// When the oldest unapplied change leaves the stream.
+    /// All three at once, as [`super::lag::LinkLag::watermarks`] has them.
+    pub fn watermarks(&self, watermarks: Watermarks) {
+        for &stage in Stage::ALL {
+            self.watermark(stage, watermarks.of(stage));
+        }
+    }
+
+    /// When the oldest change that is not durably applied leaves the stream.
     pub fn retention_deadline(&self, time: Option<WallTime>) {
         set_time(&self.handles.retention_deadline, time);
     }

@@ -768,3 +768,88 @@ async fn names_and_tags_are_read_to_their_last_page() {
     assert_eq!(account.time_to_live(&orders()).await.unwrap(), None);
     assert_eq!(server.seen()[1].json()["ExclusiveStartTableName"], "b-1");
 }
+
+/// Runs one ignored test in a process of its own: the ambient settings belong to the process.
+fn in_process(test: &str, settings: &[(&str, &str)]) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", &format!("aws::tests::{test}")]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    let output = command.envs(settings.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+const AMBIENT: [(&str, &str); 5] = [
+    ("AWS_ACCESS_KEY_ID", "AKIAENV"),
+    ("AWS_SECRET_ACCESS_KEY", "s"),
+    ("AWS_REGION", "eu-north-1"),
+    ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:7001"),
+    ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:7002"),
+];
+
+#[test]
+fn a_side_without_settings_is_reached_as_the_environment_says() {
+    in_process("child_ambient", &AMBIENT);
+}
+
+#[test]
+fn a_profile_that_a_side_names_wins_over_the_environment() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let profile = |key| format!("aws_access_key_id = {key}\naws_secret_access_key = s\n");
+    let text = format!("[profile one]\n{}[profile two]\n{}", profile("AKIAONE"), profile("AKIATWO"));
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    let files = [("AWS_CONFIG_FILE", path), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
+    in_process("child_profiles", &[&AMBIENT[..], &files].concat());
+}
+
+#[test]
+fn the_endpoint_of_the_token_service_that_a_side_names_wins_over_the_environment() {
+    in_process("child_token_service", &AMBIENT);
+}
+
+async fn ambient(config: &SideConfig, replies: impl IntoIterator<Item = Reply>) -> (Server, Account) {
+    let server = Server::new(replies);
+    let (_, context) = Manual::context();
+    let clients = Clients { isolated: None, ..clients(&server, &context) };
+    let account = Account::connect(config, Side::Source, &clients).await.unwrap();
+    (server, account)
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "run by another test, with settings"]
+async fn child_ambient() {
+    let (server, account) = ambient(&SideConfig::default(), [Reply::ok("{}")]).await;
+    assert_eq!(account.region(), "eu-north-1");
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    let seen = server.seen().remove(0);
+    assert!(seen.uri.starts_with("http://127.0.0.1:7001"), "{}", seen.uri);
+    assert!(seen.header("authorization").contains("AKIAENV/"));
+    assert_eq!(seen.header("content-length"), seen.body.len().to_string());
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "run by another test, with settings"]
+async fn child_profiles() {
+    for (profile, key) in [("one", "AKIAONE/"), ("two", "AKIATWO/")] {
+        let config = SideConfig { profile: Some(profile.into()), ..side() };
+        let (server, account) = ambient(&config, [Reply::ok("{}")]).await;
+        account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+        assert!(server.seen()[0].header("authorization").contains(key), "{:?}", server.seen());
+    }
+    let config = SideConfig { profile: Some("one".into()), ..in_role() };
+    let (server, account) = ambient(&config, [session("A1", "2027-01-15T09:00:00Z"), Reply::ok("{}")]).await;
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    assert!(server.seen()[0].header("authorization").contains("AKIAONE/"), "the base of the role");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "run by another test, with settings"]
+async fn child_token_service() {
+    let (server, account) = ambient(&in_role(), [session("A1", "2027-01-15T09:00:00Z"), Reply::ok("{}")]).await;
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    assert!(server.seen()[0].uri.starts_with("http://127.0.0.1:9000"), "{:?}", server.seen());
+    assert!(server.seen()[1].uri.starts_with("http://127.0.0.1:7001"), "{:?}", server.seen());
+}

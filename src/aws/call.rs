@@ -123,7 +123,7 @@ impl Caller {
     {
         let begun = Instant::now();
         let (result, answer) = wire::typed(send).await;
-        let result = result.map_err(|error| fault::failure(operation, &error));
+        let result = result.map_err(|error| failed(operation, &error, &answer));
         self.settle(operation, begun, &answer, &result);
         result
     }
@@ -141,7 +141,7 @@ impl Caller {
         let begun = Instant::now();
         let (result, mut answer) = wire::raw(operation, body, send).await;
         let result = match result {
-            Err(error) => Err(fault::failure(operation.name(), &error)),
+            Err(error) => Err(failed(operation.name(), &error, &answer)),
             Ok(_) => answer.body.take().ok_or_else(|| fault::broken(operation.name(), "the answer has no body")),
         };
         self.settle(operation.name(), begun, &answer, &result);
@@ -163,4 +163,13 @@ impl Caller {
             clocks: answer.date.map(|theirs| (theirs, self.context.now())),
         });
     }
+}
+
+/// A call that never had credentials was never signed, so never sent: it waited for them until its time was over.
+fn failed<E>(operation: &'static str, error: &SdkError<E, HttpResponse>, answer: &Answer) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let failure = fault::failure(operation, error);
+    Failure { may_have_happened: failure.may_have_happened && answer.credentials.is_some(), ..failure }
 }

@@ -515,6 +515,7 @@ async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passe
     for (reply, fault) in [
         (Reply::Body(403, refusal.into()), Fault::Denied),
         (Reply::Broken, Fault::Transient),
+        (Reply::Silence, Fault::Transient),
         (Reply::Body(503, "".into()), Fault::Transient),
     ] {
         let server = Server::new([reply.clone()]);
@@ -781,7 +782,8 @@ fn in_process(test: &str, settings: &[(&str, &str)]) {
     assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-const AMBIENT: [(&str, &str); 5] = [
+const AMBIENT: [(&str, &str); 6] = [
+    ("AWS_MAX_ATTEMPTS", "5"),
     ("AWS_ACCESS_KEY_ID", "AKIAENV"),
     ("AWS_SECRET_ACCESS_KEY", "s"),
     ("AWS_REGION", "eu-north-1"),
@@ -821,13 +823,15 @@ async fn ambient(config: &SideConfig, replies: impl IntoIterator<Item = Reply>) 
 #[tokio::test(start_paused = true)]
 #[ignore = "run by another test, with settings"]
 async fn child_ambient() {
-    let (server, account) = ambient(&SideConfig::default(), [Reply::ok("{}")]).await;
+    let replies = [Reply::ok("{}"), Reply::error(500, "InternalServerError", "x")];
+    let (server, account) = ambient(&SideConfig::default(), replies).await;
     assert_eq!(account.region(), "eu-north-1");
     account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
     let seen = server.seen().remove(0);
     assert!(seen.uri.starts_with("http://127.0.0.1:7001"), "{}", seen.uri);
     assert!(seen.header("authorization").contains("AKIAENV/"));
-    assert_eq!(seen.header("content-length"), seen.body.len().to_string());
+    assert!(account.describe(&orders()).await.is_err());
+    assert_eq!(server.seen().len(), 2, "one attempt, whatever AWS_MAX_ATTEMPTS says");
 }
 
 #[tokio::test(start_paused = true)]
@@ -852,4 +856,42 @@ async fn child_token_service() {
     account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
     assert!(server.seen()[0].uri.starts_with("http://127.0.0.1:9000"), "{:?}", server.seen());
     assert!(server.seen()[1].uri.starts_with("http://127.0.0.1:7001"), "{:?}", server.seen());
+}
+
+/// A server of one connection that reads a request of one packet and answers with these bytes.
+fn tcp_server(answer: Vec<u8>) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let read = connection.read(&mut [0; 16_384]).unwrap();
+        assert!(read > 0);
+        connection.write_all(&answer).unwrap();
+    });
+    url
+}
+
+async fn over_tcp(answer: Vec<u8>) -> Table {
+    let (_, context) = Manual::context();
+    let config = SideConfig { endpoint_url: Some(tcp_server(answer)), ..side() };
+    let clients = Clients { http: None, ..clients(&Server::default(), &context) };
+    Account::connect(&config, Side::Target, &clients).await.unwrap().table(&orders(), &schema())
+}
+
+#[tokio::test]
+async fn a_megabyte_arrives_whole_over_a_real_connection() {
+    let item = format!(r#"{{"pk":{{"S":"a"}},"v":{{"S":"{}"}}}}"#, "v".repeat(1_000_000));
+    let body = format!(r#"{{"Item":{item}}}"#);
+    let table = over_tcp(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into()).await;
+    assert_eq!(table.get(&put(&item).key).await.unwrap().unwrap().json(), item.as_bytes());
+}
+
+#[tokio::test]
+async fn a_real_connection_that_breaks_off_leaves_the_write_in_doubt() {
+    for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}", "HTTP/1.1 2"] {
+        let table = over_tcp(answer.into()).await;
+        let failure = table.write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap_err();
+        assert_eq!((failure.fault, failure.may_have_happened), (Fault::Transient, true), "{failure}");
+    }
 }

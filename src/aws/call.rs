@@ -173,3 +173,31 @@ where
     let failure = fault::failure(operation, error);
     Failure { may_have_happened: failure.may_have_happened && answer.credentials.is_some(), ..failure }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use aws_sdk_dynamodb::config::SharedCredentialsProvider;
+    use aws_sdk_dynamodb::operation::scan::ScanError;
+
+    use super::*;
+    use crate::aws::tests::Manual;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_never_had_credentials_was_never_sent() {
+        let (_, context) = Manual::context();
+        let key = SharedCredentialsProvider::new(Credentials::new("id", "secret", None, None, "test"));
+        let credentials = Keeper::new(key, context.clone());
+        let caller = Caller { side: Side::Source, context, credentials, observer: None };
+        for has_credentials in [false, true] {
+            let send = async {
+                if has_credentials {
+                    wire::note_credentials(1);
+                }
+                Err::<(), SdkError<ScanError, HttpResponse>>(SdkError::timeout_error("too late"))
+            };
+            let failure = caller.typed("Scan", send).await.unwrap_err();
+            assert_eq!(failure.may_have_happened, has_credentials);
+        }
+    }
+}

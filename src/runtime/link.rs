@@ -22,10 +22,10 @@ use crate::http::{Heartbeat, Heartbeats};
 use crate::load::driver::LoadSettings;
 use crate::model::{Key, StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
-use crate::stream::{Listing, Pace};
 use crate::stream::driver::{StreamError, StreamSettings};
 use crate::stream::filter::ChangeFilter;
 use crate::stream::lister::{ListError, ShardLister};
+use crate::stream::{Listing, Pace};
 use crate::telemetry::{self, LinkIdentity, Metrics, Mode, Operation, Phase, RequestResult};
 use crate::verify::{HealJob, RepairError, Repairer, VerifySettings, heal};
 
@@ -116,8 +116,11 @@ impl Link {
         let (opened, stream, view) = self.open(&prepared, state).await?;
         heartbeat.tick();
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
-            return Err(Error::new(Exit::Lost, format!("link `{}` has an open gap and on_gap is \"stop\"", self.config.name))
-                .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
+            return Err(Error::new(
+                Exit::Lost,
+                format!("link `{}` has an open gap and on_gap is \"stop\"", self.config.name),
+            )
+            .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         let row = opened.book.link().clone();
         if opened.resumed {
@@ -173,7 +176,10 @@ impl Link {
         match ended {
             Ok(ReplicaEnd::Stopped) => Ok(Generation::Stopped),
             Ok(ReplicaEnd::StoppedUnclean) => {
-                tracing::warn!(link = self.config.name, "stopped before everything on the wire was answered: the next start takes care of it");
+                tracing::warn!(
+                    link = self.config.name,
+                    "stopped before everything on the wire was answered: the next start takes care of it"
+                );
                 Ok(Generation::Stopped)
             }
             Ok(ReplicaEnd::Exhausted) | Err(ReplicaError::Stream(StreamError::Gone)) => Ok(Generation::StreamEnded),
@@ -193,9 +199,14 @@ impl Link {
             _ => Exit::Unexpected,
         };
         let (exit, hint) = match &error {
-            ReplicaError::Stream(StreamError::Lost { .. }) => (Exit::Lost, Some("set `stream.on_gap = \"heal\"`, or load again")),
+            ReplicaError::Stream(StreamError::Lost { .. }) => {
+                (Exit::Lost, Some("set `stream.on_gap = \"heal\"`, or load again"))
+            }
             ReplicaError::Stream(StreamError::Source(failure)) | ReplicaError::Engine(EngineError::Source(failure)) => {
-                (exit_of(failure.fault), Some("check the source's permissions: `doctor` is not part of this version, see README"))
+                (
+                    exit_of(failure.fault),
+                    Some("check the source's permissions: `doctor` is not part of this version, see README"),
+                )
             }
             ReplicaError::Engine(EngineError::Target(failure)) => {
                 (exit_of(failure.fault), Some("check that the target exists and that its identity may write to it"))
@@ -204,7 +215,9 @@ impl Link {
                 Exit::Unexpected,
                 Some("make the target accept it, or set `apply.on_rejected = \"dead_letter\"` to go on without it"),
             ),
-            ReplicaError::Keeper(KeeperError::Store(error)) if matches!(error, crate::checkpoint::StoreError::Fenced { .. }) => {
+            ReplicaError::Keeper(KeeperError::Store(error))
+                if matches!(error, crate::checkpoint::StoreError::Fenced { .. }) =>
+            {
                 (Exit::Held, Some("another process runs this link"))
             }
             _ => (Exit::Unexpected, None),
@@ -242,7 +255,10 @@ impl Link {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
             let opened = open::pin(&self.config, prepared, &listing, owns_target, now);
-            let opened = opened.ok_or_else(|| Error::new(Exit::Precondition, "pin the stream: it is still being turned on").hint("run again in a minute"))?;
+            let opened = opened.ok_or_else(|| {
+                Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
+                    .hint("run again in a minute")
+            })?;
             return Ok((opened, found, prepared.view));
         };
         let known = row.identity.stream.clone();
@@ -259,7 +275,10 @@ impl Link {
         open::resume(&self.config, prepared, state.clone(), row.clone(), now)?;
         let listing = self.list(prepared, &found).await?;
         let opened = open::replace_stream(&self.config, &found, &listing, state, row, now);
-        let opened = opened.ok_or_else(|| Error::new(Exit::Precondition, "pin the new stream: it is still being turned on").hint("run again in a minute"))?;
+        let opened = opened.ok_or_else(|| {
+            Error::new(Exit::Precondition, "pin the new stream: it is still being turned on")
+                .hint("run again in a minute")
+        })?;
         Ok((opened, found, prepared.view))
     }
 
@@ -274,8 +293,13 @@ impl Link {
                 .because(failure)
         })?;
         if !empty && !self.config.target_allow_non_empty && self.config.load.method == config::LoadMethod::Scan {
-            return Err(Error::new(Exit::Precondition, format!("the target table of link `{}` is not empty", self.config.name))
-                .hint("empty it, name another one, or set `target.allow_non_empty = true`: keys that it has alone then stay"));
+            return Err(Error::new(
+                Exit::Precondition,
+                format!("the target table of link `{}` is not empty", self.config.name),
+            )
+            .hint(
+                "empty it, name another one, or set `target.allow_non_empty = true`: keys that it has alone then stay",
+            ));
         }
         Ok(empty)
     }
@@ -290,9 +314,9 @@ impl Link {
             let what = format!("list the shards of the stream of link `{}`", self.config.name);
             let what = Error::new(Exit::Precondition, what);
             match error {
-                ListError::Failed(failure) => what
-                    .hint("allow dynamodb:DescribeStream, GetShardIterator and GetRecords on it")
-                    .because(failure),
+                ListError::Failed(failure) => {
+                    what.hint("allow dynamodb:DescribeStream, GetShardIterator and GetRecords on it").because(failure)
+                }
                 ListError::Odd(error) => what.because(error),
             }
         })
@@ -394,7 +418,12 @@ impl Link {
             };
             match heal(job).await {
                 Ok(report) => {
-                    tracing::info!(link = self.config.name, synced = report.synced, left_extra = report.left_extra, "healed");
+                    tracing::info!(
+                        link = self.config.name,
+                        synced = report.synced,
+                        left_extra = report.left_extra,
+                        "healed"
+                    );
                     if report.left_extra > 0 {
                         tracing::warn!(
                             link = self.config.name,
@@ -421,12 +450,18 @@ impl Link {
             tokio::time::sleep(DESCRIBE_EVERY).await;
             let Ok(source) = prepared.accounts.describe_source(&self.shared.context).await else { continue };
             if source.id != prepared.source.id {
-                return Err(Error::new(Exit::Lost, format!("the source table of link `{}` was made anew", self.config.name))
-                    .hint("its history is another one: load again with a fresh state, into an empty target"));
+                return Err(Error::new(
+                    Exit::Lost,
+                    format!("the source table of link `{}` was made anew", self.config.name),
+                )
+                .hint("its history is another one: load again with a fresh state, into an empty target"));
             }
             let replaced = source.stream.as_ref().is_some_and(|now| now.arn != *stream);
             if replaced && !std::mem::replace(&mut is_told, true) {
-                tracing::warn!(link = self.config.name, "the source has another stream now: the old one is read to its end first");
+                tracing::warn!(
+                    link = self.config.name,
+                    "the source has another stream now: the old one is read to its end first"
+                );
             }
         }
     }

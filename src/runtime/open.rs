@@ -93,11 +93,14 @@ pub(crate) fn resume(
 ) -> Result<Opened> {
     let (known, found) = (&row.identity, &prepared.identity);
     if known.source != found.source || known.target != found.target || known.keys != found.keys {
-        return Err(Error::new(Exit::Precondition, format!("the state of link `{}` belongs to other tables", link.name))
-            .hint(format!(
-                "it copies {} to {}; rename the link, or use another state for these tables",
-                known.source, known.target
-            )));
+        return Err(Error::new(
+            Exit::Precondition,
+            format!("the state of link `{}` belongs to other tables", link.name),
+        )
+        .hint(format!(
+            "it copies {} to {}; rename the link, or use another state for these tables",
+            known.source, known.target
+        )));
     }
     if known.source_id != found.source_id {
         return Err(Error::new(Exit::Lost, format!("the source table of link `{}` was made anew", link.name))
@@ -165,11 +168,11 @@ pub(crate) fn apply_from(row: &LinkRow) -> Option<WallTime> {
 /// What a resumed link has behind it, in one line.
 pub(crate) fn resumed_line(book: &Book, context: &Context) -> String {
     let done = book.segment_rows().filter(|segment| segment.done).count();
-    let settled = book.shard_rows().filter(|row| row.status == ShardStatus::Reading).filter_map(|row| row.checkpoint_time);
-    let behind = settled.min().map_or_else(
-        || "not begun".to_owned(),
-        |time| format!("{} s behind", context.now().since(time).as_secs()),
-    );
+    let settled =
+        book.shard_rows().filter(|row| row.status == ShardStatus::Reading).filter_map(|row| row.checkpoint_time);
+    let behind = settled
+        .min()
+        .map_or_else(|| "not begun".to_owned(), |time| format!("{} s behind", context.now().since(time).as_secs()));
     match &book.link().load {
         Some(plan) if book.link().stage == Stage::Loading => {
             format!("{done}/{} segments done, stream {behind}", plan.total_segments)

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::replica::Ends;
-use crate::aws::{Account, Clients, Identity, Observer, Side};
+use crate::aws::{self, Account, Clients, Identity, Observer, Side};
 use crate::checkpoint::rows::LinkIdentity;
 use crate::config::{Capacity, LinkConfig, TableRef};
 use crate::context::Context;
@@ -70,7 +70,9 @@ async fn introduce(link: &str, account: &Account, table: &TableRef, context: &Co
         }
         Err(failure) if failure.fault == Fault::Denied => {
             Err(Error::new(Exit::Precondition, format!("get credentials for the {side} of link `{link}`"))
-                .hint(format!("check the role, its trust policy and external id, or the {side}'s profile and environment"))
+                .hint(format!(
+                    "check the role, its trust policy and external id, or the {side}'s profile and environment"
+                ))
                 .because(failure))
         }
         Err(failure) => {
@@ -114,7 +116,8 @@ pub(crate) async fn prepare(
     context: &Context,
     needs_stream: bool,
 ) -> Result<Prepared> {
-    let mut source = accounts.describe_source(context).await.map_err(|failure| cannot_describe("source", link, failure))?;
+    let mut source =
+        accounts.describe_source(context).await.map_err(|failure| cannot_describe("source", link, failure))?;
     if needs_stream {
         source = with_stream(link, &accounts, context, source).await?;
     }
@@ -168,7 +171,8 @@ async fn with_stream(
             .hint("turn on DynamoDB Streams with NEW_AND_OLD_IMAGES, or set `stream.enable = true`"));
     }
     tracing::info!(link = link.name, "turning on the source's stream, as `stream.enable` asks");
-    let enabled = patiently(context, || accounts.source.enable_stream(&accounts.source_table)).await;
+    let enabled =
+        patiently(context, || accounts.source.enable_stream(&accounts.source_table, aws::Patience::default())).await;
     enabled.map_err(|failure| {
         Error::new(Exit::Precondition, of_side("source", link, "turn on the stream of"))
             .hint("allow dynamodb:UpdateTable on it, or turn the stream on yourself")
@@ -183,13 +187,14 @@ async fn target_of(
     source: &TableDescription,
 ) -> Result<(TableDescription, bool)> {
     match patiently(context, || accounts.target.describe(&accounts.target_table)).await {
-        Ok(target) => match target.status {
-            TableStatus::Active | TableStatus::Updating => Ok((target, false)),
-            TableStatus::Creating => Ok((wait_for_target(accounts, context, link).await?, false)),
-            TableStatus::Other(ref status) => {
-                Err(Error::new(Exit::Precondition, of_side("target", link, "use")).hint(format!("its status is {status}")))
+        Ok(target) => {
+            match target.status {
+                TableStatus::Active | TableStatus::Updating => Ok((target, false)),
+                TableStatus::Creating => Ok((wait_for_target(accounts, link).await?, false)),
+                TableStatus::Other(ref status) => Err(Error::new(Exit::Precondition, of_side("target", link, "use"))
+                    .hint(format!("its status is {status}"))),
             }
-        },
+        }
         Err(failure) if failure.fault == Fault::Lost && link.target_create => {
             create_target(link, accounts, context, source).await.map(|target| (target, true))
         }
@@ -202,16 +207,13 @@ async fn target_of(
     }
 }
 
-async fn wait_for_target(accounts: &Accounts, context: &Context, link: &LinkConfig) -> Result<TableDescription> {
-    for _ in 0..300 {
-        let target = patiently(context, || accounts.target.describe(&accounts.target_table)).await;
-        let target = target.map_err(|failure| cannot_describe("target", link, failure))?;
-        if target.status == TableStatus::Active {
-            return Ok(target);
-        }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    }
-    Err(Error::new(Exit::Timeout, of_side("target", link, "wait for")).hint("run again when it is ACTIVE"))
+async fn wait_for_target(accounts: &Accounts, link: &LinkConfig) -> Result<TableDescription> {
+    let active = accounts.target.wait_until_active(&accounts.target_table, aws::Patience::default()).await;
+    active.map_err(|failure| {
+        Error::new(Exit::Timeout, of_side("target", link, "wait for"))
+            .hint("run again when it is ACTIVE")
+            .because(failure)
+    })
 }
 
 async fn create_target(
@@ -220,15 +222,21 @@ async fn create_target(
     context: &Context,
     source: &TableDescription,
 ) -> Result<TableDescription> {
-    let tags = match patiently(context, || accounts.source.list_tags(&source.arn)).await {
+    let tags = match patiently(context, || accounts.source.list_tags(source)).await {
         Ok(tags) => tags,
         Err(failure) => {
             tracing::warn!(link = link.name, error = %failure, "tags are not copied: they could not be read");
             Vec::new()
         }
     };
-    tracing::info!(link = link.name, table = accounts.target_table.name(), "creating the target, as `target.create` asks");
-    let created = accounts.target.create_table(accounts.target_table.name(), source, &tags).await.map_err(|failure| {
+    tracing::info!(
+        link = link.name,
+        table = accounts.target_table.name(),
+        "creating the target, as `target.create` asks"
+    );
+    let name = accounts.target_table.name();
+    let created = accounts.target.create_table(name, source, &tags, aws::Patience::default()).await;
+    let created = created.map_err(|failure| {
         Error::new(Exit::Precondition, of_side("target", link, "create"))
             .hint("allow dynamodb:CreateTable, DescribeTable and TagResource on it, or create it yourself")
             .because(failure)
@@ -244,12 +252,18 @@ async fn create_target(
 
 fn check_pair(link: &LinkConfig, source: &TableDescription, target: &TableDescription) -> Result<()> {
     if source.arn == target.arn && source.id == target.id {
-        return Err(Error::new(Exit::Precondition, format!("source and target of link `{}` are the same table", link.name))
-            .hint("the target must differ in account, Region or name"));
+        return Err(Error::new(
+            Exit::Precondition,
+            format!("source and target of link `{}` are the same table", link.name),
+        )
+        .hint("the target must differ in account, Region or name"));
     }
     if source.keys != target.keys {
-        return Err(Error::new(Exit::Precondition, of_side("target", link, "copy into"))
-            .hint(format!("its primary key is {}, the source's is {}", shown(target), shown(source))));
+        return Err(Error::new(Exit::Precondition, of_side("target", link, "copy into")).hint(format!(
+            "its primary key is {}, the source's is {}",
+            shown(target),
+            shown(source)
+        )));
     }
     for (name, kind) in &target.attributes {
         let differs = source.attributes.iter().any(|(other, other_kind)| other == name && other_kind != kind);
@@ -290,18 +304,24 @@ pub(crate) async fn is_empty(table: &Arc<dyn TableReader>, context: &Context) ->
 
 /// A share of a table's write capacity in units per second; `None`: only the service limits.
 pub(crate) fn write_units(capacity: Capacity, table: &TableDescription) -> f64 {
-    share(capacity, match table.billing {
-        Billing::Provisioned { write, .. } => write,
-        Billing::OnDemand { warm_write, max_write, .. } => max_write.or(warm_write).unwrap_or(DEFAULT_QUOTA),
-    })
+    share(
+        capacity,
+        match table.billing {
+            Billing::Provisioned { write, .. } => write,
+            Billing::OnDemand { warm_write, max_write, .. } => max_write.or(warm_write).unwrap_or(DEFAULT_QUOTA),
+        },
+    )
 }
 
 /// A share of a table's read capacity in units per second.
 pub(crate) fn read_units(capacity: Capacity, table: &TableDescription) -> f64 {
-    share(capacity, match table.billing {
-        Billing::Provisioned { read, .. } => read,
-        Billing::OnDemand { warm_read, max_read, .. } => max_read.or(warm_read).unwrap_or(DEFAULT_QUOTA),
-    })
+    share(
+        capacity,
+        match table.billing {
+            Billing::Provisioned { read, .. } => read,
+            Billing::OnDemand { warm_read, max_read, .. } => max_read.or(warm_read).unwrap_or(DEFAULT_QUOTA),
+        },
+    )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "capacities are far below 2^53 units")]

@@ -11,7 +11,7 @@
 //!
 //! Suspects of one wait share it. Held are at most so many; the owner gives more only while there is room.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -24,7 +24,7 @@ use super::report::{Difference, State, Tally};
 use super::side::{Image, SideReader};
 use super::{Kind, Settle, VerifyError, VerifySettings};
 use crate::decode::ItemDigest;
-use crate::model::{Key, RawItem, WallTime};
+use crate::model::{CanonicalKey, Key, RawItem, WallTime};
 
 /// Source and target.
 pub(crate) type Sides = (Arc<SideReader>, Arc<SideReader>);
@@ -101,6 +101,8 @@ impl ConfirmLimits {
 #[derive(Debug)]
 struct Suspect {
     key: Key,
+    /// As far as the scans saw.
+    origin: Kind,
     first_seen: WallTime,
     history: History,
     /// As what it was confirmed, and whether an item was expired; then it has been repaired.
@@ -158,6 +160,8 @@ pub(crate) struct Confirm {
     settle: Settle,
     repairs: Option<Repairs>,
     tally: Tally,
+    /// Keys of findings that may come a second time: see [`Confirm::is_second`].
+    found_once: HashSet<CanonicalKey>,
     /// To be looked at now.
     ready: VecDeque<Suspect>,
     /// Looked at, to be looked at again after a settling time.
@@ -185,6 +189,7 @@ impl Confirm {
             settle,
             repairs,
             tally,
+            found_once: HashSet::new(),
             ready: VecDeque::new(),
             unsettled: Vec::new(),
             confirmed: Vec::new(),
@@ -220,9 +225,9 @@ impl Confirm {
 
     /// Opens a case.
     pub(crate) fn suspect(&mut self, candidate: Candidate) {
-        let Candidate { key, first_seen, .. } = candidate;
+        let Candidate { key, kind: origin, first_seen } = candidate;
         self.held += 1;
-        self.ready.push_back(Suspect { key, first_seen, history: History::default(), confirmed: None });
+        self.ready.push_back(Suspect { key, origin, first_seen, history: History::default(), confirmed: None });
         debug_assert!(self.held <= self.limits.max_suspects);
     }
 
@@ -294,16 +299,19 @@ impl Confirm {
                 self.unsettled.push(suspect);
                 Ok(())
             }
-            Judgement::Equal => self.close_equal(&suspect),
+            Judgement::Equal => self.close_equal(&suspect, look),
             Judgement::Confirmed(kind) => self.close_confirmed(suspect, kind, look),
             Judgement::LeftPending(kind) => self.close_pending(&suspect, kind, look),
         }
     }
 
-    fn close_equal(&mut self, suspect: &Suspect) -> Result<(), VerifyError> {
+    fn close_equal(&mut self, suspect: &Suspect, look: &Look) -> Result<(), VerifyError> {
         self.held -= 1;
         let Some((kind, was_expired)) = suspect.confirmed else {
-            self.tally.settled += 1;
+            if suspect.is_counted(look) {
+                self.tally.judged += 1;
+                self.tally.settled += 1;
+            }
             return Ok(());
         };
         self.repairing -= 1;
@@ -314,6 +322,11 @@ impl Confirm {
         if suspect.confirmed.is_some() {
             return self.give_up_repair();
         }
+        if self.is_second(&suspect, kind) {
+            self.held -= 1;
+            return Ok(());
+        }
+        self.tally.judged += 1;
         let is_expired = look.is_expired();
         self.tally.book(&suspect.difference(kind, State::Confirmed, Some(look)), is_expired)?;
         if self.repairs.as_ref().is_some_and(|repairs| repairs.may(kind)) {
@@ -332,7 +345,18 @@ impl Confirm {
             return self.give_up_repair();
         }
         self.held -= 1;
+        if self.is_second(suspect, kind) {
+            return Ok(());
+        }
+        self.tally.judged += 1;
         self.tally.book(&suspect.difference(kind, State::Pending, Some(look)), look.is_expired())
+    }
+
+    /// Whether this finding was made before. Where the scans' orders have little in common, a key that is on both sides
+    /// becomes a candidate twice: once for each side's entry that was taken out before it met the other. Only then is a key
+    /// found to be something else than the scans saw, so only such findings are remembered.
+    fn is_second(&mut self, suspect: &Suspect, kind: Kind) -> bool {
+        kind != suspect.origin && !self.found_once.insert(suspect.key.canonical.clone())
     }
 
     /// It was repaired once and still differs: it stays booked as confirmed.
@@ -345,6 +369,12 @@ impl Confirm {
 }
 
 impl Suspect {
+    /// Whether it counts as a key of its own. The target's entry of a key that the source has, too, was or will be counted
+    /// with the source's.
+    const fn is_counted(&self, look: &Look) -> bool {
+        !matches!(self.origin, Kind::Extra) || look.source.is_none()
+    }
+
     const fn difference<'a>(&'a self, kind: Kind, state: State, look: Option<&'a Look>) -> Difference<'a> {
         Difference { kind, state, key: &self.key, first_seen: self.first_seen, look }
     }

@@ -3,8 +3,8 @@
 //! A suspect is read on both sides, consistently. Equal: it was a write on its way. Not equal: a settling time later it is
 //! read again. The difference is *confirmed* when a number of looks in a row, with a settling time between them, show the
 //! same two images: what the source held at the first look has had the time to arrive, and neither side has moved. (A
-//! key whose source goes A, B, A and whose target is seen at B every single time passes for different; each look makes
-//! that rarer.) When either side moved, counting starts over; after a bounded number of looks the key is left *pending*:
+//! key whose source goes A, B, A and whose target is seen at B every single time passes for different; each look at a
+//! random time makes that rarer.) When either side moved, counting starts over; after a bounded number of looks the key is left *pending*:
 //! nobody knows, so it counts as a finding.
 //!
 //! A confirmed difference may be repaired; then it is looked at again from the beginning.
@@ -23,6 +23,7 @@ use super::repair::{REPAIR_BATCH, Repairs};
 use super::report::{Difference, State, Tally};
 use super::side::{Image, SideReader};
 use super::{Kind, Settle, VerifyError, VerifySettings};
+use crate::context::Context;
 use crate::decode::ItemDigest;
 use crate::model::{CanonicalKey, Key, RawItem, WallTime};
 
@@ -158,6 +159,7 @@ pub(crate) struct Confirm {
     sides: Sides,
     limits: ConfirmLimits,
     settle: Settle,
+    context: Context,
     repairs: Option<Repairs>,
     tally: Tally,
     /// Keys of findings that may come a second time: see [`Confirm::is_second`].
@@ -180,6 +182,7 @@ impl Confirm {
         sides: Sides,
         limits: ConfirmLimits,
         settle: Settle,
+        context: Context,
         repairs: Option<Repairs>,
         tally: Tally,
     ) -> Self {
@@ -187,6 +190,7 @@ impl Confirm {
             sides,
             limits,
             settle,
+            context,
             repairs,
             tally,
             found_once: HashSet::new(),
@@ -246,7 +250,7 @@ impl Confirm {
         let is_reading = self.reading > 0;
         if !self.unsettled.is_empty() && (!is_reading || self.unsettled.len() >= self.batch_size()) {
             let suspects = std::mem::take(&mut self.unsettled);
-            let wait = self.settle.wait();
+            let wait = self.settle.wait(self.context.draw());
             self.work.push(Box::pin(async move {
                 wait.await;
                 Ok(Done::Waited(suspects))

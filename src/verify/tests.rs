@@ -381,6 +381,28 @@ async fn a_key_that_never_rests_is_pending_and_not_identical() {
     assert_eq!(lines.parsed()[0]["state"], "pending");
 }
 
+/// An item goes back and forth every second, and the settling time is a multiple of that.
+#[tokio::test(start_paused = true)]
+async fn a_writer_with_the_period_of_the_looks_is_not_taken_for_a_difference() {
+    let (source, target) = (Table::numbered(1, 0..20), Table::numbered(1, 0..20));
+    let writes = async {
+        for number in 1u64.. {
+            source.put(3, Some(version(3, number % 2)));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            target.put(3, Some(version(3, number % 2)));
+            tokio::time::sleep(Duration::from_millis(900)).await;
+        }
+    };
+    let mut job = job(&source, &target);
+    job.settle = Settle::After(Duration::from_secs(4) - LATENCY);
+    let report = tokio::select! {
+        biased;
+        () = writes => unreachable!("writes without end"),
+        report = run(job) => report.unwrap(),
+    };
+    assert!(report.settled == 1 && report.is_identical());
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_confirmed_before_the_stream_has_passed() {
     let (source, target) = (Table::numbered(1, 0..20), Table::numbered(1, 0..20));
@@ -587,4 +609,15 @@ async fn healing_leaves_and_reports_what_only_a_shared_target_has() {
     assert_eq!((report.synced, report.left_extra), (7, 3));
     assert!(target.item(&key(200)).is_some());
     assert!(lines.parsed().len() == 3 && lines.parsed().iter().all(|line| line["kind"] == "extra"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_may_run_on_any_thread() {
+    fn sends<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let (source, target) = (Table::numbered(1, 0..9), Table::numbered(1, 0..9));
+    assert!(sends(run(job(&source, &target))).await.unwrap().is_identical());
+    let copier = Copier::new(&source, &target);
+    assert_eq!(sends(heal(heal_job(&source, &target, &copier, true))).await.unwrap().synced, 0);
 }

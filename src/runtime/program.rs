@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::board::{Board, Snapshot};
 use super::link::{BoardSlot, Companion, KeeperRepairs, Link, Running, Shared, applied_until_now, verify_settings};
 use super::prepare::{Accounts, prepare};
-use crate::aws::Clients;
+use crate::aws::{AccessKey, Clients};
 use crate::checkpoint::rows::{DeadLetterRow, GapRow, Stage};
 use crate::checkpoint::{LinkState, StateStore, StateWrite};
 use crate::config::{Config, LinkConfig, Store, check_targets, suggest_link};
@@ -77,6 +77,7 @@ pub struct Program {
     context: Context,
     mode: Mode,
     http: Option<SharedHttpClient>,
+    isolated: Option<AccessKey>,
     metrics: Metrics,
     heartbeats: Heartbeats,
     boards: Mutex<BTreeMap<String, BoardSlot>>,
@@ -91,6 +92,7 @@ impl Program {
             context,
             mode,
             http: None,
+            isolated: None,
             metrics: Metrics::new(),
             heartbeats: Heartbeats::new(),
             boards: Mutex::default(),
@@ -101,6 +103,13 @@ impl Program {
     #[must_use]
     pub fn with_http(mut self, http: SharedHttpClient) -> Self {
         self.http = Some(http);
+        self
+    }
+
+    /// Starts from this access key alone, and reads no profile and no environment: for simulations.
+    #[must_use]
+    pub fn with_access_key(mut self, key: AccessKey) -> Self {
+        self.isolated = Some(key);
         self
     }
 
@@ -336,7 +345,12 @@ impl Program {
     }
 
     fn clients(&self, link: &LinkConfig) -> Clients {
-        Clients { http: self.http.clone(), ..Clients::new(self.context.clone(), link.apply.attempt_timeout) }
+        self.clients_with(link.apply.attempt_timeout)
+    }
+
+    fn clients_with(&self, attempt_timeout: Duration) -> Clients {
+        let (http, isolated) = (self.http.clone(), self.isolated.clone());
+        Clients { http, isolated, ..Clients::new(self.context.clone(), attempt_timeout) }
     }
 
     fn link(&self, config: LinkConfig, store: &Arc<dyn StateStore>) -> Link {

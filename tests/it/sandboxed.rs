@@ -1,0 +1,30 @@
+//! Load, replicate, verify against the embedded sandbox, with the shard life and the faults that no other server has.
+
+use std::time::Duration;
+
+use dynaferry::sandbox::Options;
+use dynaferry::telemetry::Mode;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn a_migration_copies_a_table_that_is_written_meanwhile() {
+    let world = World::new(Options { shard_life: Duration::from_secs(2), ..Options::default() });
+    for n in 0..500 {
+        world.put(n, n, "before");
+    }
+    let program = world.program(world.config(""), Mode::Oneshot);
+    let migration = tokio::spawn(async move { program.migrate(CancellationToken::new()).await });
+    for n in 0..400 {
+        world.put(n, n, "during");
+        world.put(n, n + 1000, "new");
+        if n % 3 == 0 {
+            world.delete(n, n);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let reports = migration.await.unwrap().unwrap();
+    assert!(reports[0].verification.is_identical(), "{reports:?}");
+    world.assert_equal();
+}

@@ -525,6 +525,11 @@ async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passe
         let failure = account.table(&orders(), &schema()).write(&writes).await.unwrap_err();
         assert_eq!((failure.fault, failure.may_have_happened), (fault, false), "{reply:?}: {failure}");
         assert!(!failure.to_string().contains("ext-1"), "{failure}");
+        if fault == Fault::Denied {
+            let want = "BatchWriteItem: AccessDenied: assume the role: User: arn:aws:iam::111122223333:user/a is not \
+                        authorized to perform: sts:AssumeRole";
+            assert_eq!(failure.to_string(), want);
+        }
     }
 }
 

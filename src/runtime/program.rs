@@ -142,7 +142,7 @@ impl Program {
         let stop_all = stop.child_token();
         for link in links {
             let (link, stop) = (self.link(link, &store), stop_all.clone());
-            tasks.spawn(async move { link.run(None, stop).await });
+            tasks.spawn(async move { Box::pin(link.run(None, stop)).await });
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -176,7 +176,7 @@ impl Program {
                     Ok(())
                 })
             });
-            link.run(Some(companion), stop.clone()).await?;
+            Box::pin(link.run(Some(companion), stop.clone())).await?;
             let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
             reports.push(found.ok_or_else(|| {
                 Error::new(Exit::Timeout, format!("link `{name}` was stopped before it was done"))
@@ -253,7 +253,7 @@ impl Program {
                 Ok(())
             })
         });
-        link.run(Some(companion), CancellationToken::new()).await?;
+        Box::pin(link.run(Some(companion), CancellationToken::new())).await?;
         let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
         found.ok_or_else(|| Error::new(Exit::Unexpected, "the comparison did not finish"))
     }
@@ -366,7 +366,7 @@ impl Program {
             heartbeats: self.heartbeats.clone(),
             mode: self.mode,
         };
-        Link { config, shared, slot }
+        Link { config, shared, slot, skew: Arc::default() }
     }
 
     fn boards(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BoardSlot>> {

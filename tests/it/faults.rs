@@ -75,7 +75,8 @@ async fn connections_that_are_refused_are_made_again() {
 async fn answers_that_come_after_the_time_out_are_survived() {
     let held = FaultKind::Hold(Duration::from_secs(4));
     let rules = CALLS.map(|call| FaultRule::new(call, Trigger::Chance(0.1), held.clone()));
-    survives(filled(Options { seed: 25, ..Options::default() }), "apply.attempt_timeout = \"500ms\"", rules.into()).await;
+    survives(filled(Options { seed: 25, ..Options::default() }), "apply.attempt_timeout = \"500ms\"", rules.into())
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,8 +43,13 @@ fn put(world: &World, key: usize, n: usize) {
 #[tokio::test(start_paused = true)]
 async fn a_key_never_goes_back_while_shards_split_and_writes_are_throttled() {
     let life = Duration::from_secs(2);
-    let world =
-        World::paused(Options { seed: 11, shard_life: life, split_chance: 0.5, max_open_shards: 8, ..Options::default() });
+    let world = World::paused(Options {
+        seed: 11,
+        shard_life: life,
+        split_chance: 0.5,
+        max_open_shards: 8,
+        ..Options::default()
+    });
     for key in 0..10 {
         put(&world, key, 0);
     }

@@ -101,12 +101,8 @@ async fn hundreds_of_shards_are_found_and_read_in_turns() {
 
 #[tokio::test(start_paused = true)]
 async fn rows_of_finished_shards_are_kept_two_days_and_then_forgotten() {
-    let world = World::paused(Options {
-        seed: 6,
-        initial_shards: 2..=2,
-        shard_life: HOUR * 1000,
-        ..Options::default()
-    });
+    let world =
+        World::paused(Options { seed: 6, initial_shards: 2..=2, shard_life: HOUR * 1000, ..Options::default() });
     let service = world.serve("stream.poll_min = \"5s\"\nstream.poll_max = \"20s\"");
     for day in 0..5 {
         for n in 0..4 {

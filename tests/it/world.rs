@@ -17,8 +17,8 @@ use dynaferry::http::NotReady;
 use dynaferry::model::WallTime;
 use dynaferry::runtime::{MigrateReport, Program};
 use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox, Trust};
-use dynaferry::telemetry::{Mode, Phase};
 use dynaferry::telemetry::status::LinkStatus;
+use dynaferry::telemetry::{Mode, Phase};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -135,8 +135,7 @@ impl World {
     }
 
     pub(crate) fn delete_at(&self, account: &str, table: &str, pk: usize, sk: usize) {
-        let key =
-            serde_json::json!({"TableName": table, "Key": {"pk": {"S": format!("p{pk}")}, "sk": {"N": sk.to_string()}}});
+        let key = serde_json::json!({"TableName": table, "Key": {"pk": {"S": format!("p{pk}")}, "sk": {"N": sk.to_string()}}});
         self.call(account, "DeleteItem", &key.to_string());
     }
 
@@ -159,6 +158,7 @@ impl World {
     pub(crate) fn config(&self, more: &str) -> Config {
         let unless = |key: &str, line: &'static str| if more.contains(key) { "" } else { line };
         let create = unless("target.create", "target.create = true");
+        let source = unless("source.table", "source.table = \"orders\"");
         let doubt = unless("in_doubt_for", "apply.in_doubt_for = \"2s\"");
         let text = format!(
             r#"
@@ -174,7 +174,7 @@ region = "{REGION}"
 role_arn = "arn:aws:iam::{TARGET}:role/dynaferry-target"
 external_id = "between-us"
 [link.orders]
-source.table = "orders"
+{source}
 target.table = "orders-copy"
 {create}
 {doubt}

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::sts::AssumeRoleProvider;
 use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -260,32 +259,50 @@ fn app_name() -> Option<AppName> {
 
 /// What the keeper gets its credentials from: the base, or a role on top of it.
 fn provider(config: &SideConfig, base: &SdkConfig) -> Result<SharedCredentialsProvider> {
-    if config.role_arn.is_some() {
-        let sts = sts_endpoint(config, base);
-        return Ok(SharedCredentialsProvider::new(Role { config: config.clone(), base: sts }));
+    if let Some(role_arn) = config.role_arn.clone() {
+        let sts = aws_sdk_sts::Client::from_conf(sts_settings(config, base).build());
+        return Ok(SharedCredentialsProvider::new(Role { role_arn, config: config.clone(), sts }));
     }
     base.credentials_provider()
         .ok_or_else(|| Error::new(Exit::Precondition, "find a provider of credentials among the AWS settings"))
 }
 
 /// A role, assumed anew for each session: the external id may be a file that is rotated.
+///
+/// Not the SDK's own provider of this kind: that one fixes the external id, makes a new client for each session, and has
+/// no setting for the token service's endpoint that AWS_ENDPOINT_URL_STS does not overrule.
 #[derive(Debug)]
 struct Role {
+    role_arn: String,
     config: SideConfig,
-    base: SdkConfig,
+    sts: aws_sdk_sts::Client,
 }
 
 impl Role {
+    /// A session of one hour, the default: a role that was assumed by another role may have no longer one.
     async fn assume(&self) -> std::result::Result<Credentials, CredentialsError> {
         let external_id = self.config.read_external_id().map_err(CredentialsError::invalid_configuration)?;
-        // One hour, the default: no role chain may have more.
-        let mut role = AssumeRoleProvider::builder(self.config.role_arn.clone().unwrap_or_default())
-            .session_name(self.config.session_name())
-            .configure(&self.base);
-        if let Some(id) = external_id {
-            role = role.external_id(id);
-        }
-        role.build().await.provide_credentials().await
+        let send = self
+            .sts
+            .assume_role()
+            .role_arn(&self.role_arn)
+            .role_session_name(self.config.session_name())
+            .set_external_id(external_id)
+            .send();
+        let session = send.boxed().await.map_err(CredentialsError::provider_error)?;
+        let granted =
+            session.credentials.ok_or_else(|| CredentialsError::unhandled("a session without credentials"))?;
+        let expires =
+            SystemTime::try_from(granted.expiration).map_err(|_| CredentialsError::unhandled("expiry is no time"))?;
+        let mut credentials = Credentials::builder()
+            .access_key_id(granted.access_key_id)
+            .secret_access_key(granted.secret_access_key)
+            .session_token(granted.session_token)
+            .expiry(expires)
+            .provider_name("role");
+        // For the endpoints that belong to an account.
+        credentials.set_account_id(self.role_arn.split(':').nth(4).map(Into::into));
+        Ok(credentials.build())
     }
 }
 
@@ -296,15 +313,6 @@ impl ProvideCredentials for Role {
     {
         future::ProvideCredentials::new(self.assume())
     }
-}
-
-/// The base settings as the role's provider needs them: it has no setter for the endpoint of the token service.
-fn sts_endpoint(config: &SideConfig, base: &SdkConfig) -> SdkConfig {
-    let mut settings = base.to_builder();
-    if let Some(url) = &config.sts_endpoint_url {
-        settings.set_endpoint_url(Some(url.clone()));
-    }
-    settings.build()
 }
 
 fn dynamodb_client(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_dynamodb::Client {

@@ -123,7 +123,7 @@ impl Caller {
     {
         let begun = Instant::now();
         let (result, answer) = wire::typed(send).await;
-        let result = result.map_err(|error| fault::failure(operation, &error));
+        let result = result.map_err(|error| failed(operation, &error, &answer));
         self.settle(operation, begun, &answer, &result);
         result
     }
@@ -141,7 +141,7 @@ impl Caller {
         let begun = Instant::now();
         let (result, mut answer) = wire::raw(operation, body, send).await;
         let result = match result {
-            Err(error) => Err(fault::failure(operation.name(), &error)),
+            Err(error) => Err(failed(operation.name(), &error, &answer)),
             Ok(_) => answer.body.take().ok_or_else(|| fault::broken(operation.name(), "the answer has no body")),
         };
         self.settle(operation.name(), begun, &answer, &result);
@@ -162,5 +162,42 @@ impl Caller {
             elapsed: begun.elapsed(),
             clocks: answer.date.map(|theirs| (theirs, self.context.now())),
         });
+    }
+}
+
+/// A call that never had credentials was never signed, so never sent: it waited for them until its time was over.
+fn failed<E>(operation: &'static str, error: &SdkError<E, HttpResponse>, answer: &Answer) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let failure = fault::failure(operation, error);
+    Failure { may_have_happened: failure.may_have_happened && answer.credentials.is_some(), ..failure }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use aws_sdk_dynamodb::config::SharedCredentialsProvider;
+    use aws_sdk_dynamodb::operation::scan::ScanError;
+
+    use super::*;
+    use crate::aws::tests::Manual;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_never_had_credentials_was_never_sent() {
+        let (_, context) = Manual::context();
+        let key = SharedCredentialsProvider::new(Credentials::new("id", "secret", None, None, "test"));
+        let credentials = Keeper::new(key, context.clone());
+        let caller = Caller { side: Side::Source, context, credentials, observer: None };
+        for has_credentials in [false, true] {
+            let send = async {
+                if has_credentials {
+                    wire::note_credentials(1);
+                }
+                Err::<(), SdkError<ScanError, HttpResponse>>(SdkError::timeout_error("too late"))
+            };
+            let failure = caller.typed("Scan", send).await.unwrap_err();
+            assert_eq!(failure.may_have_happened, has_credentials);
+        }
     }
 }

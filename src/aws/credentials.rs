@@ -367,14 +367,18 @@ mod tests {
         let (_, first) = keeper.get().await.unwrap();
         keeper.invalidate(first);
         assert_eq!(key(&keeper).await, "KEY1");
+        tokio::time::advance(PAUSE_BETWEEN_FORCED).await;
         keeper.invalidate(first);
         assert_eq!(key(&keeper).await, "KEY1", "a late report of the old ones does not touch the new ones");
         let (_, second) = keeper.get().await.unwrap();
         keeper.invalidate(second);
-        assert_eq!(key(&keeper).await, "KEY1", "not again at once");
-        tokio::time::advance(PAUSE_BETWEEN_FORCED).await;
-        keeper.invalidate(second);
         assert_eq!(key(&keeper).await, "KEY2");
-        assert_eq!(issuer.asked(), 3);
+        let (_, third) = keeper.get().await.unwrap();
+        keeper.invalidate(third);
+        assert_eq!(key(&keeper).await, "KEY2", "not again at once");
+        tokio::time::advance(PAUSE_BETWEEN_FORCED).await;
+        keeper.invalidate(third);
+        assert_eq!(key(&keeper).await, "KEY3");
+        assert_eq!(issuer.asked(), 4);
     }
 }

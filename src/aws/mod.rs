@@ -6,6 +6,7 @@
 
 mod accounts;
 mod call;
+mod create;
 mod credentials;
 mod fault;
 mod schema;
@@ -17,5 +18,6 @@ mod wire;
 
 pub use accounts::{AccessKey, Account, Clients, Identity};
 pub use call::{CallRecord, Observer, Outcome, Side};
+pub use create::{Created, Patience};
 pub use streams::Streams;
 pub use tables::Table;

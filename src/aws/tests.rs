@@ -515,6 +515,7 @@ async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passe
     for (reply, fault) in [
         (Reply::Body(403, refusal.into()), Fault::Denied),
         (Reply::Broken, Fault::Transient),
+        (Reply::Silence, Fault::Transient),
         (Reply::Body(503, "".into()), Fault::Transient),
     ] {
         let server = Server::new([reply.clone()]);
@@ -524,6 +525,11 @@ async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passe
         let failure = account.table(&orders(), &schema()).write(&writes).await.unwrap_err();
         assert_eq!((failure.fault, failure.may_have_happened), (fault, false), "{reply:?}: {failure}");
         assert!(!failure.to_string().contains("ext-1"), "{failure}");
+        if fault == Fault::Denied {
+            let want = "BatchWriteItem: AccessDenied: assume the role: User: arn:aws:iam::111122223333:user/a is not \
+                        authorized to perform: sts:AssumeRole";
+            assert_eq!(failure.to_string(), want);
+        }
     }
 }
 
@@ -568,4 +574,368 @@ async fn a_refused_connection_has_written_nothing() {
     let account = Account::connect(&config, Side::Target, &clients).await.unwrap();
     let failure = account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap_err();
     assert_eq!((failure.fault, failure.may_have_happened), (Fault::Transient, false), "{failure}");
+}
+
+/// What DescribeTable says of a table with everything.
+fn described() -> serde_json::Value {
+    serde_json::json!({"TableArn": "arn:aws:dynamodb:eu-west-1:111122223333:table/orders", "TableId": "id-1", "TableName": "orders",
+        "TableStatus": "ACTIVE", "ItemCount": 7, "TableSizeBytes": 900,
+        "AttributeDefinitions": [
+            {"AttributeName": "pk", "AttributeType": "S"}, {"AttributeName": "sk", "AttributeType": "N"},
+            {"AttributeName": "g1", "AttributeType": "S"}, {"AttributeName": "g2", "AttributeType": "B"},
+            {"AttributeName": "g3", "AttributeType": "N"}, {"AttributeName": "dying", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        "BillingModeSummary": {"BillingMode": "PAY_PER_REQUEST"},
+        "ProvisionedThroughput": {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0},
+        "OnDemandThroughput": {"MaxReadRequestUnits": -1, "MaxWriteRequestUnits": 500},
+        "WarmThroughput": {"ReadUnitsPerSecond": 30000, "WriteUnitsPerSecond": 4000, "Status": "ACTIVE"},
+        "GlobalSecondaryIndexes": [
+            {"IndexName": "many", "IndexStatus": "ACTIVE", "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["v"]},
+             "KeySchema": [{"AttributeName": "g1", "KeyType": "HASH"}, {"AttributeName": "g2", "KeyType": "HASH"},
+                           {"AttributeName": "sk", "KeyType": "RANGE"}, {"AttributeName": "g3", "KeyType": "RANGE"}],
+             "ProvisionedThroughput": {"ReadCapacityUnits": 0, "WriteCapacityUnits": 0}},
+            {"IndexName": "gone", "IndexStatus": "DELETING", "Projection": {"ProjectionType": "ALL"},
+             "KeySchema": [{"AttributeName": "dying", "KeyType": "HASH"}]}],
+        "LocalSecondaryIndexes": [{"IndexName": "local", "Projection": {"ProjectionType": "KEYS_ONLY"},
+             "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "g3", "KeyType": "RANGE"}]}],
+        "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}, "LatestStreamArn": "arn:stream",
+        "TableClassSummary": {"TableClass": "STANDARD_INFREQUENT_ACCESS"},
+        "SSEDescription": {"Status": "ENABLED", "SSEType": "KMS", "KMSMasterKeyArn": "arn:aws:kms:eu-west-1:111122223333:key/k1"},
+        "DeletionProtectionEnabled": true,
+        "Replicas": [{"RegionName": "eu-north-1"}]})
+}
+
+fn answer(table: &serde_json::Value) -> Reply {
+    Reply::ok(serde_json::json!({ "Table": table }).to_string())
+}
+
+async fn description(table: &serde_json::Value) -> Result<crate::model::TableDescription, Failure> {
+    account(&Server::new([answer(table)])).await.describe(&orders()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_description_holds_what_the_service_said() {
+    use crate::model::{Billing, Projection, TableStatus};
+    let table = description(&described()).await.unwrap();
+    assert_eq!((table.id.as_str(), table.item_count, table.size_bytes), ("id-1", 7, 900));
+    assert_eq!((table.arn.name.as_str(), table.status), ("orders", TableStatus::Active));
+    assert_eq!(table.keys.range, Some(KeyAttribute { name: "sk".into(), kind: KeyKind::N }));
+    let billing =
+        Billing::OnDemand { warm_read: Some(30_000), warm_write: Some(4000), max_read: None, max_write: Some(500) };
+    assert_eq!(table.billing, billing);
+    assert_eq!(table.global_indexes.len(), 1, "an index that is being deleted is none");
+    assert_eq!(
+        (&table.global_indexes[0].hash[..], table.global_indexes[0].range.len()),
+        (&["g1".into(), "g2".into()][..], 2)
+    );
+    assert_eq!(table.global_indexes[0].projection, Projection::Include(vec!["v".into()]));
+    assert_eq!(table.local_indexes[0].projection, Projection::KeysOnly);
+    let stream = table.stream.unwrap();
+    assert!(stream.enabled && stream.view == Some(ViewType::NewImage));
+    assert_eq!(table.table_class.as_deref(), Some("STANDARD_INFREQUENT_ACCESS"));
+    assert!(table.deletion_protection && table.encryption.is_some());
+    assert_eq!(table.not_copied, ["global table replica in eu-north-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_without_a_billing_summary_is_provisioned_and_one_without_a_stream_has_none() {
+    let table = serde_json::json!({"TableArn": "arn:aws:dynamodb:eu-west-1:111122223333:table/orders", "TableStatus": "CREATING",
+        "AttributeDefinitions": [{"AttributeName": "pk", "AttributeType": "S"}], "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
+        "ProvisionedThroughput": {"ReadCapacityUnits": 5, "WriteCapacityUnits": 6}});
+    let table = description(&table).await.unwrap();
+    assert_eq!(table.billing, crate::model::Billing::Provisioned { read: 5, write: 6 });
+    assert!(table.stream.is_none() && table.encryption.is_none() && table.table_class.is_none());
+    assert_eq!(table.keys.range, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_turned_off_still_has_its_name() {
+    let mut table = described();
+    table.as_object_mut().unwrap().remove("StreamSpecification");
+    let stream = description(&table).await.unwrap().stream.unwrap();
+    assert_eq!((stream.arn.0.as_str(), stream.enabled, stream.view), ("arn:stream", false, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_description_without_its_key_is_broken() {
+    let mut table = described();
+    table["KeySchema"] = serde_json::json!([]);
+    assert_eq!(description(&table).await.unwrap_err().fault, Fault::Broken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_table_is_like_the_other_but_for_what_is_said() {
+    let from = description(&described()).await.unwrap();
+    let (mut creating, active) = (described(), described());
+    creating["TableStatus"] = "CREATING".into();
+    let not_yet = Reply::error(400, "ResourceNotFoundException", "x");
+    let server = Server::new([Reply::ok("{}"), not_yet, answer(&creating), answer(&active)]);
+    let tags = [("team".to_owned(), "a".to_owned()), ("aws:cloudformation:stack-id".to_owned(), "s".to_owned())];
+    let account = account(&server).await;
+    let created = account.create_table("orders-copy", &from, &tags, Patience::default()).await.unwrap();
+    assert_eq!(created.description.id, "id-1");
+    let seen = server.seen();
+    assert_eq!(
+        seen.iter().map(Seen::operation).collect::<Vec<_>>(),
+        ["CreateTable", "DescribeTable", "DescribeTable", "DescribeTable"]
+    );
+    assert_eq!(
+        seen[0].json(),
+        serde_json::json!({"TableName": "orders-copy", "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [
+                {"AttributeName": "pk", "AttributeType": "S"}, {"AttributeName": "sk", "AttributeType": "N"},
+                {"AttributeName": "g1", "AttributeType": "S"}, {"AttributeName": "g2", "AttributeType": "B"},
+                {"AttributeName": "g3", "AttributeType": "N"}],
+            "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            "OnDemandThroughput": {"MaxWriteRequestUnits": 500},
+            "GlobalSecondaryIndexes": [{"IndexName": "many",
+                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["v"]},
+                "KeySchema": [{"AttributeName": "g1", "KeyType": "HASH"}, {"AttributeName": "g2", "KeyType": "HASH"},
+                    {"AttributeName": "sk", "KeyType": "RANGE"}, {"AttributeName": "g3", "KeyType": "RANGE"}]}],
+            "LocalSecondaryIndexes": [{"IndexName": "local", "Projection": {"ProjectionType": "KEYS_ONLY"},
+                "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "g3", "KeyType": "RANGE"}]}],
+            "TableClass": "STANDARD_INFREQUENT_ACCESS", "DeletionProtectionEnabled": true,
+            "Tags": [{"Key": "team", "Value": "a"}]})
+    );
+    let notes = created.notes.join("\n");
+    for about in ["eu-north-1", "key/k1", "warm throughput", "aws:cloudformation:stack-id"] {
+        assert!(notes.contains(about), "{about}: {notes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn provisioned_tables_and_managed_keys_are_made_alike() {
+    let mut from = description(&described()).await.unwrap();
+    from.billing = crate::model::Billing::Provisioned { read: 5, write: 0 };
+    from.global_indexes[0].provisioned = Some((2, 3));
+    from.encryption = Some(crate::model::Encryption { kms_key_arn: None });
+    let server = Server::new([Reply::ok("{}"), answer(&described())]);
+    account(&server).await.create_table("copy", &from, &[], Patience::default()).await.unwrap();
+    let asked = server.seen()[0].json();
+    assert_eq!(asked["ProvisionedThroughput"], serde_json::json!({"ReadCapacityUnits": 5, "WriteCapacityUnits": 1}));
+    let index = &asked["GlobalSecondaryIndexes"][0]["ProvisionedThroughput"];
+    assert_eq!(*index, serde_json::json!({"ReadCapacityUnits": 2, "WriteCapacityUnits": 3}));
+    assert_eq!(asked["SSESpecification"], serde_json::json!({"Enabled": true, "SSEType": "KMS"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_taken_is_refused_clearly() {
+    let from = description(&described()).await.unwrap();
+    let server = Server::new([Reply::error(400, "ResourceInUseException", "Table already exists: copy")]);
+    let failure = account(&server).await.create_table("copy", &from, &[], Patience::default()).await.unwrap_err();
+    assert_eq!((failure.fault, failure.may_have_happened), (Fault::Rejected, false));
+    assert!(failure.to_string().contains("copy is already there"), "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_table_has_an_end() {
+    let mut creating = described();
+    creating["TableStatus"] = "CREATING".into();
+    let server = Server::new(std::iter::repeat_n(answer(&creating), 400));
+    let patience = Patience { limit: Duration::from_secs(60), poll: Duration::from_secs(2) };
+    let begun = tokio::time::Instant::now();
+    let failure = account(&server).await.wait_until_active(&orders(), patience).await.unwrap_err();
+    assert_eq!(failure.fault, Fault::Transient, "{failure}");
+    assert_eq!(begun.elapsed(), patience.limit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_turned_on_once_and_waited_for() {
+    let (mut off, mut updating) = (described(), described());
+    off.as_object_mut().unwrap().remove("StreamSpecification");
+    updating["TableStatus"] = "UPDATING".into();
+    let server = Server::new([answer(&off), Reply::ok("{}"), answer(&updating), answer(&described())]);
+    let on = account(&server).await.enable_stream(&orders(), Patience::default()).await.unwrap();
+    assert!(on.stream.unwrap().enabled);
+    let want = serde_json::json!({"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"});
+    assert_eq!(server.seen()[1].json()["StreamSpecification"], want);
+
+    let server = Server::new([answer(&described())]);
+    account(&server).await.enable_stream(&orders(), Patience::default()).await.unwrap();
+    assert_eq!(server.seen().len(), 1, "one that is on is left as it is");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_and_tags_are_read_to_their_last_page() {
+    let server = Server::new([
+        Reply::ok(r#"{"TableNames":["a-1","b-1"],"LastEvaluatedTableName":"b-1"}"#),
+        Reply::ok(r#"{"TableNames":["c-1"]}"#),
+        Reply::ok(r#"{"Tags":[{"Key":"k","Value":"v"}],"NextToken":"n"}"#),
+        Reply::ok(r#"{"Tags":[{"Key":"l","Value":"w"}]}"#),
+        Reply::ok(r#"{"TimeToLiveDescription":{"TimeToLiveStatus":"ENABLED","AttributeName":"expires"}}"#),
+        Reply::ok(r#"{"TimeToLiveDescription":{"TimeToLiveStatus":"DISABLED"}}"#),
+    ]);
+    let from = description(&described()).await.unwrap();
+    let account = account(&server).await;
+    assert_eq!(account.list_tables().await.unwrap(), ["a-1", "b-1", "c-1"]);
+    let tags = account.list_tags(&from).await.unwrap();
+    assert_eq!(tags, [("k".to_owned(), "v".to_owned()), ("l".to_owned(), "w".to_owned())]);
+    assert_eq!(account.time_to_live(&orders()).await.unwrap().as_deref(), Some("expires"));
+    assert_eq!(account.time_to_live(&orders()).await.unwrap(), None);
+    assert_eq!(server.seen()[1].json()["ExclusiveStartTableName"], "b-1");
+}
+
+/// Runs one ignored test in a process of its own: the ambient settings belong to the process.
+fn in_process(test: &str, settings: &[(&str, &str)]) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", &format!("aws::tests::{test}")]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    let output = command.envs(settings.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+const AMBIENT: [(&str, &str); 6] = [
+    ("AWS_MAX_ATTEMPTS", "5"),
+    ("AWS_ACCESS_KEY_ID", "AKIAENV"),
+    ("AWS_SECRET_ACCESS_KEY", "s"),
+    ("AWS_REGION", "eu-north-1"),
+    ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:7001"),
+    ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:7002"),
+];
+
+#[test]
+fn a_side_without_settings_is_reached_as_the_environment_says() {
+    in_process("child_ambient", &AMBIENT);
+}
+
+#[test]
+fn a_profile_that_a_side_names_wins_over_the_environment() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let profile = |key| format!("aws_access_key_id = {key}\naws_secret_access_key = s\n");
+    let text = format!("[profile one]\n{}[profile two]\n{}", profile("AKIAONE"), profile("AKIATWO"));
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    let files = [("AWS_CONFIG_FILE", path), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")];
+    in_process("child_profiles", &[&AMBIENT[..], &files].concat());
+}
+
+#[test]
+fn the_endpoint_of_the_token_service_that_a_side_names_wins_over_the_environment() {
+    in_process("child_token_service", &AMBIENT);
+}
+
+async fn ambient(config: &SideConfig, replies: impl IntoIterator<Item = Reply>) -> (Server, Account) {
+    let server = Server::new(replies);
+    let (_, context) = Manual::context();
+    let clients = Clients { isolated: None, ..clients(&server, &context) };
+    let account = Account::connect(config, Side::Source, &clients).await.unwrap();
+    (server, account)
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "run by another test, with settings"]
+async fn child_ambient() {
+    let replies = [Reply::ok("{}"), Reply::error(500, "InternalServerError", "x")];
+    let (server, account) = ambient(&SideConfig::default(), replies).await;
+    assert_eq!(account.region(), "eu-north-1");
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    let seen = server.seen().remove(0);
+    assert!(seen.uri.starts_with("http://127.0.0.1:7001"), "{}", seen.uri);
+    assert!(seen.header("authorization").contains("AKIAENV/"));
+    assert!(account.describe(&orders()).await.is_err());
+    assert_eq!(server.seen().len(), 2, "one attempt, whatever AWS_MAX_ATTEMPTS says");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "run by another test, with settings"]
+async fn child_profiles() {
+    for (profile, key) in [("one", "AKIAONE/"), ("two", "AKIATWO/")] {
+        let config = SideConfig { profile: Some(profile.into()), ..side() };
+        let (server, account) = ambient(&config, [Reply::ok("{}")]).await;
+        account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+        assert!(server.seen()[0].header("authorization").contains(key), "{:?}", server.seen());
+    }
+    let config = SideConfig { profile: Some("one".into()), ..in_role() };
+    let (server, account) = ambient(&config, [session("A1", "2027-01-15T09:00:00Z"), Reply::ok("{}")]).await;
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    assert!(server.seen()[0].header("authorization").contains("AKIAONE/"), "the base of the role");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "run by another test, with settings"]
+async fn child_token_service() {
+    let (server, account) = ambient(&in_role(), [session("A1", "2027-01-15T09:00:00Z"), Reply::ok("{}")]).await;
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    assert!(server.seen()[0].uri.starts_with("http://127.0.0.1:9000"), "{:?}", server.seen());
+    assert!(server.seen()[1].uri.starts_with("http://127.0.0.1:7001"), "{:?}", server.seen());
+}
+
+/// A server of one connection that reads a request of one packet and answers with these bytes.
+fn tcp_server(answer: Vec<u8>) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let read = connection.read(&mut [0; 16_384]).unwrap();
+        assert!(read > 0);
+        connection.write_all(&answer).unwrap();
+    });
+    url
+}
+
+async fn over_tcp(answer: Vec<u8>) -> Table {
+    let (_, context) = Manual::context();
+    let config = SideConfig { endpoint_url: Some(tcp_server(answer)), ..side() };
+    let clients = Clients { http: None, ..clients(&Server::default(), &context) };
+    Account::connect(&config, Side::Target, &clients).await.unwrap().table(&orders(), &schema())
+}
+
+#[tokio::test]
+async fn a_megabyte_arrives_whole_over_a_real_connection() {
+    let item = format!(r#"{{"pk":{{"S":"a"}},"v":{{"S":"{}"}}}}"#, "v".repeat(1_000_000));
+    let body = format!(r#"{{"Item":{item}}}"#);
+    let table = over_tcp(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into()).await;
+    assert_eq!(table.get(&put(&item).key).await.unwrap().unwrap().json(), item.as_bytes());
+}
+
+#[tokio::test]
+async fn a_real_connection_that_breaks_off_leaves_the_write_in_doubt() {
+    for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}", "HTTP/1.1 2"] {
+        let table = over_tcp(answer.into()).await;
+        let failure = table.write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap_err();
+        assert_eq!((failure.fault, failure.may_have_happened), (Fault::Transient, true), "{failure}");
+    }
+}
+
+fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+    use sha2::{Digest as _, Sha256};
+    let pad = |with: u8| (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ with).collect::<Vec<u8>>();
+    let inner = Sha256::digest([pad(0x36), text.as_bytes().to_vec()].concat());
+    Sha256::digest([pad(0x5c), inner.to_vec()].concat()).to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The signature by the book. Source: IAM User Guide, signing AWS API requests.
+fn signature(seen: &Seen, secret: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let authorization = seen.header("authorization");
+    let part = |name: &str| authorization.split(name).nth(1).unwrap().split([',', ' ']).next().unwrap();
+    let (scope, signed) = (part("Credential=").split_once('/').unwrap().1, part("SignedHeaders="));
+    let host = seen.uri.trim_start_matches("https://").trim_end_matches('/');
+    let value = |name: &str| if name == "host" { host.to_owned() } else { seen.header(name).to_owned() };
+    let headers: String = signed.split(';').map(|name| format!("{name}:{}\n", value(name))).collect();
+    let request = format!("POST\n/\n\n{headers}\n{signed}\n{}", hex(&Sha256::digest(&seen.body)));
+    let hash = hex(&Sha256::digest(request));
+    let text = format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{hash}", seen.header("x-amz-date"));
+    let key = scope.split('/').fold(format!("AWS4{secret}").into_bytes(), |key, part| hmac(&key, part));
+    hex(&hmac(&key, &text))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_signature_covers_the_raw_body_its_target_and_its_length() {
+    let server = Server::new([Reply::ok("{}")]);
+    table(&server).await.write(&[put(r#"{"pk":{"S":"é"}}"#)]).await.unwrap();
+    let seen = server.seen().remove(0);
+    let authorization = seen.header("authorization");
+    assert!(authorization.ends_with(&signature(&seen, "secret-of-the-key")), "{seen:?}");
+    for header in ["content-length", "content-type", "host", "x-amz-target"] {
+        assert!(authorization.contains(header), "{header}: {authorization}");
+    }
 }

@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef, Error, Input, Output,
 };
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, Metadata, OrchestratorError};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
 use aws_smithy_runtime_api::client::ser_de::{
@@ -64,6 +64,12 @@ impl RawOperation {
     /// `GetRecords` of `DynamoDBStreams_20120810.GetRecords`.
     pub(super) fn name(&self) -> &'static str {
         self.target.rsplit('.').next().unwrap_or(self.target)
+    }
+
+    /// Whether this very operation is being made. Credentials are fetched within the call that wants them, so calls to
+    /// the token service run in the same task.
+    fn is_called(&self, cfg: &ConfigBag) -> bool {
+        cfg.load::<Metadata>().is_some_and(|operation| operation.name() == self.name())
     }
 
     /// The SDK's deserializer. That it is there is shown by a test for each operation.
@@ -150,7 +156,7 @@ impl Intercept for RawBodies {
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         with_call(|call| {
-            let Some(raw) = &call.raw else { return };
+            let Some(raw) = call.raw.as_ref().filter(|raw| raw.operation.is_called(cfg)) else { return };
             let layer = cfg.interceptor_state();
             layer.store_put(SharedRequestSerializer::new(raw.clone()));
             layer.store_put(SharedResponseDeserializer::new(raw.clone()));

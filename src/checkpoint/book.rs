@@ -115,6 +115,8 @@ struct Dirty {
     link: bool,
     shards: BTreeSet<usize>,
     forgotten: Vec<ShardId>,
+    /// Rows that are finished first, for only finished ones may be forgotten.
+    dropped: Vec<ShardRow>,
     doubts: BTreeSet<CanonicalKey>,
     pages: Vec<DoubtRow>,
     dead_letters: Vec<DeadLetterRow>,
@@ -341,6 +343,17 @@ impl Book {
         if let Some(slot) = self.slots.remove(shard) {
             self.dirty.shards.remove(&slot);
             self.dirty.forgotten.push(shard.clone());
+        }
+    }
+
+    /// A shard of a stream that is no more: its row goes, whatever its state. A durable gap covers what was unread of it.
+    pub(crate) fn drop_shard(&mut self, shard: &ShardId) {
+        if let Some(slot) = self.slots.get(shard).copied()
+            && let Some(books) = self.shards.get_mut(slot)
+        {
+            (books.row.status, books.row.is_lost) = (ShardStatus::Finished, true);
+            self.dirty.dropped.push(books.row.clone());
+            self.forget_shard(shard);
         }
     }
 
@@ -615,6 +628,7 @@ impl Book {
         writes.extend(dirty.removed_letters.into_iter().map(StateWrite::RemoveDeadLetter));
         let shards = dirty.shards.iter().filter_map(|slot| self.shards.get(*slot));
         writes.extend(shards.map(|shard| StateWrite::Shard(shard.row.clone())));
+        writes.extend(dirty.dropped.into_iter().map(StateWrite::Shard));
         writes.extend(dirty.forgotten.into_iter().map(StateWrite::ForgetShard));
         if dirty.forget_segments {
             writes.push(StateWrite::ForgetSegments);

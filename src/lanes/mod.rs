@@ -116,13 +116,9 @@ impl<T> Lanes<T> {
     }
 
     /// Whether nothing is queued and nothing is under way.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
-    }
-
-    /// Operations under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
     }
 
     /// Whether something may be issued.

@@ -82,6 +82,7 @@ struct State {
     skew: SkewEstimate,
     load: LoadProgress,
     load_started: Option<Instant>,
+    is_loading: bool,
     totals: Totals,
     counts: Counts,
     books: BookStatus,
@@ -108,6 +109,7 @@ impl Board {
             skew: SkewEstimate::default(),
             load: LoadProgress::default(),
             load_started: None,
+            is_loading: false,
             totals: Totals::default(),
             counts: Counts::default(),
             books: BookStatus::default(),
@@ -157,12 +159,20 @@ impl Board {
         state.load = progress;
         state.load_started = Some(Instant::now());
         state.lag.set_loading(true);
+        state.is_loading = true;
     }
 
     /// The load ended.
     pub(crate) fn load_ended(&self) {
         self.metrics.load_ended(self.context.now());
-        self.state().lag.set_loading(false);
+        let mut state = self.state();
+        state.lag.set_loading(false);
+        state.is_loading = false;
+    }
+
+    /// Whether the initial load is under way.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.state().is_loading
     }
 
     /// The phase changed.

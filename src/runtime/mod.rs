@@ -1,6 +1,9 @@
 //! The wiring: the only folder that spawns tasks, and the only one that knows all stages.
 
 pub(crate) mod board;
+pub(crate) mod link;
+pub(crate) mod open;
+pub(crate) mod prepare;
 mod program;
 pub(crate) mod replica;
 

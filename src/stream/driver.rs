@@ -139,8 +139,6 @@ pub(crate) struct PageFacts {
     pub(crate) records: usize,
     /// Its bytes.
     pub(crate) bytes: usize,
-    /// Creation time of its last record.
-    pub(crate) newest: Option<WallTime>,
     /// Whether the shard is known to be closed: then more may come although this page was empty.
     pub(crate) is_closed: bool,
     /// Whether it was the last one.
@@ -450,7 +448,6 @@ impl StreamDriver {
             asked_at: page.asked_at,
             records: changes.len(),
             bytes: page.body.len(),
-            newest: changes.last().map(|change| change.created),
             is_closed: self.lineage.is_known_closed(&shard),
             is_last: read.drained,
         };

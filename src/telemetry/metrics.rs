@@ -1,26 +1,25 @@
-//! Recording and rendering: the only place that touches the metrics crates.
+//! Recording and rendering. With `handles`, the only place that touches the metrics crates.
 //!
 //! A [`Metrics`] owns its recorder (none is installed for the process, so that two programs in one test do not mix).
 //! A [`LinkMetrics`] holds handles made once: recording is an atomic operation, without a look-up or an allocation.
-//! A gauge that holds NaN is not known and is left out of the text. `HELP` and `TYPE` come from the table; the exporter's
-//! unordered output is put into the table's order, so that two scrapes of one state are equal.
+//! A gauge that holds NaN is not known and is left out of the text.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Key, Level, Metadata, Recorder};
+use metrics::Gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use super::exposition::arrange;
+use super::handles::{Handles, ProcessGauges, gauge};
 use super::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
     RequestResult, ShardState, Side, Stage, ThrottleReason, WriteResult,
 };
+use super::lag::Watermarks;
 use super::process::ProcessSample;
-use super::table::{self, METRICS, MetricDoc, MetricKind};
+use super::table::{self, MetricDoc};
 use crate::model::WallTime;
 
 /// Bounds of the apply delay: from a quiet link's poll interval to half an hour of backlog.
@@ -29,8 +28,6 @@ const DELAY_BUCKETS: &[f64] = &[0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.
 const REQUEST_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Histogram samples are kept until they are counted; this many at most when nobody scrapes.
 const MAX_PENDING_SAMPLES: u64 = 8192;
-
-const METADATA: Metadata<'static> = Metadata::new("dynaferry", Level::INFO, None);
 
 /// The metrics of one process. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -163,7 +160,14 @@ impl LinkMetrics {
         }
     }
 
-    /// When the oldest unapplied change leaves the stream.
+    /// All three at once, as [`super::lag::LinkLag::watermarks`] has them.
+    pub fn watermarks(&self, watermarks: Watermarks) {
+        for &stage in Stage::ALL {
+            self.watermark(stage, watermarks.of(stage));
+        }
+    }
+
+    /// When the oldest change that is not durably applied leaves the stream.
     pub fn retention_deadline(&self, time: Option<WallTime>) {
         set_time(&self.handles.retention_deadline, time);
     }
@@ -305,262 +309,6 @@ impl LinkMetrics {
     }
 }
 
-/// One handle for each value of a label.
-struct Per<L, H> {
-    handles: Box<[H]>,
-    label: PhantomData<fn(L)>,
-}
-
-impl<L: Label, H> Per<L, H> {
-    fn new(make: impl FnMut(L) -> H) -> Self {
-        Self { handles: L::ALL.iter().copied().map(make).collect(), label: PhantomData }
-    }
-
-    fn of(&self, value: L) -> &H {
-        self.handles.get(value.index()).expect("each value has its handle")
-    }
-}
-
-/// The counters and the histogram of one operation on one side.
-struct RequestHandles {
-    results: Per<RequestResult, Counter>,
-    duration: Histogram,
-}
-
-/// Every handle of a link.
-struct Handles {
-    watermark: Per<Stage, Gauge>,
-    watermark_known: Gauge,
-    retention_deadline: Gauge,
-    phase: Per<Phase, Gauge>,
-    apply_delay: Per<AppliedOp, Histogram>,
-    stream_records: Per<RecordStage, Counter>,
-    stream_bytes: Per<RecordStage, Counter>,
-    shards: Per<ShardState, Gauge>,
-    shard_skew: Gauge,
-    discovery: Gauge,
-    gaps_open: Gauge,
-    gaps: Per<GapCause, Counter>,
-    buffer_records: Gauge,
-    buffer_bytes: Gauge,
-    load_items: Counter,
-    load_bytes: Counter,
-    load_expected_bytes: Gauge,
-    load_segments: Gauge,
-    load_segments_done: Gauge,
-    load_start: Gauge,
-    load_end: Gauge,
-    requests: Per<Side, Per<Operation, Option<RequestHandles>>>,
-    capacity: Per<Side, Per<CapacityKind, Gauge>>,
-    rate_limit: Per<Side, Per<CapacityKind, Gauge>>,
-    throttled: Per<ThrottleReason, Gauge>,
-    dead_letters: Counter,
-    in_doubt: Gauge,
-    checkpoint_writes: Per<WriteResult, Counter>,
-    lease_held: Gauge,
-    verify_differences: Per<DifferenceKind, Per<DifferenceState, Gauge>>,
-    verify_compared: Counter,
-    verify_last_success: Gauge,
-    clock_skew: Per<Side, Gauge>,
-    credentials_expiry: Per<Side, Gauge>,
-}
-
-impl Handles {
-    fn new(recorder: &PrometheusRecorder, identity: &LinkIdentity, mode: Mode) -> Self {
-        let LinkIdentity {
-            link,
-            source_account,
-            source_region,
-            source_table,
-            target_account,
-            target_region,
-            target_table,
-        } = identity;
-        let (link, mode) = (link.as_str(), mode.as_str());
-        let count = |doc, labels: &[&str]| counter(recorder, doc, labels);
-        let gauge = |doc, labels: &[&str]| gauge(recorder, doc, labels);
-        let zero = |doc, labels: &[&str]| {
-            let gauge = gauge(doc, labels);
-            gauge.set(0.0);
-            gauge
-        };
-        let unknown = |doc, labels: &[&str]| {
-            let gauge = gauge(doc, labels);
-            gauge.set(f64::NAN);
-            gauge
-        };
-        let accounts = [source_account, source_region, source_table, target_account, target_region, target_table];
-        let mut info = vec![link, mode];
-        info.extend(accounts.map(String::as_str));
-        gauge(table::LINK_INFO, &info).set(1.0);
-        Self {
-            watermark: Per::new(|stage: Stage| unknown(table::WATERMARK, &[link, mode, stage.as_str()])),
-            watermark_known: zero(table::WATERMARK_KNOWN, &[link, mode]),
-            retention_deadline: unknown(table::RETENTION_DEADLINE, &[link, mode]),
-            phase: Per::new(|phase: Phase| zero(table::PHASE, &[link, phase.as_str()])),
-            apply_delay: Per::new(|op: AppliedOp| histogram(recorder, table::APPLY_DELAY, &[link, op.as_str()])),
-            stream_records: Per::new(|stage: RecordStage| count(table::STREAM_RECORDS, &[link, stage.as_str()])),
-            stream_bytes: Per::new(|stage: RecordStage| count(table::STREAM_BYTES, &[link, stage.as_str()])),
-            shards: Per::new(|state: ShardState| zero(table::STREAM_SHARDS, &[link, state.as_str()])),
-            shard_skew: unknown(table::SHARD_SKEW, &[link]),
-            discovery: unknown(table::DISCOVERY, &[link]),
-            gaps_open: zero(table::GAPS_OPEN, &[link]),
-            gaps: Per::new(|cause: GapCause| count(table::GAPS, &[link, cause.as_str()])),
-            buffer_records: zero(table::BUFFER_RECORDS, &[link]),
-            buffer_bytes: zero(table::BUFFER_BYTES, &[link]),
-            load_items: count(table::LOAD_ITEMS, &[link]),
-            load_bytes: count(table::LOAD_BYTES, &[link]),
-            load_expected_bytes: unknown(table::LOAD_EXPECTED_BYTES, &[link]),
-            load_segments: unknown(table::LOAD_SEGMENTS, &[link]),
-            load_segments_done: unknown(table::LOAD_SEGMENTS_DONE, &[link]),
-            load_start: unknown(table::LOAD_START, &[link]),
-            load_end: unknown(table::LOAD_END, &[link]),
-            requests: Per::new(|side| Per::new(|operation| request_handles(recorder, link, side, operation))),
-            capacity: Per::new(|side: Side| {
-                Per::new(|kind: CapacityKind| zero(table::CAPACITY, &[link, side.as_str(), kind.as_str()]))
-            }),
-            rate_limit: Per::new(|side: Side| {
-                Per::new(|kind: CapacityKind| unknown(table::RATE_LIMIT, &[link, side.as_str(), kind.as_str()]))
-            }),
-            throttled: Per::new(|reason: ThrottleReason| zero(table::THROTTLED, &[link, reason.as_str()])),
-            dead_letters: count(table::DEAD_LETTERS, &[link]),
-            in_doubt: zero(table::IN_DOUBT, &[link]),
-            checkpoint_writes: Per::new(|result: WriteResult| {
-                count(table::CHECKPOINT_WRITES, &[link, result.as_str()])
-            }),
-            lease_held: zero(table::LEASE_HELD, &[link]),
-            verify_differences: Per::new(|kind: DifferenceKind| {
-                Per::new(|state: DifferenceState| {
-                    unknown(table::VERIFY_DIFFERENCES, &[link, kind.as_str(), state.as_str()])
-                })
-            }),
-            verify_compared: count(table::VERIFY_COMPARED, &[link]),
-            verify_last_success: unknown(table::VERIFY_LAST_SUCCESS, &[link]),
-            clock_skew: Per::new(|side: Side| unknown(table::CLOCK_SKEW, &[link, side.as_str()])),
-            credentials_expiry: Per::new(|side: Side| unknown(table::CREDENTIALS_EXPIRY, &[link, side.as_str()])),
-        }
-    }
-
-    /// The handles of an operation; those of `other` when it was not expected on this side.
-    fn request(&self, side: Side, operation: Operation) -> &RequestHandles {
-        let side = self.requests.of(side);
-        let found = side.of(operation).as_ref().or_else(|| side.of(Operation::Other).as_ref());
-        found.expect("every side has handles for other operations")
-    }
-}
-
-fn request_handles(
-    recorder: &PrometheusRecorder,
-    link: &str,
-    side: Side,
-    operation: Operation,
-) -> Option<RequestHandles> {
-    let (side_name, op) = (side.as_str(), operation.as_str());
-    operation.sides().contains(&side).then(|| RequestHandles {
-        results: Per::new(|result: RequestResult| {
-            counter(recorder, table::REQUESTS, &[link, side_name, op, result.as_str()])
-        }),
-        duration: histogram(recorder, table::REQUEST_DURATION, &[side_name, op]),
-    })
-}
-
-/// The gauges of `process_*`.
-struct ProcessGauges {
-    cpu: Gauge,
-    resident: Gauge,
-    virtual_memory: Gauge,
-    open_fds: Gauge,
-    max_fds: Gauge,
-    threads: Gauge,
-    start: Gauge,
-}
-
-impl ProcessGauges {
-    fn new(recorder: &PrometheusRecorder) -> Self {
-        let gauge = |doc| gauge(recorder, doc, &[]);
-        Self {
-            cpu: gauge(table::PROCESS_CPU),
-            resident: gauge(table::PROCESS_RESIDENT),
-            virtual_memory: gauge(table::PROCESS_VIRTUAL),
-            open_fds: gauge(table::PROCESS_OPEN_FDS),
-            max_fds: gauge(table::PROCESS_MAX_FDS),
-            threads: gauge(table::PROCESS_THREADS),
-            start: gauge(table::PROCESS_START),
-        }
-    }
-
-    fn set(&self, sample: &ProcessSample) {
-        self.cpu.set(sample.cpu_seconds.unwrap_or(f64::NAN));
-        self.resident.set(sample.resident_bytes.unwrap_or(f64::NAN));
-        self.virtual_memory.set(sample.virtual_bytes.unwrap_or(f64::NAN));
-        self.open_fds.set(sample.open_fds.unwrap_or(f64::NAN));
-        self.max_fds.set(sample.max_fds.unwrap_or(f64::NAN));
-        self.threads.set(sample.threads.unwrap_or(f64::NAN));
-        self.start.set(sample.start_seconds.unwrap_or(f64::NAN));
-    }
-}
-
 fn set_time(gauge: &Gauge, time: Option<WallTime>) {
     gauge.set(time.map_or(f64::NAN, WallTime::as_secs_f64));
-}
-
-fn key(doc: MetricDoc, values: &[&str]) -> Key {
-    debug_assert_eq!(doc.labels.len(), values.len(), "{} has other labels", doc.name);
-    let labels = doc.labels.iter().zip(values).map(|(&name, &value)| metrics::Label::new(name, value.to_owned()));
-    Key::from_parts(doc.name, labels.collect::<Vec<_>>())
-}
-
-fn counter(recorder: &PrometheusRecorder, doc: MetricDoc, values: &[&str]) -> Counter {
-    debug_assert_eq!(doc.kind, MetricKind::Counter);
-    recorder.register_counter(&key(doc, values), &METADATA)
-}
-
-/// A gauge, or a counter of fractions (the exporter's counters are whole; the type that is shown comes from the table).
-fn gauge(recorder: &PrometheusRecorder, doc: MetricDoc, values: &[&str]) -> Gauge {
-    debug_assert_ne!(doc.kind, MetricKind::Histogram);
-    recorder.register_gauge(&key(doc, values), &METADATA)
-}
-
-fn histogram(recorder: &PrometheusRecorder, doc: MetricDoc, values: &[&str]) -> Histogram {
-    debug_assert_eq!(doc.kind, MetricKind::Histogram);
-    recorder.register_histogram(&key(doc, values), &METADATA)
-}
-
-/// Puts the exporter's lines into the table's order, without the unknown, under the table's headings.
-fn arrange(exported: &str) -> String {
-    let mut families: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let samples = exported.lines().filter(|line| !line.is_empty() && !line.starts_with('#') && !line.ends_with(" NaN"));
-    for line in samples {
-        let name = line.split(['{', ' ']).next().unwrap_or_default();
-        families.entry(name).or_default().push(line);
-    }
-    let mut text = String::with_capacity(exported.len());
-    for MetricDoc { name, kind, help, .. } in METRICS {
-        let mut lines: Vec<&str> = match kind {
-            MetricKind::Counter | MetricKind::Gauge => families.remove(name).unwrap_or_default(),
-            MetricKind::Histogram => ["_bucket", "_sum", "_count"]
-                .into_iter()
-                .flat_map(|suffix| families.remove(format!("{name}{suffix}").as_str()).unwrap_or_default())
-                .collect(),
-        };
-        if lines.is_empty() {
-            continue;
-        }
-        // Stable: the buckets of one series stay in their order, and before its sum and its count.
-        lines.sort_by_key(|line| series(line));
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str()).expect("text grows without errors");
-        for line in lines {
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    debug_assert!(families.is_empty(), "recorded without a place in the table: {:?}", families.keys());
-    text
-}
-
-/// The labels of a sample without the bucket's bound, which the exporter puts last.
-fn series(line: &str) -> &str {
-    let labels = line.split_once('{').map_or("", |(_, rest)| rest);
-    let labels = labels.rsplit_once('}').map_or(labels, |(labels, _)| labels);
-    labels.rsplit_once("le=\"").map_or(labels, |(rest, _)| rest.trim_end_matches(','))
 }

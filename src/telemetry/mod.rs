@@ -5,6 +5,8 @@
 //! document that `/api/v1/status` and `dynaferry status -o json` print. Knows no stage and no AWS type: stages push
 //! numbers in.
 
+mod exposition;
+mod handles;
 mod labels;
 pub mod lag;
 mod metrics;
@@ -13,6 +15,8 @@ pub mod skew;
 pub mod status;
 mod table;
 
+#[cfg(test)]
+mod operator_tests;
 #[cfg(test)]
 mod tests;
 

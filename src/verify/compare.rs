@@ -50,7 +50,6 @@ pub(crate) struct CompareCounts {
     pub(crate) source_expired: u64,
     pub(crate) target_expired: u64,
     pub(crate) matched: u64,
-    pub(crate) candidates: u64,
     pub(crate) segments_done: u32,
 }
 
@@ -216,19 +215,18 @@ impl Compare {
         Candidate { key, kind, first_seen: self.context.now() }
     }
 
-    /// The next candidate, if there is one now.
+    /// The next candidate, if there is one now. Of a key that is on both sides there may be two, where too many entries
+    /// waited: one for each side.
     pub(crate) fn pop(&mut self) -> Option<Candidate> {
         let all_read = self.todo.is_empty() && self.active.is_empty();
-        let candidate = if let Some(candidate) = self.found.pop_front() {
-            candidate
-        } else if all_read || self.join.len() > self.limits.max_waiting {
-            let (key, side) = self.join.pop_oldest()?;
-            self.candidate(key, if side == Side::Source { Kind::Missing } else { Kind::Extra })
-        } else {
+        if let Some(candidate) = self.found.pop_front() {
+            return Some(candidate);
+        }
+        if !all_read && self.join.len() <= self.limits.max_waiting {
             return None;
-        };
-        self.counts.candidates += 1;
-        Some(candidate)
+        }
+        let (key, side) = self.join.pop_oldest()?;
+        Some(self.candidate(key, if side == Side::Source { Kind::Missing } else { Kind::Extra }))
     }
 }
 

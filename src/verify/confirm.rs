@@ -3,15 +3,15 @@
 //! A suspect is read on both sides, consistently. Equal: it was a write on its way. Not equal: a settling time later it is
 //! read again. The difference is *confirmed* when a number of looks in a row, with a settling time between them, show the
 //! same two images: what the source held at the first look has had the time to arrive, and neither side has moved. (A
-//! key whose source goes A, B, A and whose target is seen at B every single time passes for different; each look makes
-//! that rarer.) When either side moved, counting starts over; after a bounded number of looks the key is left *pending*:
+//! key whose source goes A, B, A and whose target is seen at B every single time passes for different; each look at a
+//! random time makes that rarer.) When either side moved, counting starts over; after a bounded number of looks the key is left *pending*:
 //! nobody knows, so it counts as a finding.
 //!
 //! A confirmed difference may be repaired; then it is looked at again from the beginning.
 //!
 //! Suspects of one wait share it. Held are at most so many; the owner gives more only while there is room.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -23,8 +23,9 @@ use super::repair::{REPAIR_BATCH, Repairs};
 use super::report::{Difference, State, Tally};
 use super::side::{Image, SideReader};
 use super::{Kind, Settle, VerifyError, VerifySettings};
+use crate::context::Context;
 use crate::decode::ItemDigest;
-use crate::model::{Key, RawItem, WallTime};
+use crate::model::{CanonicalKey, Key, RawItem, WallTime};
 
 /// Source and target.
 pub(crate) type Sides = (Arc<SideReader>, Arc<SideReader>);
@@ -101,6 +102,8 @@ impl ConfirmLimits {
 #[derive(Debug)]
 struct Suspect {
     key: Key,
+    /// As far as the scans saw.
+    origin: Kind,
     first_seen: WallTime,
     history: History,
     /// As what it was confirmed, and whether an item was expired; then it has been repaired.
@@ -156,8 +159,11 @@ pub(crate) struct Confirm {
     sides: Sides,
     limits: ConfirmLimits,
     settle: Settle,
+    context: Context,
     repairs: Option<Repairs>,
     tally: Tally,
+    /// Keys of findings that may come a second time: see [`Confirm::is_second`].
+    found_once: HashSet<CanonicalKey>,
     /// To be looked at now.
     ready: VecDeque<Suspect>,
     /// Looked at, to be looked at again after a settling time.
@@ -176,6 +182,7 @@ impl Confirm {
         sides: Sides,
         limits: ConfirmLimits,
         settle: Settle,
+        context: Context,
         repairs: Option<Repairs>,
         tally: Tally,
     ) -> Self {
@@ -183,8 +190,10 @@ impl Confirm {
             sides,
             limits,
             settle,
+            context,
             repairs,
             tally,
+            found_once: HashSet::new(),
             ready: VecDeque::new(),
             unsettled: Vec::new(),
             confirmed: Vec::new(),
@@ -220,9 +229,9 @@ impl Confirm {
 
     /// Opens a case.
     pub(crate) fn suspect(&mut self, candidate: Candidate) {
-        let Candidate { key, first_seen, .. } = candidate;
+        let Candidate { key, kind: origin, first_seen } = candidate;
         self.held += 1;
-        self.ready.push_back(Suspect { key, first_seen, history: History::default(), confirmed: None });
+        self.ready.push_back(Suspect { key, origin, first_seen, history: History::default(), confirmed: None });
         debug_assert!(self.held <= self.limits.max_suspects);
     }
 
@@ -241,7 +250,7 @@ impl Confirm {
         let is_reading = self.reading > 0;
         if !self.unsettled.is_empty() && (!is_reading || self.unsettled.len() >= self.batch_size()) {
             let suspects = std::mem::take(&mut self.unsettled);
-            let wait = self.settle.wait();
+            let wait = self.settle.wait(self.context.draw());
             self.work.push(Box::pin(async move {
                 wait.await;
                 Ok(Done::Waited(suspects))
@@ -294,16 +303,19 @@ impl Confirm {
                 self.unsettled.push(suspect);
                 Ok(())
             }
-            Judgement::Equal => self.close_equal(&suspect),
+            Judgement::Equal => self.close_equal(&suspect, look),
             Judgement::Confirmed(kind) => self.close_confirmed(suspect, kind, look),
             Judgement::LeftPending(kind) => self.close_pending(&suspect, kind, look),
         }
     }
 
-    fn close_equal(&mut self, suspect: &Suspect) -> Result<(), VerifyError> {
+    fn close_equal(&mut self, suspect: &Suspect, look: &Look) -> Result<(), VerifyError> {
         self.held -= 1;
         let Some((kind, was_expired)) = suspect.confirmed else {
-            self.tally.settled += 1;
+            if suspect.is_counted(look) {
+                self.tally.judged += 1;
+                self.tally.settled += 1;
+            }
             return Ok(());
         };
         self.repairing -= 1;
@@ -314,6 +326,11 @@ impl Confirm {
         if suspect.confirmed.is_some() {
             return self.give_up_repair();
         }
+        if self.is_second(&suspect, kind) {
+            self.held -= 1;
+            return Ok(());
+        }
+        self.tally.judged += 1;
         let is_expired = look.is_expired();
         self.tally.book(&suspect.difference(kind, State::Confirmed, Some(look)), is_expired)?;
         if self.repairs.as_ref().is_some_and(|repairs| repairs.may(kind)) {
@@ -332,7 +349,18 @@ impl Confirm {
             return self.give_up_repair();
         }
         self.held -= 1;
+        if self.is_second(suspect, kind) {
+            return Ok(());
+        }
+        self.tally.judged += 1;
         self.tally.book(&suspect.difference(kind, State::Pending, Some(look)), look.is_expired())
+    }
+
+    /// Whether this finding was made before. Where the scans' orders have little in common, a key that is on both sides
+    /// becomes a candidate twice: once for each side's entry that was taken out before it met the other. Only then is a key
+    /// found to be something else than the scans saw, so only such findings are remembered.
+    fn is_second(&mut self, suspect: &Suspect, kind: Kind) -> bool {
+        kind != suspect.origin && !self.found_once.insert(suspect.key.canonical.clone())
     }
 
     /// It was repaired once and still differs: it stays booked as confirmed.
@@ -345,6 +373,12 @@ impl Confirm {
 }
 
 impl Suspect {
+    /// Whether it counts as a key of its own. The target's entry of a key that the source has, too, was or will be counted
+    /// with the source's.
+    const fn is_counted(&self, look: &Look) -> bool {
+        !matches!(self.origin, Kind::Extra) || look.source.is_none()
+    }
+
     const fn difference<'a>(&'a self, kind: Kind, state: State, look: Option<&'a Look>) -> Difference<'a> {
         Difference { kind, state, key: &self.key, first_seen: self.first_seen, look }
     }

@@ -155,7 +155,8 @@ mod tests {
                 let k = k.canonical.as_bytes()[0];
                 let both = source.contains_key(&k) && target.contains_key(&k);
                 prop_assert!(!both || early > 0, "met nothing although nothing was taken out");
-                prop_assert!(if *side == Side::Source { source.contains_key(&k) } else { target.contains_key(&k) });
+                let own = if *side == Side::Source { &source } else { &target };
+                prop_assert!(own.contains_key(&k));
             }
             let one_sided = |k: &u8| source.contains_key(k) != target.contains_key(k);
             for k in (0..40).filter(one_sided) {

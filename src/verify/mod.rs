@@ -59,6 +59,9 @@ pub const DEFAULT_LOOKS: u32 = 3;
 /// Looks at a key that keeps changing before it is left pending, by default.
 pub const DEFAULT_MAX_LOOKS: u32 = 10;
 
+/// Longest random wait after the stream has passed.
+const LONGEST_PHASE_SHIFT: Duration = Duration::from_secs(1);
+
 /// What is told how far it is. Called between two steps: keep it short.
 pub type OnProgress<T> = Box<dyn FnMut(&T) + Send>;
 
@@ -109,17 +112,24 @@ impl Kind {
 /// How to wait until what the source held before has reached the target.
 #[derive(Clone)]
 pub enum Settle {
-    /// This long: the lag and two polls of the stream.
+    /// This long and up to half as long again: the lag and two polls of the stream.
     After(Duration),
     /// Until the future of this call ends; each call is made after the reads it is for.
     Until(Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>),
 }
 
 impl Settle {
-    fn wait(&self) -> BoxFuture<'static, ()> {
+    /// Waits, and a random time more (`draw` from `[0, 1)`), so that no writer with a period is always met in one phase.
+    fn wait(&self, draw: f64) -> BoxFuture<'static, ()> {
         match self {
-            Self::After(duration) => Box::pin(tokio::time::sleep(*duration)),
-            Self::Until(passed) => passed(),
+            Self::After(duration) => Box::pin(tokio::time::sleep(duration.mul_f64(1.0 + 0.5 * draw))),
+            Self::Until(passed) => {
+                let passed = passed();
+                Box::pin(async move {
+                    passed.await;
+                    tokio::time::sleep(LONGEST_PHASE_SHIFT.mul_f64(draw)).await;
+                })
+            }
         }
     }
 }
@@ -240,7 +250,8 @@ pub struct VerifyJob {
 /// Compares both tables once, to the end.
 ///
 /// Reads only, but for the repairs. May be repeated; dropping it half-way is safe: repairs that were handed over go on by
-/// themselves. Memory: `max_waiting` entries, `max_suspects` suspects, and one page a scan that is on its way.
+/// themselves. Memory: `max_waiting` entries, `max_suspects` suspects twice, and one page a scan that is on its way; and
+/// where the tables are not scanned in the same order, the keys of differing items that were found.
 ///
 /// # Errors
 /// [`VerifyError`]; what was reported until then stands.
@@ -249,11 +260,12 @@ pub async fn run(job: VerifyJob) -> Result<VerifyReport, VerifyError> {
     let started = Instant::now();
     let (source, target) = open_sides(source, target, &context, &settings).await?;
     let compare_limits = compare_limits(&settings);
-    let mut compare = Compare::new(Arc::clone(&source), Arc::clone(&target), context, compare_limits);
+    let mut compare = Compare::new(Arc::clone(&source), Arc::clone(&target), context.clone(), compare_limits);
     let mut confirm = Confirm::new(
         (Arc::clone(&source), Arc::clone(&target)),
         ConfirmLimits::new(&settings),
         settle,
+        context,
         repairer.map(|repairer| Repairs::new(repairer, settings.owns_target)),
         Tally::new(report.map(|out| ReportWriter::new(out, settings.show_values))),
     );

@@ -198,6 +198,8 @@ fn raw(json: &[u8]) -> Result<Box<RawValue>, VerifyError> {
 pub(crate) struct Tally {
     writer: Option<ReportWriter>,
     pub(crate) differences: Differences,
+    /// Suspects that were closed, each key once.
+    pub(crate) judged: u64,
     pub(crate) settled: u64,
     expired_differences: u64,
 }
@@ -248,7 +250,7 @@ impl Tally {
         Ok(VerifyReport {
             source_items: counts.source_items,
             target_items: counts.target_items,
-            compared: counts.matched + counts.candidates,
+            compared: counts.matched + self.judged,
             settled: self.settled,
             differences: self.differences,
             expired_differences: self.expired_differences,

@@ -1,0 +1,182 @@
+//! From what is remembered to what is to be done: a link's rows become its books and its shard forest.
+
+use std::time::Duration;
+
+use super::prepare::Prepared;
+use crate::checkpoint::LinkState;
+use crate::checkpoint::book::Book;
+use crate::checkpoint::rows::{GapRow, LinkRow, LoadPlan, SegmentRow, ShardRow, ShardStatus, Stage};
+use crate::config::{LinkConfig, LoadMethod, Segments, StreamStart};
+use crate::context::Context;
+use crate::error::{Error, Exit, Result};
+use crate::model::{GapScope, StreamArn, WallTime};
+use crate::stream::driver::new_row;
+use crate::stream::gaps::is_unconfirmed;
+use crate::stream::lineage::LineageRow;
+use crate::stream::{GapCause, Lineage, Listing};
+
+/// Every page of the load holds the changes that were created longer than this before it began: AWS's clocks differ less.
+pub(crate) const LOAD_MARGIN: Duration = Duration::from_secs(300);
+/// A segment of an automatic plan holds about this much.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// Fewest and most segments of an automatic plan.
+const AUTO_SEGMENTS: (u64, u64) = (16, 10_000);
+
+/// A link's books and forest, ready to run.
+pub(crate) struct Opened {
+    pub(crate) book: Book,
+    pub(crate) lineage: Lineage,
+    pub(crate) resumed: bool,
+}
+
+/// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned.
+pub(crate) fn pin(
+    link: &LinkConfig,
+    prepared: &Prepared,
+    listing: &Listing,
+    owns_target: bool,
+    now: WallTime,
+) -> Option<Opened> {
+    let (lineage, new_shards) = Lineage::pin(listing, now)?;
+    let has_load = link.load.method == LoadMethod::Scan;
+    let total_segments = segments_of(link.load.segments, prepared.source.size_bytes);
+    let load = has_load.then_some(LoadPlan {
+        total_segments,
+        began: now,
+        expected_bytes: prepared.source.size_bytes,
+        expected_items: prepared.source.item_count,
+    });
+    let row = LinkRow {
+        identity: prepared.identity.clone(),
+        stage: if has_load { Stage::Loading } else { Stage::Streaming },
+        load,
+        start_from: match link.stream.start {
+            StreamStart::TrimHorizon => None,
+            StreamStart::Now => Some(now),
+            StreamStart::At(time) => Some(time),
+        },
+        owns_target: link.target_exclusive.unwrap_or(owns_target),
+        clean: false,
+    };
+    let mut book = Book::new(row, link.apply.in_doubt_for);
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, now, now)));
+    if has_load {
+        book.plan_segments((0..total_segments).map(|segment| SegmentRow {
+            segment,
+            cursor: None,
+            done: false,
+            items: 0,
+            bytes: 0,
+        }));
+    }
+    Some(Opened { book, lineage, resumed: false })
+}
+
+/// How many segments a table of this size is read in.
+pub(crate) fn segments_of(wanted: Segments, size_bytes: u64) -> u32 {
+    match wanted {
+        Segments::Fixed(segments) => segments,
+        Segments::Auto => {
+            let segments = (size_bytes / SEGMENT_BYTES).clamp(AUTO_SEGMENTS.0, AUTO_SEGMENTS.1);
+            u32::try_from(segments).unwrap_or(u32::MAX)
+        }
+    }
+}
+
+/// The books of a link that ran before. Refuses state that belongs to other tables.
+pub(crate) fn resume(
+    link: &LinkConfig,
+    prepared: &Prepared,
+    state: LinkState,
+    row: LinkRow,
+    now: WallTime,
+) -> Result<Opened> {
+    let (known, found) = (&row.identity, &prepared.identity);
+    if known.source != found.source || known.target != found.target || known.keys != found.keys {
+        return Err(Error::new(
+            Exit::Precondition,
+            format!("the state of link `{}` belongs to other tables", link.name),
+        )
+        .hint(format!(
+            "it copies {} to {}; rename the link, or use another state for these tables",
+            known.source, known.target
+        )));
+    }
+    if known.source_id != found.source_id {
+        return Err(Error::new(Exit::Lost, format!("the source table of link `{}` was made anew", link.name))
+            .hint("its history is another one: load again with a fresh state, into an empty target"));
+    }
+    let rows = state.shards.iter().map(|row| LineageRow {
+        id: row.id.clone(),
+        parent: row.parent.clone(),
+        status: row.status,
+        last_listed: row.last_listed,
+        lost: row.is_lost,
+    });
+    let lineage = Lineage::restore(rows);
+    let unconfirmed: Vec<ShardRow> = state
+        .shards
+        .iter()
+        .filter(|row| row.status != ShardStatus::Finished && is_unconfirmed(row.verified_at, now))
+        .cloned()
+        .collect();
+    let mut book = Book::take_over(state, row, now, link.apply.in_doubt_for);
+    for row in unconfirmed {
+        open_gap(&mut book, GapScope::Shard(row.id.clone()), GapCause::NotConfirmed, now);
+        // The gap covers what is lost so far.
+        book.confirm(&row.id, now).map_err(|error| Error::new(Exit::Unexpected, "open the books").because(error))?;
+    }
+    Ok(Opened { book, lineage, resumed: true })
+}
+
+/// The books of a link whose stream was replaced: everything written in between is in no stream.
+pub(crate) fn replace_stream(
+    link: &LinkConfig,
+    stream: &StreamArn,
+    listing: &Listing,
+    state: LinkState,
+    row: LinkRow,
+    now: WallTime,
+) -> Option<Opened> {
+    let (lineage, new_shards) = Lineage::pin(listing, now)?;
+    let old: Vec<_> = state.shards.iter().map(|row| row.id.clone()).collect();
+    let mut book = Book::take_over(state, row, now, link.apply.in_doubt_for);
+    open_gap(&mut book, GapScope::All, GapCause::StreamReplaced, now);
+    let stream = stream.clone();
+    book.update_link(|link| link.identity.stream = stream);
+    for shard in old {
+        book.drop_shard(&shard);
+    }
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, now, now)));
+    Some(Opened { book, lineage, resumed: true })
+}
+
+fn open_gap(book: &mut Book, scope: GapScope, cause: GapCause, now: WallTime) {
+    let is_open = |gap: &GapRow| gap.healed.is_none() && gap.scope == scope && gap.cause == cause.as_str();
+    if !book.gap_rows().any(is_open) {
+        tracing::error!(cause = cause.as_str(), "source history may be lost: a gap is open");
+        book.open_gap(GapRow { id: 0, scope, from: None, to: now, cause: cause.as_str().to_owned(), healed: None });
+    }
+}
+
+/// Changes created before this are not applied.
+pub(crate) fn apply_from(row: &LinkRow) -> Option<WallTime> {
+    let load = row.load.as_ref().map(|load| load.began.minus(LOAD_MARGIN));
+    load.max(row.start_from)
+}
+
+/// What a resumed link has behind it, in one line.
+pub(crate) fn resumed_line(book: &Book, context: &Context) -> String {
+    let done = book.segment_rows().filter(|segment| segment.done).count();
+    let settled =
+        book.shard_rows().filter(|row| row.status == ShardStatus::Reading).filter_map(|row| row.checkpoint_time);
+    let behind = settled
+        .min()
+        .map_or_else(|| "not begun".to_owned(), |time| format!("{} s behind", context.now().since(time).as_secs()));
+    match &book.link().load {
+        Some(plan) if book.link().stage == Stage::Loading => {
+            format!("{done}/{} segments done, stream {behind}", plan.total_segments)
+        }
+        _ => format!("stream {behind}, {} keys in doubt", book.num_doubts()),
+    }
+}

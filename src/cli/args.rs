@@ -27,7 +27,7 @@ Exit codes:
   2  bad command line                       7  time-out; progress is saved, run it again
   3  differences found                      8  config invalid
   4  precondition not met                   9  a guard tripped
-  130, 143  stopped by Ctrl-C or SIGTERM before it was done";
+  130, 143  stopped at once by a second Ctrl-C or SIGTERM";
 
 /// Copies DynamoDB tables into another AWS account and keeps the copies up to date.
 #[derive(Debug, Parser)]

@@ -84,7 +84,7 @@ pub(super) async fn execute(session: &Session, command: &DeadLetterCommand) -> R
     match command {
         DeadLetterCommand::List(args) => list(session, &program.dead_letters(links).await?, args.show_values)?,
         DeadLetterCommand::Retry(_) => {
-            let retried = program.retry_dead_letters(links).await?;
+            let retried = Box::pin(program.retry_dead_letters(links)).await?;
             let document = serde_json::json!({"schema": "dynaferry.dead_letter_retry/v1", "retried": retried});
             session.print(&format!("{} copied again", counted(retried, "dead letter")), &document)?;
         }

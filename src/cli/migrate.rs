@@ -11,7 +11,7 @@ use super::format::{counted, parse_duration};
 use super::link::{LinkArgs, TargetArgs};
 use super::progress::Progress;
 use super::server::Server;
-use super::session::{Ended, Session};
+use super::session::{Ended, STOP_MARGIN, Session};
 use super::verify::describe;
 use crate::context::Context;
 use crate::error::{Exit, Result};
@@ -61,20 +61,17 @@ struct Row<'a> {
 
 pub(super) async fn execute(session: &Session, args: &MigrateArgs) -> Result<Ended> {
     let config = args.link.config(session, args.target)?;
+    let grace = config.service.drain + STOP_MARGIN;
     let program = Arc::new(Program::new(config, Context::system(), Mode::Oneshot));
     let progress = Progress::of_command(session, program.status_source());
     let work = Box::pin(progress.during(program.migrate(session.stop.token())));
-    let done = session.within(args.timeout, async {
+    let done = session.within(args.timeout, grace, async {
         match args.listen {
             Some(address) => Server::bind(address, &program).await?.during(work).await,
             None => work.await,
         }
     });
-    let done = done.await;
-    if let Some(interrupted) = session.interrupted(args.timeout) {
-        return interrupted;
-    }
-    report(session, &done?)
+    report(session, &done.await?)
 }
 
 fn report(session: &Session, reports: &[MigrateReport]) -> Result<Ended> {

@@ -15,8 +15,6 @@ use crate::runtime::Program;
 pub(super) struct Server {
     listener: TcpListener,
     state: HttpState,
-    /// Where it listens; a free port if port 0 was asked for.
-    pub(super) address: SocketAddr,
 }
 
 impl Server {
@@ -32,7 +30,7 @@ impl Server {
         let address = listener.local_addr().map_err(fail)?;
         let state = HttpState::new(program.metrics(), program.heartbeats(), program.status_source());
         tracing::info!(%address, "serving metrics, health and status: http://{address}/");
-        Ok(Self { listener, state, address })
+        Ok(Self { listener, state })
     }
 
     /// Runs some work and answers meanwhile, to the end of the work.

@@ -13,6 +13,9 @@ use super::terminal::{self, Screen};
 use crate::config::{self, Config, LogFormat, TelemetryConfig};
 use crate::error::{Error, Exit, Result};
 
+/// What a stop may take beyond `service.drain`.
+pub(super) const STOP_MARGIN: Duration = Duration::from_secs(10);
+
 /// How a command ended, when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -136,29 +139,29 @@ impl Session {
         terminal::complain(&output::describe_error(error, self.screen.has_color()));
     }
 
-    /// Runs something that may be told to stop, and tells it when the time is over.
-    pub(super) async fn within<T>(&self, limit: Option<Duration>, work: impl Future<Output = T>) -> T {
+    /// Runs something that may be told to stop, and tells it when the time is over. A command that does not stop within
+    /// `grace` is left where it is, which is as correct as killing it.
+    pub(super) async fn within<T>(
+        &self,
+        limit: Option<Duration>,
+        grace: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let Some(limit) = limit else { return work.await };
+        let late = || {
+            let error = Error::new(Exit::Timeout, format!("not done within {}", super::format::duration(limit)));
+            error.hint("progress is saved: run the same command again to go on")
+        };
         tokio::pin!(work);
         tokio::select! {
+            biased;
             done = &mut work => return done,
             () = tokio::time::sleep(limit) => self.stop.because(Cause::Timeout),
         }
-        work.await
-    }
-
-    /// What a command that was told to stop before it was done ends with; the error counts when nobody told it so.
-    pub(super) fn interrupted(&self, limit: Option<Duration>) -> Option<Result<Ended>> {
-        const HINT: &str = "progress is saved: run the same command again and it goes on";
-        match self.stop.cause()? {
-            Cause::Signal(code) => {
-                terminal::complain(&format!("stopped before it was done; {HINT}"));
-                Some(Ok(Ended::Signal(code)))
-            }
-            Cause::Timeout => {
-                let limit = super::format::duration(limit.unwrap_or_default());
-                Some(Err(Error::new(Exit::Timeout, format!("not done within {limit}")).hint(HINT)))
-            }
+        match tokio::time::timeout(grace, work).await {
+            Ok(Err(error)) if error.exit == Exit::Timeout && self.stop.cause() == Some(Cause::Timeout) => Err(late()),
+            Ok(done) => done,
+            Err(_) => Err(late()),
         }
     }
 }

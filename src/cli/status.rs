@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{self, ClientError};
-use super::format::{bytes, percent, rate, span};
+use super::format::{bytes, percent, span};
 use super::link::check_names;
 use super::output;
 use super::session::{Ended, Session};
@@ -190,13 +190,6 @@ fn needs(link: &LinkView) -> String {
     let letters = (link.dead_letters > 0).then(|| super::format::counted(link.dead_letters, "dead letter"));
     let parts: Vec<String> = link.needs.iter().take(1).cloned().chain(gap).chain(letters).collect();
     if parts.is_empty() { "–".to_owned() } else { parts.join("; ") }
-}
-
-/// A rate in items.
-pub(super) fn per_second(items: u64, seconds: f64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown to people")]
-    let items = items as f64;
-    if seconds > 0.0 { format!("{}/s", rate(items / seconds)) } else { "–".to_owned() }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::format::{counted, parse_duration, span};
 use super::link::{LinkArgs, TargetArgs, check_names};
 use super::progress::Progress;
-use super::session::{Ended, Session};
+use super::session::{Ended, STOP_MARGIN, Session};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::{Program, VerifyOptions};
@@ -79,14 +79,12 @@ pub(super) async fn execute(session: &Session, args: &VerifyArgs) -> Result<Ende
         report: args.report.as_deref().map(create).transpose()?,
         links: args.links.clone(),
     };
+    let grace = config.service.drain + STOP_MARGIN;
     let program = Arc::new(Program::new(config, Context::system(), Mode::Oneshot));
     let progress = Progress::of_command(session, program.status_source());
     let work = Box::pin(progress.during(program.verify(options, session.stop.token())));
-    let done = session.within(args.timeout, work).await;
-    if let Some(interrupted) = session.interrupted(args.timeout) {
-        return interrupted;
-    }
-    report(session, args, &done?)
+    let done = session.within(args.timeout, grace, work);
+    report(session, args, &done.await?)
 }
 
 /// A new file for the report; only its owner may read it, since it holds keys and perhaps items.

@@ -1,4 +1,9 @@
 //! The whole program against servers: the embedded sandbox, and those that others wrote.
 
+mod ministack;
+mod pair;
 mod sandboxed;
+mod servers;
+mod wire;
+mod workload;
 mod world;

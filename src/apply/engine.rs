@@ -149,6 +149,7 @@ impl Engine {
 enum Answer {
     Written { writes: Vec<Write>, estimate: f64, reply: Result<WriteReply, Failure> },
     Read { key: Key, item: Result<Option<RawItem>, Failure> },
+    Told(Result<(), KeeperGone>),
 }
 
 /// The task behind an [`Engine`].
@@ -313,12 +314,7 @@ impl EngineTask {
 
     fn dropped(&mut self, tokens: Vec<Token>) {
         let keeper = self.keeper.clone();
-        let tell = async move {
-            // The bookkeeper outlives the engine, or the link is stopping for its fault.
-            let _: Result<(), KeeperGone> = keeper.settled(tokens).await;
-            Answer::Written { writes: Vec::new(), estimate: 0.0, reply: Ok(WriteReply::default()) }
-        };
-        self.requests_out += 1;
+        let tell = async move { Answer::Told(keeper.settled(tokens).await) };
         self.on_wire.push(Box::pin(tell));
     }
 
@@ -352,6 +348,7 @@ impl EngineTask {
                     Err(failure) => self.write_failed(writes, estimate, failure).await,
                 }
             }
+            Answer::Told(told) => Ok(told?),
             Answer::Read { key, item } => {
                 self.reads_out -= 1;
                 self.read_answered(&key.canonical, item)
@@ -360,9 +357,6 @@ impl EngineTask {
     }
 
     async fn written(&mut self, writes: Vec<Write>, estimate: f64, reply: WriteReply) -> Result<(), EngineError> {
-        if writes.is_empty() {
-            return Ok(());
-        }
         self.attempts.succeeded();
         if let Some(units) = reply.consumed_units {
             self.pacer.cost(estimate, units);

@@ -40,7 +40,7 @@ pub(crate) fn pin(
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
     let has_load = link.load.method == LoadMethod::Scan;
     let total_segments = segments_of(link.load.segments, prepared.source.size_bytes);
-    let load = has_load.then(|| LoadPlan {
+    let load = has_load.then_some(LoadPlan {
         total_segments,
         began: now,
         expected_bytes: prepared.source.size_bytes,

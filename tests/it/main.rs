@@ -2,6 +2,7 @@
 
 mod ministack;
 mod pair;
+mod permissions;
 mod sandboxed;
 mod servers;
 mod wire;

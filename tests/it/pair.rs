@@ -20,12 +20,14 @@ pub(crate) struct Pair {
     pub(crate) target: Wire,
     pub(crate) dir: TempDir,
     pub(crate) server: Server,
+    /// What the program says when it assumes either role.
+    pub(crate) external_id: &'static str,
 }
 
 impl Pair {
     pub(crate) fn new(server: Server) -> Self {
         let [source, target] = [SOURCE, TARGET].map(|account| Wire::new(&server.url, account, "secret"));
-        Self { source, target, dir: TempDir::new().expect("a directory"), server }
+        Self { source, target, dir: TempDir::new().expect("a directory"), server, external_id: "between-us" }
     }
 
     /// A source table with its stream on.
@@ -35,14 +37,14 @@ impl Pair {
 
     /// One link `copy`, from the table to `TABLE-copy`, through a role in either account; `more` is added to the file.
     pub(crate) fn program(&self, keys: Keys, mode: Mode, key: &AccessKey, more: &str) -> Arc<Program> {
-        let (url, table) = (&self.server.url, keys.table());
+        let (url, table, external_id) = (&self.server.url, keys.table(), self.external_id);
         let side = |side: &str, account: &str| {
             format!(
                 r#"
 [defaults.{side}]
 region = "{REGION}"
 role_arn = "arn:aws:iam::{account}:role/dynaferry-{side}"
-external_id = "between-us"
+external_id = "{external_id}"
 endpoint_url = "{url}"
 sts_endpoint_url = "{url}"
 "#

@@ -1,6 +1,7 @@
 //! The whole program against servers: the embedded sandbox, and those that others wrote.
 
 mod ministack;
+mod moto;
 mod pair;
 mod permissions;
 mod sandboxed;

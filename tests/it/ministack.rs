@@ -1,5 +1,10 @@
 //! Migration and replication between two accounts of ministack.
 
+use std::time::{Duration, Instant};
+
+use dynaferry::context::Context;
+use dynaferry::http::StatusSource;
+use dynaferry::model::WallTime;
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
 
@@ -39,4 +44,44 @@ async fn a_migration_under_a_busy_writer_copies_keys_of_numbers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_under_a_busy_writer_copies_keys_of_bytes() {
     a_migration_under_a_busy_writer(Keys::Bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_drained_and_started_again_loses_nothing() {
+    let keys = Keys::Text;
+    let pair = Pair::new(servers::ministack());
+    pair.create(keys).await;
+    fill(&pair.source, keys, 200).await;
+    let writer = Writer::start(pair.source.clone(), keys, 300, 3);
+    for run_time in [Duration::from_secs(6), Duration::from_secs(3)] {
+        let (stop, program) = (CancellationToken::new(), pair.program(keys, Mode::Service, &ours(), ""));
+        let stopping = stop.clone();
+        let service = tokio::spawn(async move { program.run(stopping).await });
+        tokio::time::sleep(run_time).await;
+        stop.cancel();
+        let begun = Instant::now();
+        service.await.expect("the service").expect("drained");
+        assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?} to drain", begun.elapsed());
+        // What is written while nothing runs is picked up by the next start.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    writer.stop().await;
+    let (stop, program) = (CancellationToken::new(), pair.program(keys, Mode::Service, &ours(), ""));
+    let (stopping, status) = (stop.clone(), program.status_source());
+    let service = tokio::spawn(async move { program.run(stopping).await });
+    // What the watermark says is true at that moment, not only after a drain.
+    wait_until_applied(&*status, Context::system().now()).await;
+    assert!(pair.compare(keys) > 150);
+    stop.cancel();
+    service.await.expect("the service").expect("drained");
+}
+
+/// Waits until the link says that everything up to this time is at the target; a minute at most.
+pub(crate) async fn wait_until_applied(source: &dyn StatusSource, then: WallTime) {
+    let applied = async {
+        while source.status().links.first().is_none_or(|link| link.watermark.applied.is_none_or(|time| time <= then)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), applied).await.expect("the watermark moves on within a minute");
 }

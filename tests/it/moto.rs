@@ -1,0 +1,40 @@
+//! A second opinion: moto, which shares no code with ministack.
+//!
+//! It has lies of its own, none of which may matter: every stream has the same shard id and first sequence number, nothing
+//! ever closes or is trimmed, an update that creates an item shows as two inserts, writes that change nothing are recorded,
+//! numbers stay as they were written, any role and external id will do. Permissions are not tested here for that reason.
+
+use std::time::Duration;
+
+use dynaferry::context::Context;
+use dynaferry::runtime::VerifyOptions;
+use dynaferry::telemetry::Mode;
+use tokio_util::sync::CancellationToken;
+
+use crate::ministack::wait_until_applied;
+use crate::pair::{Pair, ours};
+use crate::servers;
+use crate::workload::{Keys, Writer, fill};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_key_type_is_loaded_and_followed_under_writes() {
+    let pair = Pair::new(servers::moto());
+    for keys in Keys::ALL {
+        pair.create(keys).await;
+        fill(&pair.source, keys, 120).await;
+        let writer = Writer::start(pair.source.clone(), keys, 150, 4);
+        let (stop, program) = (CancellationToken::new(), pair.program(keys, Mode::Service, &ours(), ""));
+        let (stopping, status) = (stop.clone(), program.status_source());
+        let service = tokio::spawn(async move { program.run(stopping).await });
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(writer.stop().await > 50, "the writer was not busy");
+        wait_until_applied(&*status, Context::system().now()).await;
+        stop.cancel();
+        service.await.expect("the service").expect("drained");
+        assert!(pair.compare(keys) > 60);
+        // And the program's own comparison agrees with boto3's.
+        let program = pair.program(keys, Mode::Oneshot, &ours(), "");
+        let reports = program.verify(VerifyOptions::default(), CancellationToken::new()).await;
+        assert!(reports.expect("a comparison").iter().all(|(_, report)| report.is_identical()));
+    }
+}

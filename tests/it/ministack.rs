@@ -1,14 +1,12 @@
 //! Migration and replication between two accounts of ministack.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dynaferry::context::Context;
-use dynaferry::http::StatusSource;
-use dynaferry::model::WallTime;
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
 
-use crate::pair::{Pair, ours};
+use crate::pair::{Pair, Service, ours};
 use crate::servers;
 use crate::workload::{Keys, Writer, fill};
 
@@ -54,34 +52,16 @@ async fn a_service_that_is_drained_and_started_again_loses_nothing() {
     fill(&pair.source, keys, 200).await;
     let writer = Writer::start(pair.source.clone(), keys, 300, 3);
     for run_time in [Duration::from_secs(6), Duration::from_secs(3)] {
-        let (stop, program) = (CancellationToken::new(), pair.program(keys, Mode::Service, &ours(), ""));
-        let stopping = stop.clone();
-        let service = tokio::spawn(async move { program.run(stopping).await });
+        let service = Service::start(pair.program(keys, Mode::Service, &ours(), ""));
         tokio::time::sleep(run_time).await;
-        stop.cancel();
-        let begun = Instant::now();
-        service.await.expect("the service").expect("drained");
-        assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?} to drain", begun.elapsed());
+        service.drain().await;
         // What is written while nothing runs is picked up by the next start.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     writer.stop().await;
-    let (stop, program) = (CancellationToken::new(), pair.program(keys, Mode::Service, &ours(), ""));
-    let (stopping, status) = (stop.clone(), program.status_source());
-    let service = tokio::spawn(async move { program.run(stopping).await });
+    let mut service = Service::start(pair.program(keys, Mode::Service, &ours(), ""));
     // What the watermark says is true at that moment, not only after a drain.
-    wait_until_applied(&*status, Context::system().now()).await;
+    service.wait_until_applied(Context::system().now()).await;
     assert!(pair.compare(keys) > 150);
-    stop.cancel();
-    service.await.expect("the service").expect("drained");
-}
-
-/// Waits until the link says that everything up to this time is at the target; a minute at most.
-pub(crate) async fn wait_until_applied(source: &dyn StatusSource, then: WallTime) {
-    let applied = async {
-        while source.status().links.first().is_none_or(|link| link.watermark.applied.is_none_or(|time| time <= then)) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), applied).await.expect("the watermark moves on within a minute");
+    service.drain().await;
 }

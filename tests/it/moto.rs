@@ -11,26 +11,22 @@ use dynaferry::runtime::VerifyOptions;
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
 
-use crate::ministack::wait_until_applied;
-use crate::pair::{Pair, ours};
+use crate::pair::{Pair, Service, ours};
 use crate::servers;
 use crate::workload::{Keys, Writer, fill};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_key_type_is_loaded_and_followed_under_writes() {
-    let pair = Pair::new(servers::moto());
+    let pair = Pair::by_roles(servers::moto()).await;
     for keys in Keys::ALL {
         pair.create(keys).await;
         fill(&pair.source, keys, 120).await;
         let writer = Writer::start(pair.source.clone(), keys, 150, 4);
-        let (stop, program) = (CancellationToken::new(), pair.program(keys, Mode::Service, &ours(), ""));
-        let (stopping, status) = (stop.clone(), program.status_source());
-        let service = tokio::spawn(async move { program.run(stopping).await });
+        let mut service = Service::start(pair.program(keys, Mode::Service, &ours(), ""));
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert!(writer.stop().await > 50, "the writer was not busy");
-        wait_until_applied(&*status, Context::system().now()).await;
-        stop.cancel();
-        service.await.expect("the service").expect("drained");
+        service.wait_until_applied(Context::system().now()).await;
+        service.drain().await;
         assert!(pair.compare(keys) > 60);
         // And the program's own comparison agrees with boto3's.
         let program = pair.program(keys, Mode::Oneshot, &ours(), "");

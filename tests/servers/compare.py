@@ -1,6 +1,7 @@
 """Scans two tables with boto3 and fails unless both hold the same items: keys, attributes, types and number texts.
 
-Shares nothing with the program under test. Usage: compare.py URL REGION SOURCE_KEY SOURCE_TABLE TARGET_KEY TARGET_TABLE
+Shares nothing with the program under test. Usage:
+compare.py URL REGION ACCESS_KEY EXTERNAL_ID SOURCE_ROLE SOURCE_TABLE TARGET_ROLE TARGET_TABLE
 """
 
 import json
@@ -25,10 +26,21 @@ def canonical(value):
     return {kind: content}
 
 
-def items(url, region, key, table):
-    client = boto3.client(
-        "dynamodb", endpoint_url=url, region_name=region, aws_access_key_id=key, aws_secret_access_key="secret"
+def client_of(place, role):
+    url, region, access_key, external_id = place
+    base = {"endpoint_url": url, "region_name": region}
+    sts = boto3.client("sts", aws_access_key_id=access_key, aws_secret_access_key="secret", **base)
+    session = sts.assume_role(RoleArn=role, RoleSessionName="compare", ExternalId=external_id)["Credentials"]
+    return boto3.client(
+        "dynamodb",
+        aws_access_key_id=session["AccessKeyId"],
+        aws_secret_access_key=session["SecretAccessKey"],
+        aws_session_token=session["SessionToken"],
+        **base,
     )
+
+
+def items(client, table):
     keys = [part["AttributeName"] for part in client.describe_table(TableName=table)["Table"]["KeySchema"]]
     found = {}
     for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
@@ -40,9 +52,10 @@ def items(url, region, key, table):
     return found
 
 
-def main(url, region, source_key, source_table, target_key, target_table):
-    source = items(url, region, source_key, source_table)
-    target = items(url, region, target_key, target_table)
+def main(url, region, access_key, external_id, source_role, source_table, target_role, target_table):
+    place = (url, region, access_key, external_id)
+    source = items(client_of(place, source_role), source_table)
+    target = items(client_of(place, target_role), target_table)
     differences = [key for key in sorted(source.keys() | target.keys()) if source.get(key) != target.get(key)]
     for key in differences[:10]:
         print(f"{key}\n  source: {source.get(key)}\n  target: {target.get(key)}")

@@ -561,15 +561,21 @@ impl Book {
         }
     }
 
-    /// Opens a gap; answers its number.
-    pub(crate) fn open_gap(&mut self, mut row: GapRow) -> u64 {
+    /// Opens a gap, or extends the open one of its scope and cause; answers whether it is a new one.
+    pub(crate) fn open_gap(&mut self, mut row: GapRow) -> bool {
+        self.dirty.urgent = true;
+        let is_it = |gap: &&mut GapRow| gap.healed.is_none() && gap.scope == row.scope && gap.cause == row.cause;
+        if let Some(open) = self.gaps.values_mut().find(is_it) {
+            open.to = open.to.max(row.to);
+            self.dirty.gaps.insert(open.id);
+            return false;
+        }
         row.from = row.from.or_else(|| self.lost_from(&row.scope));
         row.id = self.gaps.keys().next_back().map_or(1, |last| last + 1);
         let id = row.id;
         self.gaps.insert(id, row);
         self.dirty.gaps.insert(id);
-        self.dirty.urgent = true;
-        id
+        true
     }
 
     /// The time before which nothing of a gap's scope can be lost, where a row tells.
@@ -584,10 +590,10 @@ impl Book {
         }
     }
 
-    /// The tables were found equal: these gaps are healed.
-    pub(crate) fn heal_gaps(&mut self, ids: &[u64], at: WallTime) {
+    /// A pass that began then has made the tables equal: these gaps are healed, but for those that grew since.
+    pub(crate) fn heal_gaps(&mut self, ids: &[u64], began: WallTime, at: WallTime) {
         for id in ids {
-            if let Some(gap) = self.gaps.get_mut(id) {
+            if let Some(gap) = self.gaps.get_mut(id).filter(|gap| gap.to <= began) {
                 gap.healed = Some(at);
                 self.dirty.gaps.insert(*id);
                 self.dirty.urgent = true;

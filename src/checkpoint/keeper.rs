@@ -99,8 +99,8 @@ enum Note {
     OpenPage(PageId, Vec<Key>, SegmentRow, oneshot::Sender<()>, oneshot::Sender<()>),
     ForgetSegments,
     UpdateLink(Box<dyn FnOnce(&mut LinkRow) + Send>, oneshot::Sender<()>),
-    OpenGap(GapRow, oneshot::Sender<u64>),
-    HealGaps(Vec<u64>, WallTime, oneshot::Sender<()>),
+    OpenGap(GapRow, oneshot::Sender<bool>),
+    HealGaps(Vec<u64>, WallTime, WallTime, oneshot::Sender<()>),
     SyncKeys(Vec<Key>, oneshot::Sender<()>),
     Close(bool, oneshot::Sender<()>),
 }
@@ -229,14 +229,14 @@ impl Keeper {
         self.ask(|ack| Note::UpdateLink(Box::new(change), ack)).await
     }
 
-    /// Opens a gap. Resolves with its number when it is durable.
-    pub(crate) async fn open_gap(&self, row: GapRow) -> Result<u64, KeeperGone> {
+    /// Opens a gap, or extends the open one of its scope and cause. Resolves when that is durable: is it a new one?
+    pub(crate) async fn open_gap(&self, row: GapRow) -> Result<bool, KeeperGone> {
         self.ask(|ack| Note::OpenGap(row, ack)).await
     }
 
-    /// Closes gaps. Resolves when that is durable.
-    pub(crate) async fn heal_gaps(&self, ids: Vec<u64>, at: WallTime) -> Result<(), KeeperGone> {
-        self.ask(|ack| Note::HealGaps(ids, at, ack)).await
+    /// Closes gaps after a pass that began then, but for those that grew since. Resolves when that is durable.
+    pub(crate) async fn heal_gaps(&self, ids: Vec<u64>, began: WallTime, at: WallTime) -> Result<(), KeeperGone> {
+        self.ask(|ack| Note::HealGaps(ids, began, at, ack)).await
     }
 
     /// Has keys synced. Resolves when every one of them was.
@@ -435,11 +435,11 @@ impl KeeperTask {
                 self.ack_when_durable(ack, ());
             }
             Note::OpenGap(row, ack) => {
-                let id = self.book.open_gap(row);
-                self.ack_when_durable(ack, id);
+                let is_new = self.book.open_gap(row);
+                self.ack_when_durable(ack, is_new);
             }
-            Note::HealGaps(ids, at, ack) => {
-                self.book.heal_gaps(&ids, at);
+            Note::HealGaps(ids, began, at, ack) => {
+                self.book.heal_gaps(&ids, began, at);
                 self.ack_when_durable(ack, ());
             }
             Note::SyncKeys(keys, ack) => {

@@ -170,8 +170,6 @@ pub(crate) struct StreamSetup {
     pub(crate) lineage: Lineage,
     /// The rows, for positions.
     pub(crate) rows: Vec<ShardRow>,
-    /// Gaps that are open.
-    pub(crate) open_gaps: Vec<GapRow>,
     pub(crate) finished: mpsc::UnboundedReceiver<ShardId>,
 }
 
@@ -203,7 +201,6 @@ pub(crate) struct StreamDriver {
     lineage: Lineage,
     positions: HashMap<ShardId, StartAt>,
     verified: HashMap<ShardId, WallTime>,
-    open_gaps: Vec<(GapScope, String)>,
     /// Checkpoints at the start: reading from the trim horizon may bring records up to there once more.
     floors: HashMap<ShardId, SequenceNumber>,
     /// Whether the stream was listed in this run: gaps are looked for before any position is confirmed.
@@ -253,7 +250,6 @@ impl StreamDriver {
             lineage: setup.lineage,
             positions: setup.rows.iter().map(|row| (row.id.clone(), at(row))).collect(),
             verified: setup.rows.iter().map(|row| (row.id.clone(), row.verified_at)).collect(),
-            open_gaps: setup.open_gaps.into_iter().map(|gap| (gap.scope, gap.cause)).collect(),
             floors,
             is_listed: false,
             readings: BTreeMap::new(),
@@ -591,13 +587,11 @@ impl StreamDriver {
     }
 
     async fn open_gap(&mut self, shard: &ShardId, cause: GapCause) -> Result<(), StreamError> {
-        let gap = (GapScope::Shard(shard.clone()), cause.as_str().to_owned());
-        if !self.open_gaps.contains(&gap) {
+        let (scope, name) = (GapScope::Shard(shard.clone()), cause.as_str().to_owned());
+        let (id, from, healed) = (0, None, None);
+        let row = GapRow { id, scope, from, to: self.context.now(), cause: name, healed };
+        if self.keeper.open_gap(row).await? {
             tracing::error!(%shard, cause = cause.as_str(), "source history was lost before it was read: a gap is open");
-            let (id, from, healed) = (0, None, None);
-            let (scope, name) = gap.clone();
-            self.keeper.open_gap(GapRow { id, scope, from, to: self.context.now(), cause: name, healed }).await?;
-            self.open_gaps.push(gap);
             self.observer.gap_opened(cause);
         }
         if self.settings.stop_on_gap {

@@ -22,7 +22,7 @@ use crate::apply::engine::{EngineError, EngineSettings, EngineSetup, EngineTask}
 use crate::checkpoint::StateStore;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::{Keeper, KeeperError, KeeperSettings, KeeperSetup, KeeperTask};
-use crate::checkpoint::rows::{Fence, GapRow, SegmentRow, ShardRow, Stage};
+use crate::checkpoint::rows::{Fence, SegmentRow, ShardRow, Stage};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::load::TableReader;
@@ -111,6 +111,7 @@ pub(crate) struct Replica {
     stop_engine: CancellationToken,
     board: Arc<Board>,
     drain: Duration,
+    engine_ended: bool,
 }
 
 impl Replica {
@@ -120,7 +121,6 @@ impl Replica {
         let row = book.link().clone();
         let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
         let segments: Vec<SegmentRow> = book.segment_rows().cloned().collect();
-        let open_gaps: Vec<GapRow> = book.gap_rows().filter(|gap| gap.healed.is_none()).cloned().collect();
         board.restore(shards.iter());
 
         let (keeper_task, keeper, outputs) = KeeperTask::new(KeeperSetup {
@@ -153,7 +153,6 @@ impl Replica {
             observer: Arc::clone(&board) as _,
             lineage,
             rows: shards,
-            open_gaps,
             finished: outputs.finished,
         });
 
@@ -181,7 +180,7 @@ impl Replica {
             let stop = stop_reading.clone();
             tasks.spawn(async move { Ended::Load(load.run(stop).await) });
         }
-        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain }
+        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain, engine_ended: false }
     }
 
     /// The way to the bookkeeper.
@@ -205,7 +204,10 @@ impl Replica {
                         break None;
                     }
                     Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => break None,
-                    Some(Ok(ended)) => break Some(fault_of(ended)),
+                    Some(Ok(ended)) => {
+                        self.engine_ended = matches!(ended, Ended::Engine(_));
+                        break Some(fault_of(ended));
+                    }
                     Some(Err(_)) | None => break Some(ReplicaError::Task("of the link")),
                 }
             }
@@ -224,7 +226,7 @@ impl Replica {
         self.stop_reading.cancel();
         self.stop_engine.cancel();
         let deadline = tokio::time::Instant::now() + self.drain;
-        let (mut engine_is_clean, mut engine_ended, mut fault) = (false, false, None);
+        let (mut engine_is_clean, mut engine_ended, mut fault) = (false, self.engine_ended, None);
         while !engine_ended {
             match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
                 Ok(Some(Ok(Ended::Engine(Ok(()))))) => (engine_is_clean, engine_ended) = (true, true),

@@ -444,8 +444,8 @@ impl KeeperTask {
                 self.ack_when_durable(ack, ());
             }
             Note::OpenGap(row, ack) => {
-                let id = self.book.open_gap(row);
-                self.ack_when_durable(ack, id);
+                let is_new = self.book.open_gap(row);
+                self.ack_when_durable(ack, is_new);
             }
             Note::HealGaps(ids, covered, ack) => {
                 self.book.heal_gaps(&ids, covered, self.context.now());

@@ -13,14 +13,15 @@ use super::repair::{KeeperRepairs, SameTableRepairs};
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSettings, ReplicaSetup};
 use crate::apply::engine::{EngineError, EngineSettings, OnRejected};
 use crate::aws::{CallRecord, Clients, Observer};
+use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::{Keeper, KeeperError, KeeperSettings};
-use crate::checkpoint::rows::{LinkRow, ShardStatus};
+use crate::checkpoint::rows::{Fence, LinkRow, ShardStatus};
 use crate::checkpoint::{LinkState, StateStore};
 use crate::config::{self, CheckpointConfig, LinkConfig, OnGap, TtlDeletes};
 use crate::context::Context;
 use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
-use crate::load::driver::LoadSettings;
+use crate::load::driver::{LoadError, LoadSettings};
 use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::stream::driver::{StreamError, StreamSettings};
@@ -142,7 +143,8 @@ impl Link {
         let accounts =
             Accounts::connect(&self.config, &self.shared.clients, Some(observer(board_slot, Arc::clone(&self.skew))))
                 .await?;
-        let prepared = prepare(&self.config, accounts, context, true).await?;
+        let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
+        let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
         heartbeat.tick();
         let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
         let was_unclean = state.link.as_ref().is_some_and(|row| !row.clean);
@@ -151,6 +153,7 @@ impl Link {
         let ghosts_until = if was_unclean { now.plus(self.config.apply.in_doubt_for) } else { now };
         heartbeat.tick();
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
+            self.write_down(opened.book, &fence).await?;
             return Err(Error::new(
                 Exit::Lost,
                 format!("link `{}` has an open gap and on_gap is \"stop\"", self.config.name),
@@ -200,6 +203,12 @@ impl Link {
         self.judge(ended.0, ended.1, &board)
     }
 
+    /// Makes durable what opening the books has found, where nothing is sent after it.
+    async fn write_down(&self, mut book: Book, fence: &Fence) -> Result<()> {
+        book.update_link(|link| link.clean = true);
+        Ok(self.shared.store.commit(&self.config.name, fence, book.take_writes()).await?)
+    }
+
     fn judge(
         &self,
         ended: std::result::Result<ReplicaEnd, ReplicaError>,
@@ -240,12 +249,12 @@ impl Link {
             ReplicaError::Stream(StreamError::Lost { .. }) => {
                 (Exit::Lost, Some("set `stream.on_gap = \"heal\"`, or load again"))
             }
-            ReplicaError::Stream(StreamError::Source(failure)) | ReplicaError::Engine(EngineError::Source(failure)) => {
-                (
-                    exit_of(failure.fault),
-                    Some("check the source's permissions: `doctor` is not part of this version, see README"),
-                )
-            }
+            ReplicaError::Stream(StreamError::Source(failure))
+            | ReplicaError::Engine(EngineError::Source(failure))
+            | ReplicaError::Load(LoadError::Source(failure)) => (
+                exit_of(failure.fault),
+                Some("check the source's permissions: `doctor` is not part of this version, see README"),
+            ),
             ReplicaError::Engine(EngineError::Target(failure)) => {
                 let exit = if failure.fault == Fault::Lost { Exit::Precondition } else { exit_of(failure.fault) };
                 (exit, Some("check that the target exists and that its identity may write to it"))

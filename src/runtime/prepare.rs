@@ -110,19 +110,28 @@ fn of_side(side: &str, link: &LinkConfig, what: &str) -> String {
     format!("{what} {side} table `{table}` of link `{}`", link.name)
 }
 
+/// What must be there already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Needs {
+    /// The stream; turned on where the user allows it.
+    pub(crate) stream: bool,
+    /// The target, for it holds what was copied before: a missing one is not made.
+    pub(crate) target: bool,
+}
+
 /// Looks at both tables, makes what is to be made, and refuses what cannot work.
 pub(crate) async fn prepare(
     link: &LinkConfig,
     accounts: Accounts,
     context: &Context,
-    needs_stream: bool,
+    needs: Needs,
 ) -> Result<Prepared> {
     let mut source =
         accounts.describe_source(context).await.map_err(|failure| cannot_describe("source", link, failure))?;
-    if needs_stream {
+    if needs.stream {
         source = with_stream(link, &accounts, context, source).await?;
     }
-    let (target, target_was_created) = target_of(link, &accounts, context, &source).await?;
+    let (target, target_was_created) = target_of(link, &accounts, context, &source, needs).await?;
     check_pair(link, &source, &target)?;
     if needs_stream {
         check_get_item(link, &accounts, context, &source).await?;
@@ -147,6 +156,7 @@ pub(crate) async fn prepare(
         source_id: source.id.clone(),
         stream: stream.map(|stream| stream.arn).unwrap_or_else(|| crate::model::StreamArn(String::new())),
         target: target.arn.clone(),
+        target_id: target.id.clone(),
         keys: source.keys.clone(),
     };
     Ok(Prepared { ends, identity, view, source, target, target_was_created, accounts })
@@ -209,6 +219,7 @@ async fn target_of(
     accounts: &Accounts,
     context: &Context,
     source: &TableDescription,
+    needs: Needs,
 ) -> Result<(TableDescription, bool)> {
     match patiently(context, || accounts.target.describe(&accounts.target_table)).await {
         Ok(target) => {
@@ -218,6 +229,11 @@ async fn target_of(
                 TableStatus::Other(ref status) => Err(Error::new(Exit::Precondition, of_side("target", link, "use"))
                     .hint(format!("its status is {status}"))),
             }
+        }
+        Err(failure) if failure.fault == Fault::Lost && needs.target => {
+            Err(Error::new(Exit::Precondition, of_side("target", link, "find"))
+                .hint("what was copied before is gone with it: load again with a fresh state")
+                .because(failure))
         }
         Err(failure) if failure.fault == Fault::Lost && link.target_create => {
             create_target(link, accounts, context, source).await.map(|target| (target, true))

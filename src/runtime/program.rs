@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::{Board, Snapshot};
 use super::link::{BoardSlot, Companion, Link, Running, Shared, applied_until_now, verify_settings};
-use super::prepare::{Accounts, prepare};
+use super::prepare::{Accounts, Needs, prepare};
 use super::repair::{DirectRepairs, KeeperRepairs};
 use crate::aws::{AccessKey, Clients};
 use crate::checkpoint::rows::{DeadLetterRow, DoubtRow, GapRow, Stage};
@@ -244,7 +244,7 @@ impl Program {
         let clients = self.clients(&config);
         let accounts = Accounts::connect(&config, &clients, None).await?;
         let create_nothing = LinkConfig { target_create: false, ..config.clone() };
-        let prepared = prepare(&create_nothing, accounts, &self.context, false).await?;
+        let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
         let is_running_link = match store {
             Some(store) => store.read(&config.name).await?.link.is_some(),
             None => false,
@@ -334,7 +334,7 @@ impl Program {
             }
             let clients = self.clients(&config);
             let accounts = Accounts::connect(&config, &clients, None).await?;
-            let prepared = prepare(&config, accounts, &self.context, false).await?;
+            let prepared = prepare(&config, accounts, &self.context, Needs { stream: false, target: true }).await?;
             let (fence, _) = store.take(&config.name, self.context.worker()).await?;
             let codec = KeyCodec::new(&prepared.identity.keys);
             let repairs = DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() };

@@ -114,6 +114,7 @@ pub(crate) struct Replica {
     stop_engine: CancellationToken,
     board: Arc<Board>,
     drain: Duration,
+    engine_ended: bool,
 }
 
 impl Replica {
@@ -182,7 +183,7 @@ impl Replica {
             let stop = stop_reading.clone();
             tasks.spawn(async move { Ended::Load(load.run(stop).await) });
         }
-        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain }
+        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain, engine_ended: false }
     }
 
     /// The way to the bookkeeper.

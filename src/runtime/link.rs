@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
 use super::open::{self, Clocks, Opened, apply_from, resumed_line};
-use super::prepare::{Accounts, Prepared, is_empty, prepare, read_units, write_units};
+use super::prepare::{Accounts, Needs, Prepared, is_empty, prepare, read_units, write_units};
 use super::repair::{KeeperRepairs, SameTableRepairs};
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSettings, ReplicaSetup};
 use crate::apply::engine::{EngineError, EngineSettings, OnRejected};

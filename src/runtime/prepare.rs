@@ -133,7 +133,7 @@ pub(crate) async fn prepare(
     }
     let (target, target_was_created) = target_of(link, &accounts, context, &source, needs).await?;
     check_pair(link, &source, &target)?;
-    if needs_stream {
+    if needs.stream {
         check_get_item(link, &accounts, context, &source).await?;
     }
     let stream = source.stream.clone();

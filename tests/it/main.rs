@@ -1,5 +1,6 @@
 //! The whole program against servers: the embedded sandbox, and those that others wrote.
 
+mod conformance;
 mod ministack;
 mod moto;
 mod pair;

@@ -93,6 +93,9 @@ apply.in_doubt_for = "2s"
             source = side("source", SOURCE),
             target = side("target", TARGET),
         );
+        // Shown by cargo only where a test fails.
+        let logs = tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).with_ansi(false);
+        let _another_test_was_first = logs.try_init().is_err();
         let config = config::parse("test.toml", &text, Vec::new()).expect("a valid config");
         Arc::new(Program::new(config, Context::system(), mode).with_access_key(key.clone()))
     }

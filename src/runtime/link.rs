@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
-use super::open::{self, Opened, apply_from, resumed_line};
+use super::open::{self, Clocks, Opened, apply_from, resumed_line};
 use super::prepare::{Accounts, Prepared, is_empty, prepare, read_units, write_units};
 use super::repair::KeeperRepairs;
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSettings, ReplicaSetup};
@@ -260,12 +260,13 @@ impl Link {
 
     /// The books and the forest, and the stream that is to be read.
     async fn open(&self, prepared: &Prepared, state: LinkState) -> Result<(Opened, StreamArn, ViewType)> {
-        let now = self.aws_now();
+        let now = self.shared.context.now();
         let found = prepared.identity.stream.clone();
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
-            let opened = open::pin(&self.config, prepared, &listing, owns_target, now);
+            let opened =
+                open::pin(&self.config, prepared, &listing, owns_target, Clocks { ours: now, aws: self.aws_now() });
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
                     .hint("run again in a minute")

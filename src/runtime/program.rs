@@ -79,6 +79,7 @@ pub struct Program {
     mode: Mode,
     http: Option<SharedHttpClient>,
     isolated: Option<AccessKey>,
+    store: Option<Arc<dyn StateStore>>,
     metrics: Metrics,
     heartbeats: Heartbeats,
     boards: Mutex<BTreeMap<String, BoardSlot>>,
@@ -94,6 +95,7 @@ impl Program {
             mode,
             http: None,
             isolated: None,
+            store: None,
             metrics: Metrics::new(),
             heartbeats: Heartbeats::new(),
             boards: Mutex::default(),
@@ -111,6 +113,13 @@ impl Program {
     #[must_use]
     pub fn with_access_key(mut self, key: AccessKey) -> Self {
         self.isolated = Some(key);
+        self
+    }
+
+    /// Keeps its state here, whatever the configuration names: for simulations.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<dyn StateStore>) -> Self {
+        self.store = Some(store);
         self
     }
 
@@ -341,6 +350,9 @@ impl Program {
     }
 
     fn open_store(&self) -> Result<Arc<dyn StateStore>> {
+        if let Some(store) = &self.store {
+            return Ok(Arc::clone(store));
+        }
         let Store::File(path) = &self.config.checkpoint.store;
         Ok(crate::checkpoint::open(&format!("file:{}", path.display()))?)
     }

@@ -9,7 +9,7 @@ use dynaferry::telemetry::Mode;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::pair::{Pair, role};
+use crate::pair::Pair;
 use crate::servers;
 use crate::wire::{REGION, Wire};
 use crate::workload::{Keys, Writer, fill};
@@ -48,12 +48,9 @@ async fn make_user(url: &str) -> AccessKey {
     let owner = Wire::new(url, OURS, "secret");
     let (version, user) = (("Version", "2010-05-08"), ("UserName", "ferryman"));
     owner.form("iam", &[("Action", "CreateUser"), version, user]).await;
-    let roles = [(SOURCE, "source"), (TARGET, "target")].map(|(account, side)| role(account, side));
-    let assume = json!({
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": roles}],
-    });
-    let assume = assume.to_string();
+    let file = format!("{}/config/policies/runner.json", env!("CARGO_MANIFEST_DIR"));
+    let assume = std::fs::read_to_string(&file).expect(&file);
+    let assume = assume.replace("SOURCE_ACCOUNT", SOURCE).replace("TARGET_ACCOUNT", TARGET);
     let attach =
         [("Action", "PutUserPolicy"), version, user, ("PolicyName", "assume"), ("PolicyDocument", assume.as_str())];
     owner.form("iam", &attach).await;

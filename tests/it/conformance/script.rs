@@ -74,8 +74,9 @@ fn tables() -> Vec<Step> {
     let stream = json!({"StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"}});
     vec![
         step("describe a table that does not exist", "DescribeTable", json!({"TableName": "things"})),
-        step("create a table", "CreateTable", with(table("things", ("id", "S"), Some(("sort", "N"))), stream))
-            .look_at(&["/TableDescription/TableName", "/TableDescription/KeySchema", "/TableDescription/StreamSpecification"]),
+        step("create a table", "CreateTable", with(table("things", ("id", "S"), Some(("sort", "N"))), stream)).look_at(
+            &["/TableDescription/TableName", "/TableDescription/KeySchema", "/TableDescription/StreamSpecification"],
+        ),
         step("describe the table", "DescribeTable", json!({"TableName": "things"}))
             .look_at(&[
                 "/Table/TableStatus",
@@ -86,12 +87,16 @@ fn tables() -> Vec<Step> {
             ])
             .keep(&[("/Table/LatestStreamArn", "stream")]),
         step("create it again", "CreateTable", table("things", ("id", "S"), Some(("sort", "N")))),
+        step("list the tables", "ListTables", json!({})).look_at(&["/TableNames"]),
         step("create a table with a name too short", "CreateTable", table("ab", ("id", "S"), None)),
         step("create a table with a bad name", "CreateTable", table("a b c", ("id", "S"), None)),
         step(
             "create a table whose key is not defined",
             "CreateTable",
-            with(table("others", ("id", "S"), None), json!({"KeySchema": [{"AttributeName": "no", "KeyType": "HASH"}]})),
+            with(
+                table("others", ("id", "S"), None),
+                json!({"KeySchema": [{"AttributeName": "no", "KeyType": "HASH"}]}),
+            ),
         ),
         step(
             "create a table with an attribute that no key uses",
@@ -104,12 +109,6 @@ fn tables() -> Vec<Step> {
             ),
         ),
         step("create a table with a key of truth values", "CreateTable", table("others", ("id", "BOOL"), None)),
-        step("list the tables", "ListTables", json!({})).look_at(&["/TableNames"]),
-        step(
-            "turn on a stream that is on",
-            "UpdateTable",
-            json!({"TableName": "things", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}),
-        ),
         step("an operation that does not exist", "MakeTable", json!({})),
     ]
 }
@@ -148,13 +147,29 @@ fn items() -> Vec<Step> {
         // Names 2 + 4 + 1, values 1 + 2 (a number), and the text: 409,600 in all.
         step("put 400 KB", "PutItem", put(item("b", "1", json!({"x": {"S": long(409_600 - 10)}})))),
         step("put more than 400 KB", "PutItem", put(item("b", "2", json!({"x": {"S": long(409_600)}})))),
-        step("put and see what was there", "PutItem", with(put(item("a", "1", json!({"v": {"S": "new"}}))), json!({"ReturnValues": "ALL_OLD"})))
-            .look_at(&["/Attributes/n", "/Attributes/ss"]),
-        step("delete and see what was there", "DeleteItem", json!({"TableName": "things", "Key": key("a", "1"), "ReturnValues": "ALL_OLD"}))
-            .look_at(&["/Attributes"]),
-        step("delete what is not there", "DeleteItem", json!({"TableName": "things", "Key": key("a", "1"), "ReturnValues": "ALL_OLD"}))
-            .look_at(&["/Attributes"]),
-        step("delete by a key of another type", "DeleteItem", json!({"TableName": "things", "Key": {"id": {"S": "a"}, "sort": {"S": "1"}}})),
+        step(
+            "put and see what was there",
+            "PutItem",
+            with(put(item("a", "1", json!({"v": {"S": "new"}}))), json!({"ReturnValues": "ALL_OLD"})),
+        )
+        .look_at(&["/Attributes/n", "/Attributes/ss"]),
+        step(
+            "delete and see what was there",
+            "DeleteItem",
+            json!({"TableName": "things", "Key": key("a", "1"), "ReturnValues": "ALL_OLD"}),
+        )
+        .look_at(&["/Attributes"]),
+        step(
+            "delete what is not there",
+            "DeleteItem",
+            json!({"TableName": "things", "Key": key("a", "1"), "ReturnValues": "ALL_OLD"}),
+        )
+        .look_at(&["/Attributes"]),
+        step(
+            "delete by a key of another type",
+            "DeleteItem",
+            json!({"TableName": "things", "Key": {"id": {"S": "a"}, "sort": {"S": "1"}}}),
+        ),
         step("delete 400 KB", "DeleteItem", json!({"TableName": "things", "Key": key("b", "1")})),
         step("delete the longest key", "DeleteItem", json!({"TableName": "things", "Key": key(&long(2048), "1")})),
         step("delete the nested one", "DeleteItem", json!({"TableName": "things", "Key": key("a", "3")})),
@@ -171,7 +186,8 @@ fn numbers() -> Vec<Step> {
     vec![
         step("put numbers in many forms", "PutItem", put(item("n", "1.0", many))),
         step("get them", "GetItem", get(key("n", "1"))).look_at(&["/Item"]),
-        step("get them by another form of the key", "GetItem", get(key("n", "10E-1"))).look_at(&["/Item/id", "/Item/sort"]),
+        step("get them by another form of the key", "GetItem", get(key("n", "10E-1")))
+            .look_at(&["/Item/id", "/Item/sort"]),
         step("put 39 digits", "PutItem", one("123456789012345678901234567890123456789")),
         step("put a number too big", "PutItem", one("1E126")),
         step("put a number too small", "PutItem", one("1E-131")),
@@ -195,17 +211,41 @@ fn conditions() -> Vec<Step> {
     vec![
         step("put if absent", "PutItem", with(put(item("c", "1", json!({"v": {"N": "1"}}))), absent.clone())),
         step("put if absent where it is present", "PutItem", with(put(item("c", "1", json!({}))), absent)),
-        step("update a number", "UpdateItem", update("SET #v = #v + :d", json!({":d": {"N": "0.5"}}))).look_at(&["/Attributes"]),
-        step("add to a set that is not there", "UpdateItem", with(update("ADD s :d", json!({":d": {"SS": ["a"]}})), json!({"ExpressionAttributeNames": null})))
+        step("update a number", "UpdateItem", update("SET #v = #v + :d", json!({":d": {"N": "0.5"}})))
             .look_at(&["/Attributes"]),
-        step("update with a value that nothing uses", "UpdateItem", update("SET #v = :d", json!({":d": {"N": "1"}, ":e": {"N": "2"}}))),
-        step("update the key", "UpdateItem", json!({
-            "TableName": "things", "Key": key("c", "1"), "UpdateExpression": "SET id = :d", "ExpressionAttributeValues": {":d": {"S": "x"}},
-        })),
-        step("update with an expression that is none", "UpdateItem", json!({"TableName": "things", "Key": key("c", "1"), "UpdateExpression": "SET"})),
-        step("delete under a condition that fails", "DeleteItem", json!({
-            "TableName": "things", "Key": key("c", "1"), "ConditionExpression": "v = :d", "ExpressionAttributeValues": {":d": {"N": "7"}},
-        })),
+        step(
+            "add to a set that is not there",
+            "UpdateItem",
+            json!({
+                "TableName": "things", "Key": key("c", "1"), "UpdateExpression": "ADD s :d",
+                "ExpressionAttributeValues": {":d": {"SS": ["a"]}}, "ReturnValues": "ALL_NEW",
+            }),
+        )
+        .look_at(&["/Attributes"]),
+        step(
+            "update with a value that nothing uses",
+            "UpdateItem",
+            update("SET #v = :d", json!({":d": {"N": "1"}, ":e": {"N": "2"}})),
+        ),
+        step(
+            "update the key",
+            "UpdateItem",
+            json!({
+                "TableName": "things", "Key": key("c", "1"), "UpdateExpression": "SET id = :d", "ExpressionAttributeValues": {":d": {"S": "x"}},
+            }),
+        ),
+        step(
+            "update with an expression that is none",
+            "UpdateItem",
+            json!({"TableName": "things", "Key": key("c", "1"), "UpdateExpression": "SET"}),
+        ),
+        step(
+            "delete under a condition that fails",
+            "DeleteItem",
+            json!({
+                "TableName": "things", "Key": key("c", "1"), "ConditionExpression": "v = :d", "ExpressionAttributeValues": {":d": {"N": "7"}},
+            }),
+        ),
         step("delete the updated one", "DeleteItem", json!({"TableName": "things", "Key": key("c", "1")})),
     ]
 }
@@ -219,23 +259,50 @@ fn batches() -> Vec<Step> {
         step("write a batch of no requests", "BatchWriteItem", batch(&[])),
         step("write one key twice", "BatchWriteItem", batch(&[batch_put("twice", 1), batch_put("twice", 1)])),
         step("put and delete one key", "BatchWriteItem", batch(&[batch_put("twice", 1), batch_delete("twice", 1)])),
-        step("write one key in two forms", "BatchWriteItem", batch(&[
-            json!({"PutRequest": {"Item": key("twice", "1")}}), json!({"DeleteRequest": {"Key": key("twice", "1.0")}}),
-        ])),
-        step("write a batch with a bad key", "BatchWriteItem", batch(&[batch_put("bad", 1), json!({"PutRequest": {"Item": {"id": {"S": "bad"}}}})])),
+        step(
+            "write one key in two forms",
+            "BatchWriteItem",
+            batch(&[
+                json!({"PutRequest": {"Item": key("twice", "1")}}),
+                json!({"DeleteRequest": {"Key": key("twice", "1.0")}}),
+            ]),
+        ),
+        step(
+            "write a batch with a bad key",
+            "BatchWriteItem",
+            batch(&[batch_put("bad", 1), json!({"PutRequest": {"Item": {"id": {"S": "bad"}}}})]),
+        ),
         step("write a batch with an empty key", "BatchWriteItem", batch(&[batch_put("bad", 1), batch_put("", 1)])),
-        step("write a batch with an item too big", "BatchWriteItem", batch(&[
-            batch_put("bad", 1), json!({"PutRequest": {"Item": item("bad", "2", json!({"x": {"S": long(409_600)}}))}}),
-        ])),
-        step("write a batch to a table that does not exist", "BatchWriteItem", json!({"RequestItems": {
-            "things": [batch_put("bad", 1)], "nothing": [batch_put("bad", 1)],
-        }})),
+        step(
+            "write a batch with an item too big",
+            "BatchWriteItem",
+            batch(&[
+                batch_put("bad", 1),
+                json!({"PutRequest": {"Item": item("bad", "2", json!({"x": {"S": long(409_600)}}))}}),
+            ]),
+        ),
+        step(
+            "write a batch to a table that does not exist",
+            "BatchWriteItem",
+            json!({"RequestItems": {
+                "things": [batch_put("bad", 1)], "nothing": [batch_put("bad", 1)],
+            }}),
+        ),
         step("nothing of a bad batch was written", "GetItem", get(key("bad", "1"))).look_at(&["/Item"]),
-        step("a batch by the table's ARN", "BatchWriteItem", json!({"RequestItems": {
-            "arn:aws:dynamodb:eu-west-1:111111111111:table/things": [batch_delete("batch", 24)],
-        }})).look_at(&["/UnprocessedItems"]),
-        step("get a batch", "BatchGetItem", json!({"RequestItems": {"things": {"Keys": [key("batch", "3"), key("nobody", "1")]}}}))
-            .look_at(&["/Responses/things", "/UnprocessedKeys"]),
+        step(
+            "a batch by the table's ARN",
+            "BatchWriteItem",
+            json!({"RequestItems": {
+                "arn:aws:dynamodb:eu-west-1:111111111111:table/things": [batch_delete("batch", 24)],
+            }}),
+        )
+        .look_at(&["/UnprocessedItems"]),
+        step(
+            "get a batch",
+            "BatchGetItem",
+            json!({"RequestItems": {"things": {"Keys": [key("batch", "3"), key("nobody", "1")]}}}),
+        )
+        .look_at(&["/Responses/things", "/UnprocessedKeys"]),
     ]
 }
 
@@ -243,30 +310,54 @@ fn reads() -> Vec<Step> {
     let query = |more: Value| {
         with(
             json!({
-                "TableName": "things", "KeyConditionExpression": "id = :i", "ExpressionAttributeValues": {":i": {"S": "batch"}},
+                "TableName": "pages", "KeyConditionExpression": "id = :i", "ExpressionAttributeValues": {":i": {"S": "batch"}},
             }),
             more,
         )
     };
+    let puts: Vec<Value> = (0..25).map(|n| batch_put("batch", n)).collect();
     vec![
-        step("scan", "Scan", json!({"TableName": "things", "ConsistentRead": true})).look_at(&["/Count", "/ScannedCount", "/LastEvaluatedKey"]),
-        step("scan a segment of one", "Scan", json!({"TableName": "things", "Segment": 0, "TotalSegments": 1})).look_at(&["/Count", "/LastEvaluatedKey"]),
-        step("scan with a limit", "Scan", json!({"TableName": "things", "Limit": 10})).look_at(&["/Count", "/LastEvaluatedKey"]),
-        step("scan after a key", "Scan", json!({"TableName": "things", "ExclusiveStartKey": key("batch", "9")})).look_at(&["/Count"]),
-        step("scan a segment out of range", "Scan", json!({"TableName": "things", "Segment": 2, "TotalSegments": 2})),
-        step("scan a segment of nothing", "Scan", json!({"TableName": "things", "Segment": 0})),
-        step("scan with no limit at all", "Scan", json!({"TableName": "things", "Limit": 0})),
-        step("scan after a bad key", "Scan", json!({"TableName": "things", "ExclusiveStartKey": {"id": {"S": "batch"}}})),
+        step("create a table for reading", "CreateTable", table("pages", ("id", "S"), Some(("sort", "N")))),
+        step("fill it", "BatchWriteItem", json!({"RequestItems": {"pages": puts}})).look_at(&["/UnprocessedItems"]),
+        step("scan", "Scan", json!({"TableName": "pages", "ConsistentRead": true})).look_at(&[
+            "/Count",
+            "/ScannedCount",
+            "/LastEvaluatedKey",
+        ]),
+        step("scan a segment of one", "Scan", json!({"TableName": "pages", "Segment": 0, "TotalSegments": 1}))
+            .look_at(&["/Count", "/LastEvaluatedKey"]),
+        step("scan with a limit", "Scan", json!({"TableName": "pages", "Limit": 10}))
+            .look_at(&["/Count"])
+            .keep(&[("/LastEvaluatedKey", "last key")]),
+        step("scan what comes after it", "Scan", json!({"TableName": "pages", "ExclusiveStartKey": "$last key"}))
+            .look_at(&["/Count", "/LastEvaluatedKey"]),
+        step("scan a segment out of range", "Scan", json!({"TableName": "pages", "Segment": 2, "TotalSegments": 2})),
+        step("scan a segment of nothing", "Scan", json!({"TableName": "pages", "Segment": 0})),
+        step("scan with no limit at all", "Scan", json!({"TableName": "pages", "Limit": 0})),
+        step(
+            "scan after a bad key",
+            "Scan",
+            json!({"TableName": "pages", "ExclusiveStartKey": {"id": {"S": "batch"}}}),
+        ),
         step("scan a table that does not exist", "Scan", json!({"TableName": "nothing"})),
         step("query", "Query", query(json!({"Limit": 3}))).look_at(&["/Items", "/Count", "/LastEvaluatedKey"]),
         step("query backwards", "Query", query(json!({"Limit": 2, "ScanIndexForward": false}))).look_at(&["/Items"]),
-        step("query between", "Query", query(json!({
-            "KeyConditionExpression": "id = :i AND sort BETWEEN :a AND :b",
-            "ExpressionAttributeValues": {":i": {"S": "batch"}, ":a": {"N": "9"}, ":b": {"N": "11.0"}},
-        }))).look_at(&["/Items"]),
-        step("query without the hash key", "Query", query(json!({
-            "KeyConditionExpression": "sort = :a", "ExpressionAttributeValues": {":a": {"N": "1"}},
-        }))),
+        step(
+            "query between",
+            "Query",
+            query(json!({
+                "KeyConditionExpression": "id = :i AND sort BETWEEN :a AND :b",
+                "ExpressionAttributeValues": {":i": {"S": "batch"}, ":a": {"N": "9"}, ":b": {"N": "11.0"}},
+            })),
+        )
+        .look_at(&["/Items"]),
+        step(
+            "query without the hash key",
+            "Query",
+            query(json!({
+                "KeyConditionExpression": "sort = :a", "ExpressionAttributeValues": {":a": {"N": "1"}},
+            })),
+        ),
         step("query an index that does not exist", "Query", query(json!({"IndexName": "none"}))),
     ]
 }
@@ -277,7 +368,8 @@ fn streams() -> Vec<Step> {
     let records = |iterator: &str| json!({"ShardIterator": iterator});
     let unknown = "arn:aws:dynamodb:eu-west-1:111111111111:table/things/stream/2020-01-01T00:00:00.000";
     vec![
-        step("list the table's streams", "ListStreams", json!({"TableName": "things"})).look_at(&["/Streams/0/TableName", "/Streams/1"]),
+        step("list the table's streams", "ListStreams", json!({"TableName": "things"}))
+            .look_at(&["/Streams/0/TableName", "/Streams/1"]),
         step("describe the stream", "DescribeStream", of(json!({})))
             .look_at(&[
                 "/StreamDescription/StreamStatus",
@@ -291,19 +383,30 @@ fn streams() -> Vec<Step> {
             .keep(&[("/StreamDescription/Shards/0/ShardId", "shard")]),
         step("describe a stream that does not exist", "DescribeStream", json!({"StreamArn": unknown})),
         step("describe what is no stream", "DescribeStream", json!({"StreamArn": "orders"})),
-        step("read from the newest on", "GetShardIterator", at("LATEST", json!({}))).keep(&[("/ShardIterator", "latest")]),
-        step("nothing yet", "GetRecords", records("$latest")).look_at(&["/Records"]).keep(&[("/NextShardIterator", "next")]),
+        step("read from the newest on", "GetShardIterator", at("LATEST", json!({})))
+            .keep(&[("/ShardIterator", "latest")]),
+        step("nothing yet", "GetRecords", records("$latest"))
+            .look_at(&["/Records"])
+            .keep(&[("/NextShardIterator", "next")]),
         step("put a new item", "PutItem", put(item("s", "1.0", json!({"v": {"N": "1.0"}})))),
         step("change it", "PutItem", put(item("s", "1", json!({"v": {"N": "2"}})))),
         step("write what is there already", "PutItem", put(item("s", "1.00", json!({"v": {"N": "2.0"}})))),
-        step("update it to what it is", "UpdateItem", json!({
-            "TableName": "things", "Key": key("s", "1"), "UpdateExpression": "SET v = :v", "ExpressionAttributeValues": {":v": {"N": "2"}},
-        })),
+        step(
+            "update it to what it is",
+            "UpdateItem",
+            json!({
+                "TableName": "things", "Key": key("s", "1"), "UpdateExpression": "SET v = :v", "ExpressionAttributeValues": {":v": {"N": "2"}},
+            }),
+        ),
         step("delete it", "DeleteItem", json!({"TableName": "things", "Key": key("s", "1")})),
         step("delete it again", "DeleteItem", json!({"TableName": "things", "Key": key("s", "1")})),
-        step("make one by an update", "UpdateItem", json!({
-            "TableName": "things", "Key": key("s", "2"), "UpdateExpression": "SET v = :v", "ExpressionAttributeValues": {":v": {"S": ""}},
-        })),
+        step(
+            "make one by an update",
+            "UpdateItem",
+            json!({
+                "TableName": "things", "Key": key("s", "2"), "UpdateExpression": "SET v = :v", "ExpressionAttributeValues": {":v": {"S": ""}},
+            }),
+        ),
         step("read what happened", "GetRecords", records("$next"))
             .look_at(&[
                 "/Records/0/eventName",
@@ -326,40 +429,70 @@ fn streams() -> Vec<Step> {
                 "/Records/4/eventName",
             ])
             .keep(&[("/Records/0/dynamodb/SequenceNumber", "first"), ("/Records/1/dynamodb/SequenceNumber", "second")]),
-        step("read after the first", "GetShardIterator", at("AFTER_SEQUENCE_NUMBER", json!({"SequenceNumber": "$first"})))
-            .keep(&[("/ShardIterator", "after")]),
-        step("the second comes next", "GetRecords", with(records("$after"), json!({"Limit": 1}))).look_at(&["/Records/0/eventName", "/Records/1"]),
+        step(
+            "read after the first",
+            "GetShardIterator",
+            at("AFTER_SEQUENCE_NUMBER", json!({"SequenceNumber": "$first"})),
+        )
+        .keep(&[("/ShardIterator", "after")]),
+        step("the second comes next", "GetRecords", with(records("$after"), json!({"Limit": 1})))
+            .look_at(&["/Records/0/eventName", "/Records/1"]),
         step("read at the second", "GetShardIterator", at("AT_SEQUENCE_NUMBER", json!({"SequenceNumber": "$second"})))
             .keep(&[("/ShardIterator", "at")]),
-        step("the second comes first", "GetRecords", with(records("$at"), json!({"Limit": 1}))).look_at(&["/Records/0/eventName", "/Records/1"]),
-        step("read from the oldest on", "GetShardIterator", at("TRIM_HORIZON", json!({}))).keep(&[("/ShardIterator", "oldest")]),
+        step("the second comes first", "GetRecords", with(records("$at"), json!({"Limit": 1})))
+            .look_at(&["/Records/0/eventName", "/Records/1"]),
+        step("read from the oldest on", "GetShardIterator", at("TRIM_HORIZON", json!({})))
+            .keep(&[("/ShardIterator", "oldest")]),
         step("the oldest is the first that was put", "GetRecords", with(records("$oldest"), json!({"Limit": 1})))
             .look_at(&["/Records/0/eventName", "/Records/0/dynamodb/Keys", "/Records/1"]),
         step("read more than 1000 at once", "GetRecords", with(records("$oldest"), json!({"Limit": 1001}))),
         step("read none at once", "GetRecords", with(records("$oldest"), json!({"Limit": 0}))),
         step("read by a made-up iterator", "GetRecords", records("made-up")),
-        step("read a shard that does not exist", "GetShardIterator", of(json!({
-            "ShardId": "shardId-00000000000000000000-00000000", "ShardIteratorType": "TRIM_HORIZON",
-        }))),
+        step(
+            "read a shard that does not exist",
+            "GetShardIterator",
+            of(json!({
+                "ShardId": "shardId-00000000000000000000-00000000", "ShardIteratorType": "TRIM_HORIZON",
+            })),
+        ),
         step("read in a way that does not exist", "GetShardIterator", at("NEWEST", json!({}))),
         step("read after no number", "GetShardIterator", at("AFTER_SEQUENCE_NUMBER", json!({}))),
         step("read after a word", "GetShardIterator", at("AFTER_SEQUENCE_NUMBER", json!({"SequenceNumber": "first"}))),
-        step("read a stream that does not exist", "GetShardIterator", json!({
-            "StreamArn": unknown, "ShardId": "$shard", "ShardIteratorType": "TRIM_HORIZON",
-        })),
+        step(
+            "read a stream that does not exist",
+            "GetShardIterator",
+            json!({
+                "StreamArn": unknown, "ShardId": "$shard", "ShardIteratorType": "TRIM_HORIZON",
+            }),
+        ),
     ]
 }
 
 fn ends() -> Vec<Step> {
     let newest = json!({"StreamArn": "$stream", "ShardId": "$shard", "ShardIteratorType": "LATEST"});
     vec![
+        step(
+            "turn on a stream that is on",
+            "UpdateTable",
+            json!({"TableName": "things", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"}}),
+        ),
         step("an iterator before the end", "GetShardIterator", newest).keep(&[("/ShardIterator", "last")]),
-        step("turn the stream off", "UpdateTable", json!({"TableName": "things", "StreamSpecification": {"StreamEnabled": false}})),
-        step("turn it off again", "UpdateTable", json!({"TableName": "things", "StreamSpecification": {"StreamEnabled": false}})),
+        step(
+            "turn the stream off",
+            "UpdateTable",
+            json!({"TableName": "things", "StreamSpecification": {"StreamEnabled": false}}),
+        ),
+        step(
+            "turn it off again",
+            "UpdateTable",
+            json!({"TableName": "things", "StreamSpecification": {"StreamEnabled": false}}),
+        ),
         step("the stream can still be described", "DescribeStream", json!({"StreamArn": "$stream"}))
             .look_at(&["/StreamDescription/StreamStatus", "/StreamDescription/Shards/1"]),
-        step("its end is shown by no next iterator", "GetRecords", json!({"ShardIterator": "$last"})).look_at(&["/Records", "/NextShardIterator"]),
-        step("delete the table", "DeleteTable", json!({"TableName": "things"})).look_at(&["/TableDescription/TableName"]),
+        step("its end is shown by no next iterator", "GetRecords", json!({"ShardIterator": "$last"}))
+            .look_at(&["/Records", "/NextShardIterator"]),
+        step("delete the table", "DeleteTable", json!({"TableName": "things"}))
+            .look_at(&["/TableDescription/TableName"]),
         step("delete it once more", "DeleteTable", json!({"TableName": "nothing"})),
     ]
 }

@@ -13,6 +13,7 @@ mod resharding;
 mod restart;
 mod sandboxed;
 mod servers;
+mod short_sessions;
 mod shutdown;
 mod wire;
 mod workload;

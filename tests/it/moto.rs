@@ -2,7 +2,8 @@
 //!
 //! It has lies of its own, none of which may matter: every stream has the same shard id and first sequence number, nothing
 //! ever closes or is trimmed, an update that creates an item shows as two inserts, writes that change nothing are recorded,
-//! numbers stay as they were written, any role and external id will do. Permissions are not tested here for that reason.
+//! numbers stay as they were written, any role and external id will do. Permissions are not tested here for that reason,
+//! and keys of bytes are not, because a scan by segments fails for them with 500 (moto 5.2.5 sums up their characters).
 
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use crate::servers;
 use crate::workload::{Keys, Writer, fill};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_key_type_is_loaded_and_followed_under_writes() {
+async fn tables_are_loaded_and_followed_under_writes() {
     let pair = Pair::by_roles(servers::moto()).await;
-    for keys in Keys::ALL {
+    for keys in [Keys::Text, Keys::Number] {
         pair.create(keys).await;
         fill(&pair.source, keys, 120).await;
         let writer = Writer::start(pair.source.clone(), keys, 150, 4);

@@ -28,13 +28,22 @@ pub(crate) struct Pair {
     pub(crate) server: Server,
     /// What the program says when it assumes either role.
     pub(crate) external_id: &'static str,
+    /// Where the program finds the token service; none: at the server.
+    pub(crate) sts_url: Option<String>,
 }
 
 impl Pair {
     /// Where an access key of 12 digits is that account.
     pub(crate) fn new(server: Server) -> Self {
         let [source, target] = [SOURCE, TARGET].map(|account| Wire::new(&server.url, account, "secret"));
-        Self { source, target, dir: TempDir::new().expect("a directory"), server, external_id: "between-us" }
+        Self {
+            source,
+            target,
+            dir: TempDir::new().expect("a directory"),
+            server,
+            external_id: "between-us",
+            sts_url: None,
+        }
     }
 
     /// Where only a role's session belongs to another account than the server's own.
@@ -64,6 +73,7 @@ impl Pair {
     /// One link `copy`, from the table to `TABLE-copy`, through a role in either account; `more` is added to the file.
     pub(crate) fn program(&self, keys: Keys, mode: Mode, key: &AccessKey, more: &str) -> Arc<Program> {
         let (url, table, external_id) = (&self.server.url, keys.table(), self.external_id);
+        let sts_url = self.sts_url.as_deref().unwrap_or(url);
         let side = |side: &str, account: &str| {
             let role = role(account, side);
             format!(
@@ -73,7 +83,7 @@ region = "{REGION}"
 role_arn = "{role}"
 external_id = "{external_id}"
 endpoint_url = "{url}"
-sts_endpoint_url = "{url}"
+sts_endpoint_url = "{sts_url}"
 "#
             )
         };
@@ -93,6 +103,9 @@ apply.in_doubt_for = "2s"
             source = side("source", SOURCE),
             target = side("target", TARGET),
         );
+        // Shown by cargo only where a test fails.
+        let logs = tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).with_ansi(false);
+        let _another_test_was_first = logs.try_init().is_err();
         let config = config::parse("test.toml", &text, Vec::new()).expect("a valid config");
         Arc::new(Program::new(config, Context::system(), mode).with_access_key(key.clone()))
     }

@@ -3,14 +3,18 @@
 //! It checks signatures of users and sessions, trust policies with their external ids, and each call against the inline
 //! policies. A root key (the 12 digits of an account) may do everything with any secret, so it only sets the scene.
 
+use std::time::Duration;
+
 use dynaferry::aws::AccessKey;
+use dynaferry::context::Context;
 use dynaferry::error::{Exit, chain};
 use dynaferry::telemetry::Mode;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::pair::{Pair, role};
+use crate::pair::{Pair, Service};
 use crate::servers;
+use crate::short_sessions::ShortSessions;
 use crate::wire::{REGION, Wire};
 use crate::workload::{Keys, Writer, fill};
 use crate::world::{OURS, SOURCE, TARGET};
@@ -53,12 +57,9 @@ async fn make_user(url: &str) -> AccessKey {
     let owner = Wire::new(url, OURS, "secret");
     let (version, user) = (("Version", "2010-05-08"), ("UserName", "ferryman"));
     owner.form("iam", &[("Action", "CreateUser"), version, user]).await;
-    let roles = [(SOURCE, "source"), (TARGET, "target")].map(|(account, side)| role(account, side));
-    let assume = json!({
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": roles}],
-    });
-    let assume = assume.to_string();
+    let file = format!("{}/config/policies/runner.json", env!("CARGO_MANIFEST_DIR"));
+    let assume = std::fs::read_to_string(&file).expect(&file);
+    let assume = assume.replace("SOURCE_ACCOUNT", SOURCE).replace("TARGET_ACCOUNT", TARGET);
     let attach =
         [("Action", "PutUserPolicy"), version, user, ("PolicyName", "assume"), ("PolicyDocument", assume.as_str())];
     owner.form("iam", &attach).await;
@@ -126,4 +127,19 @@ async fn whoever_does_not_know_the_external_id_or_the_secret_is_refused_before_a
 async fn a_missing_permission_is_named_before_any_write() {
     let (pair, key) = scene(&documented().replace("dynamodb:CreateTable", "dynamodb:DeleteTable")).await;
     assert_refused(&pair, &key, "", &["create target table", "dynamodb:CreateTable"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_before_its_time_is_replaced_while_changes_flow() {
+    let (mut pair, key) = scene(&documented()).await;
+    let sessions = ShortSessions::start(&pair.server.url, &key, 12).await;
+    pair.sts_url = Some(sessions.url.clone());
+    let writer = Writer::start(pair.source.clone(), KEYS, 150, 5);
+    let mut service = Service::start(pair.program(KEYS, Mode::Service, &key, ""));
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    writer.stop().await;
+    service.wait_until_applied(Context::system().now()).await;
+    pair.compare(KEYS);
+    service.drain().await;
+    assert!(sessions.issued() >= 4, "{} sessions for two sides: none was replaced", sessions.issued());
 }

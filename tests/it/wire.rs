@@ -86,8 +86,12 @@ impl Wire {
     /// An operation of a service that takes forms, whatever it answers.
     pub(crate) async fn try_form(&self, service: &str, fields: &[(&str, &str)]) -> Answer {
         let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
-        let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
-        self.post(service, &headers, pairs.join("&")).await
+        self.raw_form(service, pairs.join("&")).await
+    }
+
+    /// A form that is encoded already, whatever it answers.
+    pub(crate) async fn raw_form(&self, service: &str, form: String) -> Answer {
+        self.post(service, &[("content-type", "application/x-www-form-urlencoded; charset=utf-8")], form).await
     }
 
     async fn post(&self, service: &str, headers: &[(&str, &str)], body: String) -> Answer {

@@ -23,8 +23,6 @@ pub(crate) enum Keys {
 }
 
 impl Keys {
-    pub(crate) const ALL: [Self; 3] = [Self::Text, Self::Number, Self::Bytes];
-
     pub(crate) fn table(self) -> &'static str {
         match self {
             Self::Text => "by-text",

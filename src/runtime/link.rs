@@ -7,8 +7,9 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
-use super::open::{self, Opened, apply_from, resumed_line};
+use super::open::{self, Clocks, Opened, apply_from, resumed_line};
 use super::prepare::{Accounts, Prepared, is_empty, prepare, read_units, write_units};
+use super::repair::KeeperRepairs;
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSettings, ReplicaSetup};
 use crate::apply::engine::{EngineError, EngineSettings, OnRejected};
 use crate::aws::{CallRecord, Clients, Observer};
@@ -20,7 +21,7 @@ use crate::context::Context;
 use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
 use crate::load::driver::LoadSettings;
-use crate::model::{Key, StreamArn, ViewType, WallTime};
+use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::stream::driver::{StreamError, StreamSettings};
 use crate::stream::filter::ChangeFilter;
@@ -29,7 +30,7 @@ use crate::stream::{Listing, Pace};
 use crate::telemetry::lag::RETENTION;
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{self, LinkIdentity, Metrics, Mode, Operation, Phase, RequestResult};
-use crate::verify::{HealJob, RepairError, Repairer, VerifySettings, heal};
+use crate::verify::{HealJob, VerifySettings, heal};
 
 /// How often phases and time-dependent metrics are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -259,12 +260,13 @@ impl Link {
 
     /// The books and the forest, and the stream that is to be read.
     async fn open(&self, prepared: &Prepared, state: LinkState) -> Result<(Opened, StreamArn, ViewType)> {
-        let now = self.aws_now();
+        let now = self.shared.context.now();
         let found = prepared.identity.stream.clone();
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
-            let opened = open::pin(&self.config, prepared, &listing, owns_target, now);
+            let opened =
+                open::pin(&self.config, prepared, &listing, owns_target, Clocks { ours: now, aws: self.aws_now() });
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
                     .hint("run again in a minute")
@@ -518,15 +520,6 @@ pub(crate) fn verify_settings(
         owns_target,
         patience,
         ..VerifySettings::default()
-    }
-}
-
-/// Syncs through the running link's lanes.
-pub(crate) struct KeeperRepairs(pub(crate) Keeper);
-
-impl Repairer for KeeperRepairs {
-    fn sync<'a>(&'a self, keys: Vec<Key>) -> BoxFuture<'a, std::result::Result<(), RepairError>> {
-        Box::pin(async move { self.0.sync_keys(keys).await.map_err(|_| RepairError) })
     }
 }
 

@@ -93,6 +93,7 @@ fn link_row() -> LinkRow {
         identity: LinkIdentity {
             source: "arn:aws:dynamodb:eu-west-1:111122223333:table/orders".parse().unwrap(),
             source_id: "11111111-2222-3333-4444-555555555555".into(),
+            target_id: "t".into(),
             stream: StreamArn(
                 "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/stream/2026-01-01T00:00:00.000".into(),
             ),

@@ -39,6 +39,8 @@ pub struct LinkIdentity {
     pub stream: StreamArn,
     /// The target table.
     pub target: TableArn,
+    /// Its id: a re-created table lacks what was copied before.
+    pub target_id: String,
     /// The primary key, the same on both sides.
     pub keys: KeySchema,
 }

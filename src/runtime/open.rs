@@ -112,6 +112,10 @@ pub(crate) fn resume(
             known.source, known.target
         )));
     }
+    if known.target_id != found.target_id {
+        return Err(Error::new(Exit::Precondition, format!("the target table of link `{}` was made anew", link.name))
+            .hint("it lacks what was copied before: load again with a fresh state, into an empty target"));
+    }
     if known.source_id != found.source_id {
         return Err(Error::new(Exit::Lost, format!("the source table of link `{}` was made anew", link.name))
             .hint("its history is another one: load again with a fresh state, into an empty target"));
@@ -162,10 +166,9 @@ pub(crate) fn replace_stream(
 }
 
 fn open_gap(book: &mut Book, scope: GapScope, cause: GapCause, now: WallTime) {
-    let is_open = |gap: &GapRow| gap.healed.is_none() && gap.scope == scope && gap.cause == cause.as_str();
-    if !book.gap_rows().any(is_open) {
+    let row = GapRow { id: 0, scope, from: None, to: now, cause: cause.as_str().to_owned(), healed: None };
+    if book.open_gap(row) {
         tracing::error!(cause = cause.as_str(), "source history may be lost: a gap is open");
-        book.open_gap(GapRow { id: 0, scope, from: None, to: now, cause: cause.as_str().to_owned(), healed: None });
     }
 }
 

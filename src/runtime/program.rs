@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::{Board, Snapshot};
 use super::link::{BoardSlot, Companion, Link, Running, Shared, applied_until_now, verify_settings};
-use super::prepare::{Accounts, prepare};
+use super::prepare::{Accounts, Needs, prepare};
 use super::repair::{DirectRepairs, KeeperRepairs};
 use crate::aws::{AccessKey, Clients};
 use crate::checkpoint::rows::{DeadLetterRow, DoubtRow, GapRow, Stage};
@@ -20,7 +20,7 @@ use crate::checkpoint::{LinkState, StateStore, StateWrite};
 use crate::config::{Config, LinkConfig, Store, check_targets, suggest_link};
 use crate::context::Context;
 use crate::decode::KeyCodec;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, chain};
 use crate::http::{Heartbeats, LinkReadiness, NotReady, StatusSource};
 use crate::model::GapScope;
 use crate::retry::Patience;
@@ -34,6 +34,8 @@ const CAUGHT_UP: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it says what it waits for.
 const SAY_EVERY: Duration = Duration::from_secs(30);
+/// First and longest wait before a failed link is opened again, where there are others.
+const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 /// Dead letters read at once.
 const LETTERS: usize = 100;
 
@@ -141,18 +143,28 @@ impl Program {
         Arc::new(Watched(Arc::clone(self)))
     }
 
-    /// Runs every link until it is told to stop; then all drain. The first fault stops them all, and is returned.
+    /// Runs every link until it is told to stop; then all drain.
+    ///
+    /// The fault of a single link ends the program, for whoever restarts it. Of several links, one that fails is opened
+    /// again later, and the others go on: their streams do not wait.
     ///
     /// # Errors
-    /// The first fault.
+    /// The link's fault.
     pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<()> {
         let links = self.links().await?;
         let store = self.open_store()?;
         let mut tasks = JoinSet::new();
         let stop_all = stop.child_token();
+        let is_alone = links.len() == 1;
         for link in links {
             let (link, stop) = (self.link(link, &store), stop_all.clone());
-            tasks.spawn(async move { Box::pin(link.run(None, stop)).await });
+            tasks.spawn(async move {
+                if is_alone {
+                    Box::pin(link.run(None, stop)).await
+                } else {
+                    Box::pin(run_among_others(&link, stop)).await
+                }
+            });
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -232,7 +244,7 @@ impl Program {
         let clients = self.clients(&config);
         let accounts = Accounts::connect(&config, &clients, None).await?;
         let create_nothing = LinkConfig { target_create: false, ..config.clone() };
-        let prepared = prepare(&create_nothing, accounts, &self.context, false).await?;
+        let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
         let is_running_link = match store {
             Some(store) => store.read(&config.name).await?.link.is_some(),
             None => false,
@@ -322,7 +334,7 @@ impl Program {
             }
             let clients = self.clients(&config);
             let accounts = Accounts::connect(&config, &clients, None).await?;
-            let prepared = prepare(&config, accounts, &self.context, false).await?;
+            let prepared = prepare(&config, accounts, &self.context, Needs { stream: false, target: true }).await?;
             let (fence, _) = store.take(&config.name, self.context.worker()).await?;
             let codec = KeyCodec::new(&prepared.identity.keys);
             let repairs = DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() };
@@ -422,6 +434,25 @@ impl Program {
         }
         Ok(links.into_iter().filter(|link| names.is_empty() || names.contains(&link.name)).collect())
     }
+}
+
+/// Opens a link again and again, until it is told to stop.
+async fn run_among_others(link: &Link, stop: CancellationToken) -> Result<()> {
+    let mut wait = LINK_AGAIN.0;
+    while let Err(error) = Box::pin(link.run(None, stop.clone())).await {
+        tracing::error!(
+            link = link.config.name,
+            error = chain(&error),
+            hint = error.hint,
+            "the link failed, it is opened again later"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LINK_AGAIN.1);
+    }
+    Ok(())
 }
 
 async fn letters_of(store: &dyn StateStore, link: &str) -> Result<Vec<DeadLetterRow>> {
@@ -533,6 +564,9 @@ impl StatusSource for Watched {
                 match snapshot {
                     None => reasons.push(NotReady::NotStarted),
                     Some(now) => {
+                        if now.is_denied {
+                            reasons.push(NotReady::Credentials);
+                        }
                         if !now.stream_opened {
                             reasons.push(NotReady::StreamNotOpened);
                         }

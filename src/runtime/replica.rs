@@ -22,7 +22,7 @@ use crate::apply::engine::{EngineError, EngineSettings, EngineSetup, EngineTask}
 use crate::checkpoint::StateStore;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::{Keeper, KeeperError, KeeperSettings, KeeperSetup, KeeperTask};
-use crate::checkpoint::rows::{Fence, GapRow, SegmentRow, ShardRow, Stage};
+use crate::checkpoint::rows::{Fence, SegmentRow, ShardRow, Stage};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::load::TableReader;
@@ -30,6 +30,9 @@ use crate::load::driver::{LoadDriver, LoadError, LoadSettings};
 use crate::model::ViewType;
 use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
 use crate::stream::{Lineage, StreamSource};
+
+/// What the last checkpoint may take, also when draining took all its time.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
 
 /// Both sides of a link.
 #[derive(Clone)]
@@ -111,6 +114,7 @@ pub(crate) struct Replica {
     stop_engine: CancellationToken,
     board: Arc<Board>,
     drain: Duration,
+    engine_ended: bool,
 }
 
 impl Replica {
@@ -120,7 +124,6 @@ impl Replica {
         let row = book.link().clone();
         let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
         let segments: Vec<SegmentRow> = book.segment_rows().cloned().collect();
-        let open_gaps: Vec<GapRow> = book.gap_rows().filter(|gap| gap.healed.is_none()).cloned().collect();
         board.restore(shards.iter());
 
         let (keeper_task, keeper, outputs) = KeeperTask::new(KeeperSetup {
@@ -153,7 +156,6 @@ impl Replica {
             observer: Arc::clone(&board) as _,
             lineage,
             rows: shards,
-            open_gaps,
             finished: outputs.finished,
         });
 
@@ -181,7 +183,7 @@ impl Replica {
             let stop = stop_reading.clone();
             tasks.spawn(async move { Ended::Load(load.run(stop).await) });
         }
-        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain }
+        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain, engine_ended: false }
     }
 
     /// The way to the bookkeeper.
@@ -192,6 +194,7 @@ impl Replica {
     /// Runs until something ends it: a stop, an exhausted stream, a fault. Always drains as far as it can.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<ReplicaEnd, ReplicaError> {
         let mut exhausted = false;
+        let mut engine_ended = false;
         let fault = loop {
             tokio::select! {
                 biased;
@@ -205,12 +208,15 @@ impl Replica {
                         break None;
                     }
                     Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => break None,
-                    Some(Ok(ended)) => break Some(fault_of(ended)),
+                    Some(Ok(ended)) => {
+                        engine_ended = matches!(ended, Ended::Engine(_));
+                        break Some(fault_of(ended));
+                    }
                     Some(Err(_)) | None => break Some(ReplicaError::Task("of the link")),
                 }
             }
         };
-        let (is_clean, drain_fault) = self.shut_down().await;
+        let (is_clean, drain_fault) = self.shut_down(engine_ended).await;
         match first_cause(fault, drain_fault) {
             Some(fault) => Err(fault),
             None if exhausted && is_clean => Ok(ReplicaEnd::Exhausted),
@@ -220,11 +226,11 @@ impl Replica {
     }
 
     /// Stop reading → finish what is on the wire → checkpoint, within the drain time.
-    async fn shut_down(&mut self) -> (bool, Option<ReplicaError>) {
+    async fn shut_down(&mut self, mut engine_ended: bool) -> (bool, Option<ReplicaError>) {
         self.stop_reading.cancel();
         self.stop_engine.cancel();
         let deadline = tokio::time::Instant::now() + self.drain;
-        let (mut engine_is_clean, mut engine_ended, mut fault) = (false, false, None);
+        let (mut engine_is_clean, mut fault) = (false, None);
         while !engine_ended {
             match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
                 Ok(Some(Ok(Ended::Engine(Ok(()))))) => (engine_is_clean, engine_ended) = (true, true),
@@ -237,6 +243,7 @@ impl Replica {
                 Ok(None) | Err(_) => break,
             }
         }
+        let deadline = deadline.max(tokio::time::Instant::now() + CLOSE_TIME);
         let closed = tokio::time::timeout_at(deadline, self.keeper.close(engine_is_clean)).await;
         let is_clean = engine_is_clean && matches!(closed, Ok(Ok(())));
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {

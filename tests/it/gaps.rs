@@ -1,1 +1,269 @@
-//! To come.
+//! History that is lost before it was read: a durable gap says so, the process is not ready meanwhile, and it heals.
+
+use std::time::Duration;
+
+use dynaferry::error::Exit;
+use dynaferry::http::NotReady;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::Mode;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{HOUR, ORDERS, REGION, SOURCE, TARGET, World, failed};
+
+fn seeded(seed: u64) -> Options {
+    Options { seed, ..Options::default() }
+}
+
+fn fill(world: &World) {
+    for n in 0..100 {
+        world.put(n % 50, n / 50, "before");
+    }
+}
+
+/// Changes, new keys and deletes.
+fn change(world: &World, text: &str) {
+    for n in 0..20 {
+        world.put(n, 0, text);
+        world.put(n + 100, 0, text);
+        world.delete(n + 20, 1);
+    }
+}
+
+async fn replicated(seed: u64) -> World {
+    let world = World::paused(seeded(seed));
+    fill(&world);
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world
+}
+
+/// Slow reads, so that there is something to see while it heals.
+fn slow_heal(world: &World) {
+    world.faults(vec![FaultRule::new("Scan", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(2)))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_longer_than_the_stream_keeps_is_a_gap_and_heals() {
+    for (seed, hours) in [(61, 25), (62, 72)] {
+        let world = replicated(seed).await;
+        change(&world, "lost");
+        for _ in 0..hours {
+            world.clock().skip(HOUR);
+            world.put(70, 0, "hourly");
+        }
+        change(&world, "kept");
+        slow_heal(&world);
+        let service = world.serve("apply.attempt_timeout = \"5s\"");
+        service.until("the gap is seen", || service.why_not_ready() == [NotReady::GapOpen]).await;
+        assert!(world.gaps().await.iter().any(|gap| gap.healed.is_none()), "it is durable");
+        assert!(!service.status().gaps.is_empty() && !service.status().needs.is_empty());
+        service.until_equal(&world).await;
+        service.until("it is ready again", || service.why_not_ready().is_empty()).await;
+        assert!(world.gaps().await.iter().all(|gap| gap.healed.is_some()));
+        change(&world, "later");
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_shorter_than_the_stream_keeps_is_no_gap() {
+    let world = replicated(63).await;
+    change(&world, "kept");
+    for _ in 0..22 {
+        world.clock().skip(HOUR);
+        world.put(70, 0, "hourly");
+    }
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty());
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_ends_the_link_where_the_user_wants_that() {
+    let world = replicated(64).await;
+    change(&world, "lost");
+    world.clock().skip(HOUR * 30);
+    for _ in 0..2 {
+        let (exit, text) = failed(world.serve("stream.on_gap = \"stop\"").end().await);
+        assert_eq!(exit, Exit::Lost, "{text}");
+    }
+    let gaps = world.gaps().await;
+    assert!(gaps.iter().any(|gap| gap.healed.is_none()), "and says so durably: {gaps:?}");
+    let status = world.program(world.config(""), Mode::Oneshot).stored_status().await.unwrap();
+    assert!(!status.links[0].gaps.is_empty());
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_turned_off_and_on_again_is_a_gap_over_all_keys_and_heals() {
+    let world = replicated(65).await;
+    let service = world.serve("");
+    change(&world, "in the old stream");
+    world.set_stream(false);
+    change(&world, "in no stream");
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    change(&world, "in no stream either");
+    world.set_stream(true);
+    service.until_equal(&world).await;
+    let gaps = world.gaps().await;
+    assert!(gaps.iter().any(|gap| gap.cause == "stream_replaced" && gap.healed.is_some()), "{gaps:?}");
+    change(&world, "in the new stream");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_replaced_while_nobody_looked_is_a_gap_over_all_keys_and_heals() {
+    for outage in [HOUR, HOUR * 30] {
+        let world = replicated(66).await;
+        change(&world, "in the old stream");
+        world.set_stream(false);
+        change(&world, "in no stream");
+        world.clock().skip(outage);
+        world.set_stream(true);
+        change(&world, "in the new stream");
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        assert!(world.gaps().await.iter().any(|gap| gap.cause == "stream_replaced" && gap.healed.is_some()));
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_turned_off_for_good_ends_a_command_and_not_a_service() {
+    let world = replicated(67).await;
+    world.set_stream(false);
+    let (exit, text) = failed(world.migrate("").await);
+    assert_eq!(exit, Exit::Precondition, "{text}");
+    let service = world.serve("");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!service.has_ended());
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_trimmed_under_its_reader_is_a_gap_each_time_it_happens() {
+    let world = World::paused(Options { initial_shards: 1..=1, shard_life: HOUR * 1000, ..seeded(68) });
+    fill(&world);
+    let service = world.serve("stream.poll_min = \"5s\"\nstream.poll_max = \"5s\"");
+    service.until_equal(&world).await;
+    for round in 1..=3 {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        change(&world, &format!("lost {round}"));
+        // A key that no later record mends.
+        world.put(45, 0, &format!("lost {round}"));
+        world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::ZERO).unwrap();
+        change(&world, &format!("kept {round}"));
+        world.sandbox.expire_iterators();
+        service.until_equal(&world).await;
+        let gaps = world.gaps().await;
+        assert_eq!(gaps.iter().filter(|gap| gap.healed.is_some()).count(), round, "{gaps:?}");
+    }
+    assert!((service.metric("dynaferry_stream_gaps_total", &[]) - 3.0).abs() < f64::EPSILON);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_are_trimmed_away_unread_are_a_gap_and_their_children_go_on() {
+    for seed in 70..76 {
+        let world = World::paused(Options { shard_life: Duration::from_secs(5), split_chance: 0.5, ..seeded(seed) });
+        fill(&world);
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        service.kill().await;
+        for n in 0..30 {
+            world.put(n % 20, 0, &format!("lost {n}"));
+            world.delete(n + 20, 1);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::from_secs(seed % 6)).unwrap();
+        let service = world.serve("");
+        for n in 0..30 {
+            world.put(n % 20, 0, &format!("kept {n}"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        service.until_equal(&world).await;
+        assert!(world.gaps().await.iter().any(|gap| gap.healed.is_some()));
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_the_target_has_alone_are_healed_away_only_where_it_is_the_links_own() {
+    for (exclusive, left) in [("", 0), ("target.exclusive = false", 1)] {
+        let world = World::paused(seeded(77));
+        fill(&world);
+        let service = world.serve(exclusive);
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        // A delete that nobody read.
+        world.delete(3, 1);
+        world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::ZERO).unwrap();
+        world.clock().skip(HOUR * 25);
+        let service = world.serve(exclusive);
+        while !world.gaps().await.iter().any(|gap| gap.healed.is_some()) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(world.num_differences(), left, "{exclusive}");
+        service.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_made_anew_under_its_name_ends_the_link() {
+    let world = replicated(78).await;
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    world.call(SOURCE, "DeleteTable", r#"{"TableName":"orders"}"#);
+    world.call(SOURCE, "CreateTable", ORDERS);
+    world.put(1, 1, "another life");
+    let (exit, text) = failed(service.end().await);
+    assert_eq!(exit, Exit::Lost, "{text}");
+    assert!(text.contains("made anew"), "{text}");
+    let (exit, _) = failed(world.serve("").end().await);
+    assert_eq!(exit, Exit::Lost);
+    let target = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
+    assert_eq!(target.len(), 100, "the copy is left as it was");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_made_anew_under_its_name_is_not_taken_for_the_copy() {
+    let world = replicated(79).await;
+    world.call(TARGET, "DeleteTable", r#"{"TableName":"orders-copy"}"#);
+    let (exit, text) = failed(world.serve("").end().await);
+    assert_eq!(exit, Exit::Precondition, "{text}");
+    assert!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").is_err(), "nor is an empty one made");
+    world.call(TARGET, "CreateTable", &ORDERS.replace(r#""TableName":"orders""#, r#""TableName":"orders-copy""#));
+    let (exit, text) = failed(world.serve("").end().await);
+    assert_eq!(exit, Exit::Precondition, "{text}");
+    assert!(text.contains("made anew"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_during_the_load_is_healed_after_it() {
+    let world = World::paused(seeded(80));
+    fill(&world);
+    let slow = FaultKind::Hold(Duration::from_secs(3));
+    world.faults(vec![FaultRule::new("Scan", Trigger::Chance(1.0), slow)]);
+    let service = world.serve("load.segments = 16\nload.concurrency = 1");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    service.kill().await;
+    change(&world, "lost");
+    world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::ZERO).unwrap();
+    world.clock().skip(HOUR * 26);
+    let reports = world.program(world.config(""), Mode::Oneshot).migrate(CancellationToken::new()).await.unwrap();
+    assert!(reports[0].verification.is_identical());
+    let gaps = world.gaps().await;
+    assert!(!gaps.is_empty() && gaps.iter().all(|gap| gap.healed.is_some()), "{gaps:?}");
+    world.assert_equal();
+}

@@ -23,15 +23,20 @@ fn policy(name: &str, account: &str, table: &str) -> String {
     let text = std::fs::read_to_string(&file).expect(&file);
     // ministack does not match ARNs of streams in policies: there they are replaced by `*`. AWS matches them (Service
     // authorization reference, DynamoDB: resource type `stream`).
-    let text = text.replace("arn:aws:dynamodb:REGION:ACCOUNT:table/TABLE/stream/*", "*");
-    text.replace("REGION", REGION).replace("ACCOUNT", account).replace("TABLE", table)
+    let text = text.replace("arn:aws:dynamodb:REGION:SOURCE_ACCOUNT:table/TABLE/stream/*", "*");
+    text.replace("REGION", REGION)
+        .replace("SOURCE_ACCOUNT", account)
+        .replace("TARGET_ACCOUNT", account)
+        .replace("TABLE", table)
 }
 
 /// A role that trusts our account if it shows the external id, with one inline policy.
 async fn make_role(url: &str, account: &str, side: &str, policy: &str) {
     let file = format!("{}/config/policies/trust.json", env!("CARGO_MANIFEST_DIR"));
     let trust = std::fs::read_to_string(&file).expect(&file);
-    let trust = trust.replace("OPERATOR", OURS).replace("EXTERNAL_ID", EXTERNAL_ID);
+    // Here it is a user who assumes the role: the whole account is trusted, and the user's own policy narrows it.
+    let trust = trust.replace("arn:aws:iam::RUNNER_ACCOUNT:role/dynaferry", &format!("arn:aws:iam::{OURS}:root"));
+    let trust = trust.replace("EXTERNAL_ID", EXTERNAL_ID);
     let role = format!("dynaferry-{side}");
     let owner = Wire::new(url, account, "secret");
     let version = ("Version", "2010-05-08");

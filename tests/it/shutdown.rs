@@ -1,1 +1,203 @@
-//! To come.
+//! How a process ends: drained, in time, with what it was told to say.
+
+use std::time::Duration;
+
+use dynaferry::error::Exit;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::Mode;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{REGION, SOURCE, TARGET, World, failed};
+
+fn seeded(seed: u64) -> Options {
+    Options { seed, ..Options::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_under_load_drains_and_leaves_no_doubt() {
+    for seed in 80..90 {
+        let world = World::paused(seeded(seed));
+        for n in 0..200 {
+            world.put(n, 0, "before");
+        }
+        let hold = FaultKind::Hold(Duration::from_millis(300));
+        world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(0.5), hold)]);
+        let service = world.serve("");
+        tokio::time::sleep(Duration::from_millis(37 * (seed - 79))).await;
+        let asked = tokio::time::Instant::now();
+        service.stop().await.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        if let Some(link) = world.state().await.link {
+            assert!(link.clean);
+        }
+        let service = world.serve("");
+        service.until("it is loaded", || world.num_differences() == 0).await;
+        assert_eq!(service.status().in_doubt, 0, "nothing was on the wire");
+        service.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_the_target_does_not_answer_ends_within_the_drain_time() {
+    let world = World::paused(seeded(91));
+    for n in 0..200 {
+        world.put(n, 0, "before");
+    }
+    let hold = FaultKind::Hold(Duration::from_secs(300));
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), hold)]);
+    let service = world.serve("apply.attempt_timeout = \"60s\"\n[service]\ndrain = \"3s\"");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let asked = tokio::time::Instant::now();
+    service.stop().await.unwrap();
+    assert!(asked.elapsed() <= Duration::from_millis(3_100), "{:?}", asked.elapsed());
+    assert!(!world.link_row().await.clean, "what is on the wire is not forgotten");
+    world.no_faults();
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_that_is_stopped_says_that_it_can_go_on() {
+    let world = World::paused(seeded(92));
+    for n in 0..300 {
+        world.put(n, 0, "before");
+    }
+    world.faults(vec![FaultRule::new("Scan", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(1)))]);
+    let stop = CancellationToken::new();
+    let program = world.program(world.config("load.concurrency = 1"), Mode::Oneshot);
+    let (exit, text) = {
+        let migration = program.migrate(stop.clone());
+        tokio::pin!(migration);
+        tokio::select! {
+            ended = &mut migration => panic!("too early: {ended:?}"),
+            () = tokio::time::sleep(Duration::from_secs(5)) => stop.cancel(),
+        }
+        failed(migration.await)
+    };
+    assert_eq!(exit, Exit::Timeout, "{text}");
+    world.no_faults();
+    let reports = world.migrate("").await.unwrap();
+    assert!(reports[0].verification.is_identical());
+    assert_eq!(reports[0].items_loaded, 300, "over both runs, none twice");
+}
+
+/// A target whose index takes `g` as a number, while the source has text in one item.
+fn world_with_poison(seed: u64) -> World {
+    let world = World::paused(seeded(seed));
+    world.call(
+        TARGET,
+        "CreateTable",
+        r#"{"TableName":"orders-copy","BillingMode":"PAY_PER_REQUEST",
+            "AttributeDefinitions":[{"AttributeName":"pk","AttributeType":"S"},{"AttributeName":"sk","AttributeType":"N"},
+                {"AttributeName":"g","AttributeType":"N"}],
+            "KeySchema":[{"AttributeName":"pk","KeyType":"HASH"},{"AttributeName":"sk","KeyType":"RANGE"}],
+            "GlobalSecondaryIndexes":[{"IndexName":"g","KeySchema":[{"AttributeName":"g","KeyType":"HASH"}],
+                "Projection":{"ProjectionType":"ALL"}}]}"#,
+    );
+    for n in 0..60 {
+        world.put(n, 0, "fine");
+    }
+    world
+}
+
+fn poison(world: &World, pk: usize) {
+    let item = serde_json::json!({"pk": {"S": format!("p{pk}")}, "sk": {"N": "0"}, "g": {"S": "text"}});
+    world.put_json(&item);
+}
+
+fn drop_index(world: &World) {
+    let body = r#"{"TableName":"orders-copy","GlobalSecondaryIndexUpdates":[{"Delete":{"IndexName":"g"}}]}"#;
+    if world.sandbox.call(TARGET, REGION, "UpdateTable", body).is_err() {
+        // The sandbox knows no index changes: the items change instead.
+        for pk in [7, 13] {
+            world.put(pk, 0, "mended");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_the_target_refuses_ends_the_link_at_once_and_loses_nothing() {
+    for in_load in [true, false] {
+        let world = world_with_poison(93);
+        if in_load {
+            poison(&world, 7);
+        }
+        let service = world.serve("");
+        if !in_load {
+            service.until_equal(&world).await;
+            world.put(1, 0, "in the same batch");
+            poison(&world, 7);
+            world.put(2, 0, "in the same batch");
+        }
+        let asked = tokio::time::Instant::now();
+        let (exit, text) = failed(service.end().await);
+        assert_eq!(exit, Exit::Unexpected);
+        assert!(text.contains("rejects an item") && text.contains("ValidationException"), "{text}");
+        assert!(!text.contains("\"text\"") && !text.contains("p7"), "no contents: {text}");
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?} until it said so", asked.elapsed());
+        drop_index(&world);
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_that_the_target_refuses_are_set_aside_listed_and_replayed() {
+    let world = world_with_poison(94);
+    poison(&world, 7);
+    let service = world.serve("apply.on_rejected = \"dead_letter\"");
+    service.until("all but one are there", || world.num_differences() == 1).await;
+    poison(&world, 13);
+    world.put(1, 0, "later");
+    service.until("all but two are there", || service.status().dead_letters >= 2 && world.num_differences() == 2).await;
+    assert!(service.metric("dynaferry_dead_letter_records_total", &[]) >= 2.0);
+    service.stop().await.unwrap();
+
+    let config = || world.config("apply.on_rejected = \"dead_letter\"");
+    let letters = world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap();
+    assert!(letters.iter().any(|letter| letter.letter.key_json.contains("p7")));
+    assert!(letters.iter().any(|letter| letter.letter.key_json.contains("p13")));
+    assert!(letters.iter().all(|letter| letter.letter.reason.contains("ValidationException")));
+    let gone = world.program(config(), Mode::Oneshot).retry_dead_letters(&[]).await.unwrap();
+    assert_eq!(gone, 0, "refused again: they stay");
+    assert_eq!(world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap().len(), letters.len());
+
+    drop_index(&world);
+    let gone = world.program(config(), Mode::Oneshot).retry_dead_letters(&[]).await.unwrap();
+    assert_eq!(gone, letters.len() as u64);
+    assert!(world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap().is_empty());
+    world.assert_equal();
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_deleted_under_a_running_link_is_no_loss_of_the_sources_history() {
+    let world = World::paused(seeded(95));
+    world.put(1, 0, "x");
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    world.call(TARGET, "DeleteTable", r#"{"TableName":"orders-copy"}"#);
+    world.put(2, 0, "x");
+    let (exit, text) = failed(service.end().await);
+    assert_eq!(exit, Exit::Precondition, "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn permissions_that_a_command_lacks_end_it_with_what_to_allow() {
+    for (operation, account) in [("Scan", SOURCE), ("BatchWriteItem", TARGET), ("GetRecords", SOURCE)] {
+        let world = World::paused(seeded(96));
+        world.put(1, 0, "x");
+        let denied = FaultKind::Error { code: "AccessDeniedException".into(), status: 400 };
+        world.faults(vec![FaultRule::new(operation, Trigger::Chance(1.0), denied).for_account(account)]);
+        let asked = tokio::time::Instant::now();
+        let error = world.migrate("").await.unwrap_err();
+        assert_eq!(error.exit, Exit::Precondition, "{operation}: {error:?}");
+        assert!(error.hint.is_some(), "{operation}: {error:?}");
+        assert!(asked.elapsed() < Duration::from_secs(120), "{operation}: {:?}", asked.elapsed());
+    }
+}

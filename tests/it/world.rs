@@ -274,7 +274,7 @@ impl Process {
 
     /// Waits until it ends by itself.
     pub(crate) async fn end(self) -> Result<(), Error> {
-        self.task.await.expect("no panic")
+        tokio::time::timeout(HOUR, self.task).await.expect("it goes on for an hour").expect("no panic")
     }
 
     /// SIGKILL.

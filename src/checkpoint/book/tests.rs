@@ -18,6 +18,7 @@ fn link(clean: bool) -> LinkRow {
         identity: LinkIdentity {
             source: arn("orders"),
             source_id: "1".into(),
+            target_id: "t".into(),
             stream: StreamArn("stream".into()),
             target: arn("copy"),
             keys: KeySchema { hash: KeyAttribute { name: "pk".into(), kind: KeyKind::S }, range: None },

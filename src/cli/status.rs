@@ -51,6 +51,7 @@ pub(super) struct StatusView {
 pub(super) struct LinkView {
     pub(super) link: String,
     pub(super) phase: String,
+    #[cfg(feature = "sandbox")]
     #[serde(default)]
     pub(super) watermark: WatermarkView,
     pub(super) lag_seconds: Option<f64>,
@@ -58,6 +59,7 @@ pub(super) struct LinkView {
     pub(super) load: Option<LoadView>,
     #[serde(default)]
     pub(super) dead_letters: u64,
+    #[cfg(feature = "sandbox")]
     #[serde(default)]
     pub(super) in_doubt: u64,
     #[serde(default)]
@@ -66,7 +68,8 @@ pub(super) struct LinkView {
     needs: Vec<String>,
 }
 
-/// Its watermarks, in RFC 3339.
+/// Its watermarks, in RFC 3339. Like the other parts that only the demo reads, not there without it.
+#[cfg(feature = "sandbox")]
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct WatermarkView {
     pub(super) applied: Option<String>,
@@ -75,6 +78,7 @@ pub(super) struct WatermarkView {
 /// Its load.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct LoadView {
+    #[cfg(feature = "sandbox")]
     pub(super) items: u64,
     bytes: u64,
     expected_bytes: Option<u64>,

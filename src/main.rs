@@ -1,2 +1,7 @@
-//! The binary.
-fn main() {}
+//! The binary: everything is in [`dynaferry::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dynaferry::cli::main()
+}

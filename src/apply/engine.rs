@@ -147,8 +147,43 @@ impl Engine {
 }
 
 enum Answer {
-    Written { writes: Vec<Write>, estimate: f64, reply: Result<WriteReply, Failure> },
-    Read { key: Key, item: Result<Option<RawItem>, Failure> },
+    Written { writes: Vec<Write>, estimate: f64, sent: Instant, reply: Result<WriteReply, Failure> },
+    Read { key: Key, sent: Instant, item: Result<Option<RawItem>, Failure> },
+    Told(Result<(), KeeperGone>),
+}
+
+/// Failures in a row of one kind of request.
+struct Trouble {
+    attempts: Attempts,
+    counted_at: Option<Instant>,
+}
+
+impl Trouble {
+    fn new(patience: Patience) -> Self {
+        Self { attempts: Attempts::new(patience), counted_at: None }
+    }
+
+    fn passed(&mut self) {
+        self.attempts.succeeded();
+        self.counted_at = None;
+    }
+
+    /// A request that was sent then failed now. Requests that were out together fail together: they are one failure, or
+    /// a single burst would drive the wait to its longest. Answers the wait; `None`: it is on already.
+    fn failed(&mut self, failure: &Failure, sent: Instant, now: Duration, draw: f64) -> Result<Option<Duration>, ()> {
+        let is_final = matches!(failure.fault, Fault::Lost | Fault::Rejected);
+        if !is_final && self.counted_at.is_some_and(|at| sent <= at) {
+            return Ok(None);
+        }
+        self.counted_at = Some(Instant::now());
+        match self.attempts.failed_with(failure, now, draw) {
+            Verdict::Again(wait) => {
+                warn_of(failure, self.attempts.failed());
+                Ok(Some(wait))
+            }
+            Verdict::Stop => Err(()),
+        }
+    }
 }
 
 /// The task behind an [`Engine`].
@@ -168,8 +203,8 @@ pub(crate) struct EngineTask {
     /// Halves of batches that were rejected as a whole; their keys are under way.
     halves: VecDeque<Vec<Write>>,
     pacer: Pacer,
-    attempts: Attempts,
-    read_attempts: Attempts,
+    writing: Trouble,
+    reading: Trouble,
     not_before: Instant,
     started: Instant,
     was_slowed: bool,
@@ -206,8 +241,8 @@ impl EngineTask {
             reads_out: 0,
             halves: VecDeque::new(),
             pacer: Pacer::new(settings.write_limit, Duration::ZERO),
-            attempts: Attempts::new(settings.patience),
-            read_attempts: Attempts::new(settings.patience),
+            writing: Trouble::new(settings.patience),
+            reading: Trouble::new(settings.patience),
             not_before: started,
             started,
             was_slowed: false,
@@ -313,12 +348,7 @@ impl EngineTask {
 
     fn dropped(&mut self, tokens: Vec<Token>) {
         let keeper = self.keeper.clone();
-        let tell = async move {
-            // The bookkeeper outlives the engine, or the link is stopping for its fault.
-            let _: Result<(), KeeperGone> = keeper.settled(tokens).await;
-            Answer::Written { writes: Vec::new(), estimate: 0.0, reply: Ok(WriteReply::default()) }
-        };
-        self.requests_out += 1;
+        let tell = async move { Answer::Told(keeper.settled(tokens).await) };
         self.on_wire.push(Box::pin(tell));
     }
 
@@ -329,8 +359,9 @@ impl EngineTask {
         self.requests_out += 1;
         let target = Arc::clone(&self.target);
         self.on_wire.push(Box::pin(async move {
+            let sent = Instant::now();
             let reply = target.write(&writes).await;
-            Answer::Written { writes, estimate, reply }
+            Answer::Written { writes, estimate, sent, reply }
         }));
     }
 
@@ -338,32 +369,31 @@ impl EngineTask {
         self.reads_out += 1;
         let source = Arc::clone(&self.source);
         self.on_wire.push(Box::pin(async move {
+            let sent = Instant::now();
             let item = source.get(&key).await;
-            Answer::Read { key, item }
+            Answer::Read { key, sent, item }
         }));
     }
 
     async fn take_answer(&mut self, answer: Answer) -> Result<(), EngineError> {
         match answer {
-            Answer::Written { writes, estimate, reply } => {
+            Answer::Written { writes, estimate, sent, reply } => {
                 self.requests_out -= 1;
                 match reply {
                     Ok(reply) => self.written(writes, estimate, reply).await,
-                    Err(failure) => self.write_failed(writes, estimate, failure).await,
+                    Err(failure) => self.write_failed(writes, estimate, sent, failure).await,
                 }
             }
-            Answer::Read { key, item } => {
+            Answer::Told(told) => Ok(told?),
+            Answer::Read { key, sent, item } => {
                 self.reads_out -= 1;
-                self.read_answered(&key.canonical, item)
+                self.read_answered(&key.canonical, sent, item)
             }
         }
     }
 
     async fn written(&mut self, writes: Vec<Write>, estimate: f64, reply: WriteReply) -> Result<(), EngineError> {
-        if writes.is_empty() {
-            return Ok(());
-        }
-        self.attempts.succeeded();
+        self.writing.passed();
         if let Some(units) = reply.consumed_units {
             self.pacer.cost(estimate, units);
             self.observer.consumed_write(units);
@@ -406,7 +436,13 @@ impl EngineTask {
         Ok(())
     }
 
-    async fn write_failed(&mut self, writes: Vec<Write>, estimate: f64, failure: Failure) -> Result<(), EngineError> {
+    async fn write_failed(
+        &mut self,
+        writes: Vec<Write>,
+        estimate: f64,
+        sent: Instant,
+        failure: Failure,
+    ) -> Result<(), EngineError> {
         self.pacer.cost(estimate, 0.0);
         if failure.fault == Fault::Rejected && !failure.may_have_happened {
             return self.rejected(writes, failure).await;
@@ -425,14 +461,17 @@ impl EngineTask {
         if failure.throttled {
             self.throttled();
         }
-        match self.attempts.failed_with(&failure, self.monotonic(), self.context.draw()) {
-            Verdict::Again(wait) => {
-                warn_of(&failure, self.attempts.failed());
-                self.not_before = Instant::now() + wait;
+        match self.writing.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
+            Ok(wait) => {
+                self.wait(wait);
                 Ok(())
             }
-            Verdict::Stop => Err(EngineError::Target(failure)),
+            Err(()) => Err(EngineError::Target(failure)),
         }
+    }
+
+    fn wait(&mut self, wait: Option<Duration>) {
+        self.not_before = self.not_before.max(Instant::now() + wait.unwrap_or_default());
     }
 
     /// A batch was refused as a whole: its halves are sent, down to the item that is to blame.
@@ -460,21 +499,25 @@ impl EngineTask {
         Ok(self.keeper.dead_letter(row, tokens.into_iter().collect()).await?)
     }
 
-    fn read_answered(&mut self, key: &CanonicalKey, item: Result<Option<RawItem>, Failure>) -> Result<(), EngineError> {
+    fn read_answered(
+        &mut self,
+        key: &CanonicalKey,
+        sent: Instant,
+        item: Result<Option<RawItem>, Failure>,
+    ) -> Result<(), EngineError> {
         match item {
             Ok(image) => {
-                self.read_attempts.succeeded();
+                self.reading.passed();
                 Ok(self.lanes.sync_read(key, image)?)
             }
             Err(failure) => {
                 self.lanes.put_back(key)?;
-                match self.read_attempts.failed_with(&failure, self.monotonic(), self.context.draw()) {
-                    Verdict::Again(wait) => {
-                        warn_of(&failure, self.read_attempts.failed());
-                        self.not_before = Instant::now() + wait;
+                match self.reading.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
+                    Ok(wait) => {
+                        self.wait(wait);
                         Ok(())
                     }
-                    Verdict::Stop => Err(EngineError::Source(failure)),
+                    Err(()) => Err(EngineError::Source(failure)),
                 }
             }
         }

@@ -11,7 +11,7 @@ use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_smithy_types::error::metadata::{ErrorMetadata, ProvideErrorMetadata};
 
 use crate::error::{Failure, Fault};
 
@@ -153,9 +153,10 @@ pub(super) struct NoCredentials {
 impl From<&CredentialsError> for NoCredentials {
     /// What the token service refused is [`Fault::Denied`]; what did not reach it, or was throttled, passes.
     fn from(error: &CredentialsError) -> Self {
-        let code = find::<AssumeRoleError>(error)
-            .and_then(ProvideErrorMetadata::code)
-            .or_else(|| find::<AssumeRoleWithWebIdentityError>(error).and_then(ProvideErrorMetadata::code));
+        let refusal = find::<AssumeRoleError>(error)
+            .map(ProvideErrorMetadata::meta)
+            .or_else(|| find::<AssumeRoleWithWebIdentityError>(error).map(ProvideErrorMetadata::meta));
+        let code = refusal.and_then(ErrorMetadata::code);
         let fault = match (code, error) {
             (Some(code), _) => match by_code(Some(code), 400) {
                 Fault::Transient if !THROTTLES.contains(&code) && !PASSING.contains(&code) => Fault::Denied,
@@ -164,7 +165,11 @@ impl From<&CredentialsError> for NoCredentials {
             (None, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)) => Fault::Transient,
             (None, _) => Fault::Denied,
         };
-        Self { fault, code: code.map(str::to_owned), message: chain(error) }
+        let message = match refusal.and_then(ErrorMetadata::message) {
+            Some(why) => format!("assume the role: {why}"),
+            None => chain(error),
+        };
+        Self { fault, code: code.map(str::to_owned), message }
     }
 }
 

@@ -525,6 +525,11 @@ async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passe
         let failure = account.table(&orders(), &schema()).write(&writes).await.unwrap_err();
         assert_eq!((failure.fault, failure.may_have_happened), (fault, false), "{reply:?}: {failure}");
         assert!(!failure.to_string().contains("ext-1"), "{failure}");
+        if fault == Fault::Denied {
+            let want = "BatchWriteItem: AccessDenied: assume the role: User: arn:aws:iam::111122223333:user/a is not \
+                        authorized to perform: sts:AssumeRole";
+            assert_eq!(failure.to_string(), want);
+        }
     }
 }
 
@@ -893,5 +898,44 @@ async fn a_real_connection_that_breaks_off_leaves_the_write_in_doubt() {
         let table = over_tcp(answer.into()).await;
         let failure = table.write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap_err();
         assert_eq!((failure.fault, failure.may_have_happened), (Fault::Transient, true), "{failure}");
+    }
+}
+
+fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+    use sha2::{Digest as _, Sha256};
+    let pad = |with: u8| (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ with).collect::<Vec<u8>>();
+    let inner = Sha256::digest([pad(0x36), text.as_bytes().to_vec()].concat());
+    Sha256::digest([pad(0x5c), inner.to_vec()].concat()).to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The signature by the book. Source: IAM User Guide, signing AWS API requests.
+fn signature(seen: &Seen, secret: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let authorization = seen.header("authorization");
+    let part = |name: &str| authorization.split(name).nth(1).unwrap().split([',', ' ']).next().unwrap();
+    let (scope, signed) = (part("Credential=").split_once('/').unwrap().1, part("SignedHeaders="));
+    let host = seen.uri.trim_start_matches("https://").trim_end_matches('/');
+    let value = |name: &str| if name == "host" { host.to_owned() } else { seen.header(name).to_owned() };
+    let headers: String = signed.split(';').map(|name| format!("{name}:{}\n", value(name))).collect();
+    let request = format!("POST\n/\n\n{headers}\n{signed}\n{}", hex(&Sha256::digest(&seen.body)));
+    let hash = hex(&Sha256::digest(request));
+    let text = format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{hash}", seen.header("x-amz-date"));
+    let key = scope.split('/').fold(format!("AWS4{secret}").into_bytes(), |key, part| hmac(&key, part));
+    hex(&hmac(&key, &text))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_signature_covers_the_raw_body_its_target_and_its_length() {
+    let server = Server::new([Reply::ok("{}")]);
+    table(&server).await.write(&[put(r#"{"pk":{"S":"é"}}"#)]).await.unwrap();
+    let seen = server.seen().remove(0);
+    let authorization = seen.header("authorization");
+    assert!(authorization.ends_with(&signature(&seen, "secret-of-the-key")), "{seen:?}");
+    for header in ["content-length", "content-type", "host", "x-amz-target"] {
+        assert!(authorization.contains(header), "{header}: {authorization}");
     }
 }

@@ -654,3 +654,6 @@ impl Book {
 fn text(key: &Key) -> String {
     String::from_utf8_lossy(&key.json).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,7 +96,6 @@ enum Note {
     Forget(ShardId),
     CreateShards(Vec<ShardRow>, oneshot::Sender<()>),
     Begin(ShardId, oneshot::Sender<()>),
-    PlanSegments(Vec<SegmentRow>, oneshot::Sender<()>),
     OpenPage(PageId, Vec<Key>, SegmentRow, oneshot::Sender<()>, oneshot::Sender<()>),
     ForgetSegments,
     UpdateLink(Box<dyn FnOnce(&mut LinkRow) + Send>, oneshot::Sender<()>),
@@ -202,11 +201,6 @@ impl Keeper {
     /// Marks a shard as being read. Resolves when that is durable.
     pub(crate) async fn begin(&self, shard: &ShardId) -> Result<(), KeeperGone> {
         self.ask(|ack| Note::Begin(shard.clone(), ack)).await
-    }
-
-    /// Plans the segments of the load. Resolves when the plan is durable.
-    pub(crate) async fn plan_segments(&self, rows: Vec<SegmentRow>) -> Result<(), KeeperGone> {
-        self.ask(|ack| Note::PlanSegments(rows, ack)).await
     }
 
     /// Lists the keys of a page of the load. Resolves, when they are listed durably, with what resolves when all of the
@@ -430,10 +424,6 @@ impl KeeperTask {
                 self.book.begin_shard(&shard)?;
                 self.ack_when_durable(ack, ());
             }
-            Note::PlanSegments(rows, ack) => {
-                self.book.plan_segments(rows);
-                self.ack_when_durable(ack, ());
-            }
             Note::OpenPage(page, keys, after, done, ack) => {
                 self.pages.insert(page, done);
                 self.book.open_page(page, keys.iter(), after);
@@ -550,7 +540,7 @@ impl KeeperTask {
                 Event::ShardFinished(shard) => drop(self.finished.send(shard)),
                 Event::PageDone(page) => {
                     if let Some(done) = self.pages.remove(&page) {
-                        drop(done.send(()));
+                        answer(done);
                     }
                 }
                 Event::Synced(key) => self.sync_waits.iter_mut().for_each(|wait| {
@@ -563,7 +553,7 @@ impl KeeperTask {
             }
         }
         for wait in self.sync_waits.extract_if(.., |wait| wait.left.is_empty()) {
-            drop(wait.ack.send(()));
+            answer(wait.ack);
         }
     }
 
@@ -584,5 +574,12 @@ impl KeeperTask {
             open_gaps,
             all_gaps: self.book.gap_rows().count(),
         });
+    }
+}
+
+/// Who no longer waits was cancelled, and needs no answer.
+fn answer(waiting: oneshot::Sender<()>) {
+    if waiting.send(()).is_err() {
+        tracing::trace!("nobody waits for the answer");
     }
 }

@@ -3,7 +3,7 @@
 //! Every key has a lane, a FIFO of its operations. The lanes keep the order of a key and nothing else; what is settled
 //! is reported with the tokens that came in, and it is the bookkeeper who turns tokens into watermarks.
 //!
-//! - **L1** at most one operation of a key is under way ([`Lanes::has_one_in_flight_per_key`]).
+//! - **L1** at most one operation of a key is under way (`has_one_in_flight_per_key`).
 //! - **L2** the operations of a key are issued in the order in which they were pushed.
 //! - **L5** an operation whose outcome is unknown is issued again, with the newest image that is queued by then.
 //!
@@ -11,7 +11,7 @@
 //! tokens of those it absorbed.
 //!
 //! The load filter: a page of the load notes the count of executed operations before it is requested
-//! ([`Lanes::open_page`]). When one of its items reaches the head of its lane, it is dropped if anything of that key was
+//! (`open_page`). When one of its items reaches the head of its lane, it is dropped if anything of that key was
 //! executed since, else written. So an item that was read before a change never overwrites that change, and a deleted
 //! one is never brought back; only keys touched since the oldest open page are remembered.
 
@@ -116,13 +116,9 @@ impl<T> Lanes<T> {
     }
 
     /// Whether nothing is queued and nothing is under way.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
-    }
-
-    /// Operations under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
     }
 
     /// Whether something may be issued.

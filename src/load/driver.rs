@@ -30,6 +30,8 @@ const SLOW_AT: Duration = Duration::from_secs(2 * 3600);
 const PAUSE_AT: Duration = Duration::from_secs(6 * 3600);
 /// How long a page waits while the load is slow; and how often a paused load looks again.
 const SLOW_WAIT: Duration = Duration::from_secs(1);
+/// How long a page waits at most before it looks again: pages in flight that cost less than was charged give some back.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What a page of a megabyte costs at most, read consistently: one unit per 4 KB. Charged ahead, corrected after.
 const PAGE_UNITS: f64 = 256.0;
 
@@ -200,7 +202,7 @@ impl LoadDriver {
             let turn = shared.pacer().may_send(shared.started.elapsed());
             match turn {
                 Ok(()) => return,
-                Err(wait) => tokio::time::sleep(wait).await,
+                Err(wait) => tokio::time::sleep(wait.min(LOOK_AGAIN)).await,
             }
         }
     }

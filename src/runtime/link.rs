@@ -7,8 +7,9 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
-use super::open::{self, Opened, apply_from, resumed_line};
+use super::open::{self, Clocks, Opened, apply_from, resumed_line};
 use super::prepare::{Accounts, Prepared, is_empty, prepare, read_units, write_units};
+use super::repair::KeeperRepairs;
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSettings, ReplicaSetup};
 use crate::apply::engine::{EngineError, EngineSettings, OnRejected};
 use crate::aws::{CallRecord, Clients, Observer};
@@ -20,14 +21,16 @@ use crate::context::Context;
 use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
 use crate::load::driver::LoadSettings;
-use crate::model::{Key, StreamArn, ViewType, WallTime};
+use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::stream::driver::{StreamError, StreamSettings};
 use crate::stream::filter::ChangeFilter;
 use crate::stream::lister::{ListError, ShardLister};
 use crate::stream::{Listing, Pace};
+use crate::telemetry::lag::RETENTION;
+use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{self, LinkIdentity, Metrics, Mode, Operation, Phase, RequestResult};
-use crate::verify::{HealJob, RepairError, Repairer, VerifySettings, heal};
+use crate::verify::{HealJob, VerifySettings, heal};
 
 /// How often phases and time-dependent metrics are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -74,6 +77,8 @@ pub(crate) struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) shared: Shared,
     pub(crate) slot: BoardSlot,
+    /// AWS's clock against ours, from the first answer on.
+    pub(crate) skew: Arc<Mutex<SkewEstimate>>,
 }
 
 enum Generation {
@@ -86,7 +91,7 @@ impl Link {
     pub(crate) async fn run(&self, companion: Option<Companion<'_>>, stop: CancellationToken) -> Result<()> {
         let heartbeat = self.shared.heartbeats.register(format!("link {}", self.config.name));
         loop {
-            match self.run_generation(companion.as_ref(), &stop, &heartbeat).await? {
+            match Box::pin(self.run_generation(companion.as_ref(), &stop, &heartbeat)).await? {
                 Generation::Stopped => return Ok(()),
                 Generation::StreamEnded => self.wait_for_another_stream(&stop, &heartbeat).await?,
             }
@@ -94,6 +99,11 @@ impl Link {
                 return Ok(());
             }
         }
+    }
+
+    /// AWS's time: what the load begins with is compared with creation times.
+    fn aws_now(&self) -> WallTime {
+        self.skew.lock().unwrap_or_else(PoisonError::into_inner).corrected(self.shared.context.now())
     }
 
     fn patience(&self) -> Patience {
@@ -109,7 +119,9 @@ impl Link {
     ) -> Result<Generation> {
         let context = &self.shared.context;
         let board_slot = Arc::clone(&self.slot);
-        let accounts = Accounts::connect(&self.config, &self.shared.clients, Some(observer(board_slot))).await?;
+        let accounts =
+            Accounts::connect(&self.config, &self.shared.clients, Some(observer(board_slot, Arc::clone(&self.skew))))
+                .await?;
         let prepared = prepare(&self.config, accounts, context, true).await?;
         heartbeat.tick();
         let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
@@ -215,9 +227,7 @@ impl Link {
                 Exit::Unexpected,
                 Some("make the target accept it, or set `apply.on_rejected = \"dead_letter\"` to go on without it"),
             ),
-            ReplicaError::Keeper(KeeperError::Store(error))
-                if matches!(error, crate::checkpoint::StoreError::Fenced { .. }) =>
-            {
+            ReplicaError::Keeper(KeeperError::Store(crate::checkpoint::StoreError::Fenced { .. })) => {
                 (Exit::Held, Some("another process runs this link"))
             }
             _ => (Exit::Unexpected, None),
@@ -241,7 +251,8 @@ impl Link {
             target_table: target.name.clone(),
         };
         let metrics = self.shared.metrics.link(&identity, self.shared.mode);
-        let owed_from = apply_from(row).unwrap_or_else(|| self.shared.context.now());
+        // Without a load everything is owed that the stream still keeps.
+        let owed_from = apply_from(row).unwrap_or_else(|| self.aws_now().minus(RETENTION));
         let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from));
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&board));
         board
@@ -254,7 +265,8 @@ impl Link {
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
-            let opened = open::pin(&self.config, prepared, &listing, owns_target, now);
+            let opened =
+                open::pin(&self.config, prepared, &listing, owns_target, Clocks { ours: now, aws: self.aws_now() });
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
                     .hint("run again in a minute")
@@ -511,15 +523,6 @@ pub(crate) fn verify_settings(
     }
 }
 
-/// Syncs through the running link's lanes.
-pub(crate) struct KeeperRepairs(pub(crate) Keeper);
-
-impl Repairer for KeeperRepairs {
-    fn sync<'a>(&'a self, keys: Vec<Key>) -> BoxFuture<'a, std::result::Result<(), RepairError>> {
-        Box::pin(async move { self.0.sync_keys(keys).await.map_err(|_| RepairError) })
-    }
-}
-
 /// Keeps phase, heartbeat and time-dependent metrics up to date.
 async fn watch(board: &Board, heartbeat: &Heartbeat) {
     let mut is_caught_up = false;
@@ -539,8 +542,11 @@ async fn watch(board: &Board, heartbeat: &Heartbeat) {
 }
 
 /// Counts every call, and compares AWS's clock with ours.
-fn observer(slot: BoardSlot) -> Observer {
+fn observer(slot: BoardSlot, skew: Arc<Mutex<SkewEstimate>>) -> Observer {
     Arc::new(move |call: CallRecord| {
+        if let Some((date, received)) = call.clocks {
+            skew.lock().unwrap_or_else(PoisonError::into_inner).observe(received.minus(call.elapsed), received, date);
+        }
         let board = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(board) = board else { return };
         let operation = Operation::named(call.operation);

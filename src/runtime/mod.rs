@@ -5,6 +5,7 @@ pub(crate) mod link;
 pub(crate) mod open;
 pub(crate) mod prepare;
 mod program;
+pub(crate) mod repair;
 pub(crate) mod replica;
 
 pub use program::{DeadLetter, MigrateReport, Program, VerifyOptions};

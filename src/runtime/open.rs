@@ -17,6 +17,9 @@ use crate::stream::{GapCause, Lineage, Listing};
 
 /// Every page of the load holds the changes that were created longer than this before it began: AWS's clocks differ less.
 pub(crate) const LOAD_MARGIN: Duration = Duration::from_secs(300);
+/// Creation times are whole seconds, rounded down, and AWS's clock is known to a second: where reading begins "now", what
+/// was created this much before is taken as well.
+const START_MARGIN: Duration = Duration::from_secs(2);
 /// A segment of an automatic plan holds about this much.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// Fewest and most segments of an automatic plan.
@@ -29,20 +32,27 @@ pub(crate) struct Opened {
     pub(crate) resumed: bool,
 }
 
+/// What time it is: by our clock, which rows are kept by, and by AWS's, which creation times are compared with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clocks {
+    pub(crate) ours: WallTime,
+    pub(crate) aws: WallTime,
+}
+
 /// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned.
 pub(crate) fn pin(
     link: &LinkConfig,
     prepared: &Prepared,
     listing: &Listing,
     owns_target: bool,
-    now: WallTime,
+    Clocks { ours: now, aws }: Clocks,
 ) -> Option<Opened> {
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
     let has_load = link.load.method == LoadMethod::Scan;
     let total_segments = segments_of(link.load.segments, prepared.source.size_bytes);
-    let load = has_load.then(|| LoadPlan {
+    let load = has_load.then_some(LoadPlan {
         total_segments,
-        began: now,
+        began: aws,
         expected_bytes: prepared.source.size_bytes,
         expected_items: prepared.source.item_count,
     });
@@ -52,8 +62,8 @@ pub(crate) fn pin(
         load,
         start_from: match link.stream.start {
             StreamStart::TrimHorizon => None,
-            StreamStart::Now => Some(now),
-            StreamStart::At(time) => Some(time),
+            StreamStart::Now => Some(aws.minus(START_MARGIN)),
+            StreamStart::At(time) => Some(WallTime::from_secs(time.millis().div_euclid(1000))),
         },
         owns_target: link.target_exclusive.unwrap_or(owns_target),
         clean: false,

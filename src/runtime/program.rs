@@ -11,17 +11,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Board, Snapshot};
-use super::link::{BoardSlot, Companion, KeeperRepairs, Link, Running, Shared, applied_until_now, verify_settings};
+use super::link::{BoardSlot, Companion, Link, Running, Shared, applied_until_now, verify_settings};
 use super::prepare::{Accounts, prepare};
+use super::repair::{DirectRepairs, KeeperRepairs};
 use crate::aws::{AccessKey, Clients};
-use crate::checkpoint::rows::{DeadLetterRow, GapRow, Stage};
+use crate::checkpoint::rows::{DeadLetterRow, DoubtRow, GapRow, Stage};
 use crate::checkpoint::{LinkState, StateStore, StateWrite};
 use crate::config::{Config, LinkConfig, Store, check_targets, suggest_link};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
 use crate::http::{Heartbeats, LinkReadiness, NotReady, StatusSource};
-use crate::model::{GapScope, RawItem, Write as TableWrite};
+use crate::model::GapScope;
 use crate::retry::Patience;
 use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
 use crate::telemetry::{GapCause, Label as _, Metrics, Mode, Phase, ShardState, ThrottleReason};
@@ -78,6 +79,7 @@ pub struct Program {
     mode: Mode,
     http: Option<SharedHttpClient>,
     isolated: Option<AccessKey>,
+    store: Option<Arc<dyn StateStore>>,
     metrics: Metrics,
     heartbeats: Heartbeats,
     boards: Mutex<BTreeMap<String, BoardSlot>>,
@@ -93,6 +95,7 @@ impl Program {
             mode,
             http: None,
             isolated: None,
+            store: None,
             metrics: Metrics::new(),
             heartbeats: Heartbeats::new(),
             boards: Mutex::default(),
@@ -110,6 +113,13 @@ impl Program {
     #[must_use]
     pub fn with_access_key(mut self, key: AccessKey) -> Self {
         self.isolated = Some(key);
+        self
+    }
+
+    /// Keeps its state here, whatever the configuration names: for simulations.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<dyn StateStore>) -> Self {
+        self.store = Some(store);
         self
     }
 
@@ -142,7 +152,7 @@ impl Program {
         let stop_all = stop.child_token();
         for link in links {
             let (link, stop) = (self.link(link, &store), stop_all.clone());
-            tasks.spawn(async move { link.run(None, stop).await });
+            tasks.spawn(async move { Box::pin(link.run(None, stop)).await });
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -176,7 +186,7 @@ impl Program {
                     Ok(())
                 })
             });
-            link.run(Some(companion), stop.clone()).await?;
+            Box::pin(link.run(Some(companion), stop.clone())).await?;
             let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
             reports.push(found.ok_or_else(|| {
                 Error::new(Exit::Timeout, format!("link `{name}` was stopped before it was done"))
@@ -223,16 +233,21 @@ impl Program {
         let accounts = Accounts::connect(&config, &clients, None).await?;
         let create_nothing = LinkConfig { target_create: false, ..config.clone() };
         let prepared = prepare(&create_nothing, accounts, &self.context, false).await?;
-        let Some(store) = store else {
-            let settings = verify_settings(&config, &prepared, false, Patience::COMMAND);
-            let settle = Settle::After(CAUGHT_UP + config.stream.poll_max * 2);
+        let is_running_link = match store {
+            Some(store) => store.read(&config.name).await?.link.is_some(),
+            None => false,
+        };
+        let Some(store) = store.filter(|_| is_running_link) else {
+            let repairs = Arc::new(DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() });
+            let owns_target = config.target_exclusive.unwrap_or(false);
+            let settings = verify_settings(&config, &prepared, owns_target, Patience::COMMAND);
             let job = VerifyJob {
                 source: Arc::clone(&prepared.ends.source),
                 target: Arc::clone(&prepared.ends.target_reader),
                 settings: verify::VerifySettings { show_values, ..settings },
                 context: self.context.clone(),
-                settle,
-                repairer: None,
+                settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
+                repairer: store.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
                 report: out,
                 progress: None,
             };
@@ -253,7 +268,7 @@ impl Program {
                 Ok(())
             })
         });
-        link.run(Some(companion), CancellationToken::new()).await?;
+        Box::pin(link.run(Some(companion), CancellationToken::new())).await?;
         let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
         found.ok_or_else(|| Error::new(Exit::Unexpected, "the comparison did not finish"))
     }
@@ -308,38 +323,36 @@ impl Program {
             let clients = self.clients(&config);
             let accounts = Accounts::connect(&config, &clients, None).await?;
             let prepared = prepare(&config, accounts, &self.context, false).await?;
-            let (fence, state) = store.take(&config.name, self.context.worker()).await?;
-            let clean = state.link.as_ref().is_none_or(|row| row.clean);
+            let (fence, _) = store.take(&config.name, self.context.worker()).await?;
             let codec = KeyCodec::new(&prepared.identity.keys);
+            let repairs = DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() };
             for letter in letters {
                 let key = codec.key(letter.key_json.clone().into());
                 let key =
                     key.map_err(|error| Error::new(Exit::Unexpected, "read a dead letter's key").because(error))?;
-                let image: Option<RawItem> = prepared.ends.source.get(&key).await.map_err(|failure| {
-                    Error::new(Exit::Precondition, "read the item of a dead letter at the source").because(failure)
-                })?;
-                let write = TableWrite { key, image };
-                match prepared.ends.target.write(std::slice::from_ref(&write)).await {
-                    Ok(reply) if reply.unprocessed.is_empty() => {
+                // A write of ours may land late, so the next run syncs the key once more.
+                let until = self.context.now().plus(config.apply.in_doubt_for);
+                let doubt =
+                    DoubtRow { key: key.canonical.clone(), key_json: letter.key_json.clone(), until, page: None };
+                store.commit(&config.name, &fence, vec![StateWrite::Doubt(doubt)]).await?;
+                match repairs.sync_key(&key).await {
+                    Ok(()) => {
                         store.commit(&config.name, &fence, vec![StateWrite::RemoveDeadLetter(letter.id)]).await?;
                         gone += 1;
                     }
-                    Ok(_) => {
-                        tracing::warn!(link = config.name, letter = letter.id, "throttled: the letter stays, try again")
-                    }
                     Err(failure) => {
-                        tracing::warn!(link = config.name, letter = letter.id, error = %failure, "refused again: the letter stays");
+                        tracing::warn!(link = config.name, letter = letter.id, error = %failure, "not written: the letter stays");
                     }
                 }
-            }
-            if let (true, Some(row)) = (clean, state.link) {
-                store.commit(&config.name, &fence, vec![StateWrite::Link(row)]).await?;
             }
         }
         Ok(gone)
     }
 
     fn open_store(&self) -> Result<Arc<dyn StateStore>> {
+        if let Some(store) = &self.store {
+            return Ok(Arc::clone(store));
+        }
         let Store::File(path) = &self.config.checkpoint.store;
         Ok(crate::checkpoint::open(&format!("file:{}", path.display()))?)
     }
@@ -366,7 +379,7 @@ impl Program {
             heartbeats: self.heartbeats.clone(),
             mode: self.mode,
         };
-        Link { config, shared, slot }
+        Link { config, shared, slot, skew: Arc::default() }
     }
 
     fn boards(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BoardSlot>> {

@@ -40,6 +40,8 @@ const FULL_PAGE_BYTES: usize = 900_000;
 const CONFIRM_EVERY: Duration = Duration::from_secs(60);
 /// How often shards whose children are late are asked for them; doubles up to the discovery interval.
 const CHILDREN_EVERY: Duration = Duration::from_millis(500);
+/// The whole stream is listed this soon after a shard's end: its children may come one by one.
+const LIST_AFTER_END: Duration = Duration::from_millis(500);
 /// A shard's children are this late before somebody is told.
 const CHILDREN_ARE_LATE: Duration = Duration::from_secs(300);
 
@@ -139,8 +141,6 @@ pub(crate) struct PageFacts {
     pub(crate) records: usize,
     /// Its bytes.
     pub(crate) bytes: usize,
-    /// Creation time of its last record.
-    pub(crate) newest: Option<WallTime>,
     /// Whether the shard is known to be closed: then more may come although this page was empty.
     pub(crate) is_closed: bool,
     /// Whether it was the last one.
@@ -219,6 +219,10 @@ pub(crate) struct StreamDriver {
     children_at: Instant,
     children_wait: Duration,
     children_asked: usize,
+    /// Finished since the last full listing began: a second child of theirs may not be known yet.
+    finished_lately: HashSet<ShardId>,
+    /// Those of them that had finished when the listing that is under way began.
+    settled_by_listing: HashSet<ShardId>,
     started: Instant,
 }
 
@@ -261,6 +265,8 @@ impl StreamDriver {
             children_at: now,
             children_wait: CHILDREN_EVERY,
             children_asked: 0,
+            finished_lately: HashSet::new(),
+            settled_by_listing: HashSet::new(),
             started: now,
         }
     }
@@ -368,6 +374,7 @@ impl StreamDriver {
         }
         if now >= self.list_at {
             self.is_listing = true;
+            self.settled_by_listing = self.finished_lately.clone();
             let lister = self.lister.clone();
             self.work.push(Box::pin(async move { Done::Listed(lister.list().await) }));
         } else if now >= self.children_at {
@@ -450,7 +457,6 @@ impl StreamDriver {
             asked_at: page.asked_at,
             records: changes.len(),
             bytes: page.body.len(),
-            newest: changes.last().map(|change| change.created),
             is_closed: self.lineage.is_known_closed(&shard),
             is_last: read.drained,
         };
@@ -606,6 +612,8 @@ impl StreamDriver {
         self.stop_reading(shard);
         self.children_at = Instant::now();
         self.children_wait = CHILDREN_EVERY;
+        self.finished_lately.insert(shard.clone());
+        self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
         self.report_shards();
     }
 
@@ -653,6 +661,9 @@ impl StreamDriver {
         }
         self.resolve(suspects).await?;
         self.forget_old(now).await?;
+        for shard in std::mem::take(&mut self.settled_by_listing) {
+            self.finished_lately.remove(&shard);
+        }
         self.observer.discovered();
         self.report_shards();
         Ok(())
@@ -713,7 +724,8 @@ impl StreamDriver {
     }
 
     fn report_shards(&self) {
-        let awaiting = self.lineage.awaiting_children(self.context.now()).map(|awaiting| awaiting.id).collect();
+        let awaiting = self.lineage.awaiting_children(self.context.now()).map(|awaiting| awaiting.id);
+        let awaiting = awaiting.chain(self.finished_lately.iter().cloned()).collect();
         self.observer.shards(&mut self.lineage.shards(), &awaiting, self.lineage.counts());
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dynaferry::sandbox::Options;
 use dynaferry::telemetry::Mode;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::World;
@@ -15,7 +16,8 @@ async fn a_migration_copies_a_table_that_is_written_meanwhile() {
         world.put(n, n, "before");
     }
     let program = world.program(world.config(""), Mode::Oneshot);
-    let migration = tokio::spawn(async move { program.migrate(CancellationToken::new()).await });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { Box::pin(program.migrate(CancellationToken::new())).await });
     for n in 0..400 {
         world.put(n, n, "during");
         world.put(n, n + 1000, "new");
@@ -24,7 +26,7 @@ async fn a_migration_copies_a_table_that_is_written_meanwhile() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let reports = migration.await.unwrap().unwrap();
+    let reports = tasks.join_next().await.unwrap().unwrap().unwrap();
     assert!(reports[0].verification.is_identical(), "{reports:?}");
     world.assert_equal();
 }

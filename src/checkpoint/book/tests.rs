@@ -1,0 +1,225 @@
+//! What must be durable before what.
+
+use std::time::Duration;
+
+use super::*;
+use crate::checkpoint::rows::{LinkIdentity, Stage};
+use crate::model::{KeyAttribute, KeyKind, KeySchema, StreamArn};
+
+const GHOST: Duration = Duration::from_secs(960);
+
+fn at(secs: i64) -> WallTime {
+    WallTime::from_secs(secs)
+}
+
+fn link(clean: bool) -> LinkRow {
+    let arn = |name: &str| format!("arn:aws:dynamodb:eu-west-1:111122223333:table/{name}").parse().unwrap();
+    LinkRow {
+        identity: LinkIdentity {
+            source: arn("orders"),
+            source_id: "1".into(),
+            stream: StreamArn("stream".into()),
+            target: arn("copy"),
+            keys: KeySchema { hash: KeyAttribute { name: "pk".into(), kind: KeyKind::S }, range: None },
+        },
+        stage: Stage::Streaming,
+        load: None,
+        start_from: None,
+        owns_target: true,
+        clean,
+    }
+}
+
+fn shard(name: &str) -> ShardRow {
+    ShardRow {
+        id: ShardId::new(name),
+        parent: None,
+        status: ShardStatus::Reading,
+        checkpoint: None,
+        checkpoint_time: None,
+        dispatch: None,
+        verified_at: at(0),
+        last_listed: at(0),
+        debts: Vec::new(),
+        is_trimmed: false,
+        is_lost: false,
+    }
+}
+
+fn number(n: u64) -> SequenceNumber {
+    SequenceNumber::parse(&n.to_string()).unwrap()
+}
+
+fn key(name: u8) -> Key {
+    Key { canonical: CanonicalKey::from_canonical([name]), json: format!("{{\"pk\":{{\"S\":\"{name}\"}}}}").into() }
+}
+
+fn book_with(name: &str) -> Book {
+    let mut book = Book::new(link(false), GHOST);
+    book.create_shards([shard(name)]);
+    book.take_writes();
+    book
+}
+
+fn admit(book: &mut Book, name: &str, numbers: std::ops::Range<u64>) -> Vec<Token> {
+    let keys: Vec<_> = numbers.clone().map(|n| key(u8::try_from(n).unwrap())).collect();
+    let arrivals: Vec<_> = numbers
+        .zip(&keys)
+        .map(|(n, key)| Arrival { sequence: number(n), created: at(0), bytes: 1, key: Some(key) })
+        .collect();
+    book.admit(&ShardId::new(name), &arrivals).unwrap()
+}
+
+fn written_shard(writes: &[StateWrite]) -> &ShardRow {
+    writes.iter().rev().find_map(|write| if let StateWrite::Shard(row) = write { Some(row) } else { None }).unwrap()
+}
+
+#[test]
+fn records_are_dispatched_only_after_the_row_says_so() {
+    let mut book = book_with("a");
+    admit(&mut book, "a", 1..4);
+    assert!(book.is_urgent());
+    let writes = book.take_writes();
+    assert_eq!((written_shard(&writes).dispatch, written_shard(&writes).checkpoint), (Some(number(3)), None));
+}
+
+#[test]
+fn the_checkpoint_stops_at_the_first_hole() {
+    let mut book = book_with("a");
+    let tokens = admit(&mut book, "a", 1..5);
+    book.take_writes();
+    let settled = [0, 1, 3].map(|n| tokens.get(n).unwrap().clone());
+    book.settle(settled).unwrap();
+    assert_eq!(written_shard(&book.take_writes()).checkpoint, Some(number(2)));
+}
+
+#[test]
+fn a_lost_answer_is_listed_before_the_checkpoint_that_passes_it() {
+    let mut book = book_with("a");
+    let tokens = admit(&mut book, "a", 1..2);
+    book.take_writes();
+    book.in_doubt(&key(1), at(100));
+    book.settle(tokens).unwrap();
+    let writes = book.take_writes();
+    let doubt = writes.iter().position(|write| matches!(write, StateWrite::Doubt(row) if row.until == at(1060)));
+    let checkpoint =
+        writes.iter().position(|write| matches!(write, StateWrite::Shard(row) if row.checkpoint.is_some()));
+    assert!(doubt.unwrap() < checkpoint.unwrap(), "{writes:?}");
+}
+
+#[test]
+fn a_shard_is_finished_when_it_is_drained_and_settled_and_not_before() {
+    let mut book = book_with("a");
+    let tokens = admit(&mut book, "a", 1..3);
+    book.drained(&ShardId::new("a")).unwrap();
+    assert_eq!(written_shard(&book.take_writes()).status, ShardStatus::Reading);
+    assert!(!book.take_events().contains(&Event::ShardFinished(ShardId::new("a"))));
+    book.settle(tokens).unwrap();
+    assert!(book.is_urgent());
+    assert_eq!(written_shard(&book.take_writes()).status, ShardStatus::Finished);
+    assert!(book.take_events().contains(&Event::ShardFinished(ShardId::new("a"))));
+}
+
+#[test]
+fn what_a_dead_owner_may_have_sent_becomes_doubts_as_it_is_applied_again() {
+    let row = ShardRow { checkpoint: Some(number(10)), dispatch: Some(number(12)), ..shard("a") };
+    let state = LinkState { shards: vec![row], ..LinkState::default() };
+    let mut book = Book::take_over(state, link(false), at(100), GHOST);
+    let debts = |writes: &[StateWrite]| written_shard(writes).debts.clone();
+    assert_eq!(debts(&book.take_writes()), [Debt { to: number(12), until: at(1060) }]);
+    let tokens = admit(&mut book, "a", 11..15);
+    let writes = book.take_writes();
+    let doubts: Vec<_> = writes.iter().filter(|write| matches!(write, StateWrite::Doubt(_))).collect();
+    assert_eq!(doubts.len(), 2, "11 and 12 may have been sent, 13 and 14 were not");
+    book.settle(tokens).unwrap();
+    assert!(debts(&book.take_writes()).is_empty());
+    assert_eq!(book.num_doubts(), 2);
+}
+
+#[test]
+fn a_clean_stop_leaves_no_debt() {
+    let row = ShardRow { checkpoint: Some(number(10)), dispatch: Some(number(12)), ..shard("a") };
+    let state = LinkState { shards: vec![row], ..LinkState::default() };
+    let mut book = Book::take_over(state, link(true), at(100), GHOST);
+    admit(&mut book, "a", 11..13);
+    assert_eq!(book.num_doubts(), 0);
+    let writes = book.take_writes();
+    assert!(
+        matches!(writes.first(), Some(StateWrite::Link(row)) if !row.clean),
+        "it is not clean any more, first of all"
+    );
+}
+
+#[test]
+fn keys_in_doubt_wait_again_when_their_owner_died() {
+    let row = |n: u8, page| DoubtRow { key: key(n).canonical, key_json: "{}".into(), until: at(50), page };
+    let page = Some(PageId { segment: 0, number: 0 });
+    let doubts = vec![row(1, None), row(2, page)];
+    let state = LinkState { doubts, ..LinkState::default() };
+    let mut book = Book::take_over(state.clone(), link(false), at(100), GHOST);
+    assert_eq!((book.num_doubts(), book.next_due()), (2, Some(at(1060))));
+    book.take_writes();
+    assert!(book.take_due(at(1059), 10).is_empty());
+    assert_eq!(book.take_due(at(1060), 10).len(), 2);
+    let clean = Book::take_over(state, link(true), at(100), GHOST);
+    assert_eq!(
+        (clean.num_doubts(), clean.next_due()),
+        (1, Some(at(50))),
+        "a page of a drained owner is not on its way"
+    );
+}
+
+#[test]
+fn a_key_is_synced_only_when_it_is_durably_listed_and_leaves_the_list_when_settled() {
+    let mut book = book_with("a");
+    book.sync_now(&key(1), at(10));
+    assert!(book.take_due(at(10), 10).is_empty(), "not durable yet");
+    book.take_writes();
+    let (_, token) = book.take_due(at(10), 10).pop().unwrap();
+    book.settle([token]).unwrap();
+    assert!(matches!(book.take_writes().as_slice(), [StateWrite::Settle(_)]));
+    assert_eq!(book.take_events(), [Event::Synced(key(1).canonical)]);
+}
+
+#[test]
+fn a_key_that_is_listed_again_while_it_is_synced_stays_listed() {
+    let mut book = book_with("a");
+    book.sync_now(&key(1), at(10));
+    book.take_writes();
+    let (_, token) = book.take_due(at(10), 10).pop().unwrap();
+    book.in_doubt(&key(1), at(11));
+    book.settle([token]).unwrap();
+    assert_eq!((book.num_doubts(), book.next_due()), (1, Some(at(11 + 960))));
+    book.take_writes();
+    let (_, again) = book.take_due(at(11 + 960), 10).pop().unwrap();
+    book.settle([again]).unwrap();
+    assert_eq!(book.num_doubts(), 0);
+}
+
+#[test]
+fn a_page_moves_its_cursor_when_all_its_items_are_settled() {
+    let mut book = book_with("a");
+    let page = PageId { segment: 3, number: 0 };
+    let after = SegmentRow { segment: 3, cursor: Some("{}".into()), done: false, items: 2, bytes: 10 };
+    book.open_page(page, [key(1), key(2)].iter(), after.clone());
+    assert_eq!(
+        book.take_writes()
+            .iter()
+            .filter(|write| matches!(write, StateWrite::Doubt(row) if row.page == Some(page)))
+            .count(),
+        2
+    );
+    book.settle([Token::Item(page)]).unwrap();
+    assert!(book.take_writes().is_empty());
+    book.settle([Token::Item(page)]).unwrap();
+    assert_eq!(book.take_events(), [Event::PageDone(page)]);
+    assert_eq!(book.take_writes(), [StateWrite::Segment(after), StateWrite::SettlePage(page)]);
+}
+
+#[test]
+fn the_first_pin_is_marked_complete_last() {
+    let mut book = Book::new(link(false), GHOST);
+    book.create_shards([shard("a")]);
+    let writes = book.take_writes();
+    assert!(matches!(writes.last(), Some(StateWrite::Link(_))), "{writes:?}");
+}

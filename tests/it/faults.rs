@@ -1,0 +1,188 @@
+//! What goes wrong on the way, one kind at a time and all at once: the copy still ends equal.
+
+use std::time::Duration;
+
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+
+use crate::world::{SOURCE, TARGET, World, metric};
+
+async fn write_for(world: &World, steps: usize) {
+    for n in 0..steps {
+        world.put(n % 40, n % 3, &format!("value {n}"));
+        if n % 5 == 0 {
+            world.delete((n + 7) % 40, n % 3);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn filled(options: Options) -> World {
+    let world = World::paused(options);
+    for n in 0..120 {
+        world.put(n % 40, n % 3, "loaded");
+    }
+    world
+}
+
+/// A service from its load on under these faults, then without; equal in the end, and without a gap.
+async fn survives(world: World, more: &str, rules: Vec<FaultRule>) {
+    world.faults(rules);
+    let service = world.serve(more);
+    write_for(&world, 250).await;
+    let met = world.sandbox.stats().faults;
+    world.no_faults();
+    service.until_equal(&world).await;
+    assert!(met > 0, "no fault was met: the test is void");
+    assert!(world.gaps().await.is_empty());
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+const CALLS: [&str; 7] =
+    ["DescribeTable", "DescribeStream", "GetShardIterator", "GetRecords", "Scan", "BatchWriteItem", "GetItem"];
+
+#[tokio::test(start_paused = true)]
+async fn throttles_of_every_name_on_every_operation_only_cost_time() {
+    let names = [
+        "ProvisionedThroughputExceededException",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "LimitExceededException",
+    ];
+    let rule = |name: &&str| FaultRule::new("*", Trigger::Chance(0.08), FaultKind::Throttle((*name).to_owned()));
+    survives(filled(Options { seed: 21, ..Options::default() }), "", names.iter().map(rule).collect()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_of_all_calls_may_end_in_a_500() {
+    let rules = CALLS.map(|call| FaultRule::new(call, Trigger::Chance(0.33), FaultKind::InternalError));
+    survives(filled(Options { seed: 22, ..Options::default() }), "", rules.into()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_lost_are_no_refusals() {
+    let rules = CALLS.map(|call| FaultRule::new(call, Trigger::Chance(0.2), FaultKind::LoseAnswer));
+    survives(filled(Options { seed: 23, ..Options::default() }), "", rules.into()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_are_refused_are_made_again() {
+    let rules = CALLS.map(|call| FaultRule::new(call, Trigger::Chance(0.3), FaultKind::Refuse));
+    survives(filled(Options { seed: 24, ..Options::default() }), "", rules.into()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_come_after_the_time_out_are_survived() {
+    let held = FaultKind::Hold(Duration::from_secs(4));
+    let rules = CALLS.map(|call| FaultRule::new(call, Trigger::Chance(0.1), held.clone()));
+    survives(filled(Options { seed: 25, ..Options::default() }), "apply.attempt_timeout = \"500ms\"", rules.into())
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_of_which_a_part_or_all_comes_back_are_written_in_the_end() {
+    let rules = vec![
+        FaultRule::new("BatchWriteItem", Trigger::Chance(0.4), FaultKind::UnprocessedSubset),
+        FaultRule::new("BatchWriteItem", Trigger::Chance(0.3), FaultKind::UnprocessedAll),
+    ];
+    survives(filled(Options { seed: 26, ..Options::default() }), "", rules).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_timed_out_and_lands_later_is_put_right() {
+    let late = |seconds| FaultKind::DeliverLate(Duration::from_secs(seconds));
+    let rules = vec![
+        FaultRule::new("BatchWriteItem", Trigger::Chance(0.05), late(3)),
+        FaultRule::new("BatchWriteItem", Trigger::Chance(0.05), late(45)),
+    ];
+    let world = filled(Options { seed: 27, ..Options::default() });
+    world.faults(rules);
+    let service = world.serve("apply.in_doubt_for = \"60s\"");
+    write_for(&world, 400).await;
+    world.no_faults();
+    // Everything that is late has landed, over newer values; the keys in doubt are due after it.
+    service.until("keys are in doubt", || service.status().in_doubt > 0).await;
+    service.until("no key is in doubt", || service.status().in_doubt == 0).await;
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn iterators_that_expire_half_way_lose_nothing_and_repeat_little() {
+    let world = World::paused(Options {
+        seed: 28,
+        iterator_life: Duration::from_secs(3),
+        shard_life: Duration::from_secs(4),
+        max_page_records: 7,
+        ..Options::default()
+    });
+    let service = world.serve("");
+    for n in 0..60 {
+        write_for(&world, 5).await;
+        if n % 4 == 0 {
+            world.sandbox.expire_iterators();
+        }
+    }
+    service.until_equal(&world).await;
+    let (read, written) = (service.metric("dynaferry_stream_records_total", &["stage=\"read\""]), 360.0);
+    assert!(read <= written, "{read} records were read");
+    assert!(world.gaps().await.is_empty());
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_expire_in_mid_run_are_renewed() {
+    let world = filled(Options { seed: 29, ..Options::default() });
+    let service = world.serve("");
+    for n in 0..6 {
+        write_for(&world, 60).await;
+        if n % 2 == 0 {
+            world.sandbox.expire_sessions();
+        } else {
+            let next = |account| FaultRule::new("*", Trigger::Next(3), FaultKind::ExpiredToken).for_account(account);
+            world.faults(vec![next(SOURCE), next(TARGET)]);
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    service.until_equal(&world).await;
+    assert!(metric(&service.program, "dynaferry_requests_total", &["result=\"denied\""]) > 0.0, "the test is void");
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_waits_out_credentials_that_are_refused_for_an_hour() {
+    let world = filled(Options { seed: 30, ..Options::default() });
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    let denied = FaultKind::Error { code: "AccessDeniedException".into(), status: 400 };
+    world.faults(vec![FaultRule::new("*", Trigger::Chance(1.0), denied)]);
+    for _ in 0..12 {
+        write_for(&world, 5).await;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+    }
+    assert!(!service.has_ended());
+    world.no_faults();
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_with_little_capacity_is_written_at_its_pace() {
+    let world = World::paused(Options {
+        seed: 31,
+        write_capacity: Some(40),
+        read_capacity: Some(100),
+        capacity_burst: Duration::from_secs(1),
+        ..Options::default()
+    });
+    for n in 0..600 {
+        world.put(n, 1, "loaded");
+    }
+    let started = tokio::time::Instant::now();
+    let reports = world.migrate("").await.unwrap();
+    assert!(reports[0].verification.is_identical());
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?} for 600 items at 40 a second", started.elapsed());
+    world.assert_equal();
+}

@@ -1,0 +1,125 @@
+//! Shards roll over and split under load, late and in numbers: nothing is lost, nothing comes out of order.
+
+use std::time::Duration;
+
+use dynaferry::sandbox::Options;
+
+use crate::world::{HOUR, World};
+
+const MILLIS: Duration = Duration::from_millis(1);
+
+/// Writes each of a few keys again and again, deletes some, for `steps` steps of 20 ms.
+async fn write_for(world: &World, steps: usize) {
+    for n in 0..steps {
+        world.put(n % 17, n % 3, &format!("value {n}"));
+        world.put(n % 5, 0, &format!("hot {n}"));
+        if n % 4 == 0 {
+            world.delete(n % 17, (n + 1) % 3);
+        }
+        tokio::time::sleep(20 * MILLIS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_roll_and_split_every_second_are_all_read_in_order() {
+    let world = World::paused(Options {
+        seed: 1,
+        shard_life: 1000 * MILLIS,
+        split_chance: 0.5,
+        max_open_shards: 12,
+        ..Options::default()
+    });
+    let service = world.serve("");
+    write_for(&world, 600).await;
+    service.until_equal(&world).await;
+    assert!(world.sandbox.shards("111111111111", "eu-west-1", "orders").unwrap().len() > 20);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_that_are_listed_late_and_one_by_one_are_all_read() {
+    let world = World::paused(Options {
+        seed: 2,
+        shard_life: 2000 * MILLIS,
+        split_chance: 0.7,
+        children_delay: 3000 * MILLIS,
+        children_stagger: 10_000 * MILLIS,
+        empty_page_chance: 0.3,
+        ..Options::default()
+    });
+    let service = world.serve("");
+    write_for(&world, 300).await;
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty(), "late children are no loss");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_page_with_records_and_one_without_both_end_a_shard() {
+    for (seed, chance) in [(3, 1.0), (4, 0.0)] {
+        let world = World::paused(Options { seed, final_page_with_records_chance: chance, ..Options::default() });
+        let service = world.serve("");
+        for round in 0..8 {
+            // Every second generation of shards is closed without a record.
+            if round % 2 == 0 {
+                write_for(&world, 10).await;
+            }
+            world.sandbox.roll_shards("111111111111", "eu-west-1", "orders").unwrap();
+            tokio::time::sleep(300 * MILLIS).await;
+        }
+        write_for(&world, 10).await;
+        service.until_equal(&world).await;
+        assert!(world.gaps().await.is_empty());
+        service.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_shards_are_found_and_read_in_turns() {
+    let world = World::paused(Options {
+        seed: 5,
+        initial_shards: 230..=230,
+        max_open_shards: 300,
+        split_chance: 0.2,
+        shard_life: 20_000 * MILLIS,
+        ..Options::default()
+    });
+    for n in 0..300 {
+        world.put(n, n, "before");
+    }
+    let service = world.serve("stream.max_concurrent_shards = 3");
+    for n in 0..300 {
+        world.put(n, n, "after");
+        world.put(n, n + 1000, "new");
+        tokio::time::sleep(100 * MILLIS).await;
+    }
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_finished_shards_are_kept_two_days_and_then_forgotten() {
+    let world =
+        World::paused(Options { seed: 6, initial_shards: 2..=2, shard_life: HOUR * 1000, ..Options::default() });
+    let service = world.serve("stream.poll_min = \"5s\"\nstream.poll_max = \"20s\"");
+    for day in 0..5 {
+        for n in 0..4 {
+            world.put(n, 0, &format!("day {day}"));
+        }
+        service.until_equal(&world).await;
+        // A quarter of a day at a time, as a listing sees it; positions are confirmed in between.
+        for _ in 0..4 {
+            world.sandbox.roll_shards("111111111111", "eu-west-1", "orders").unwrap();
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            world.clock().skip(HOUR * 6);
+            tokio::time::sleep(Duration::from_secs(90)).await;
+        }
+    }
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty(), "{:?}", world.gaps().await);
+    let rows = world.state().await.shards.len();
+    assert!((2 * 8..2 * 16).contains(&rows), "two to three days of shards, one of them listed: {rows}");
+    service.stop().await.unwrap();
+}

@@ -125,7 +125,7 @@ impl Replicator {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| is_foreign(name)) {
+            if name.to_str().is_some_and(is_foreign) {
                 command.env_remove(name);
             }
         }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{self, ClientError};
-use super::format::{bytes, percent, span};
+use super::format::{bytes, load_percent, span};
 use super::link::check_names;
 use super::output;
 use super::session::{Ended, Session};
@@ -110,7 +110,7 @@ async fn ask_or_read(config: Config) -> Result<Value> {
     match ask(address).await {
         Ok(document) => Ok(document),
         Err(Asked::Client(ClientError::Connect(..))) => {
-            tracing::info!(%address, "nobody answers: reading the state file");
+            tracing::debug!(%address, "nobody answers: reading the state file");
             let program = Arc::new(Program::new(config, Context::system(), Mode::Oneshot));
             let status = program.stored_status().await?;
             serde_json::to_value(status)
@@ -178,7 +178,7 @@ fn speed(link: &LinkView) -> String {
     match &link.load {
         Some(load) if link.phase == "initial_load" => {
             let done = match load.expected_bytes {
-                Some(expected) => percent(load.bytes.min(expected), expected),
+                Some(expected) => load_percent(load.bytes, expected, load.segments_done >= load.segments),
                 None => format!("{}/{} segments", load.segments_done, load.segments),
             };
             let speed = load.rate_bytes_per_second.map(|speed| format!(", {}/s", bytes(super::format::whole(speed))));

@@ -3,6 +3,7 @@
 mod faults;
 mod gaps;
 mod handoff;
+mod model;
 mod ordering;
 mod resharding;
 mod restart;

@@ -127,7 +127,7 @@ async fn run(seed: u64) {
     world.assert_equal();
     assert!(world.gaps().await.is_empty(), "{:?}", world.gaps().await);
     let state = world.state().await;
-    assert!(state.doubts.is_empty() && state.link.unwrap().clean);
+    assert_eq!((state.doubts, state.link.unwrap().clean), (vec![], true));
 }
 
 #[test]

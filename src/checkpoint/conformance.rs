@@ -66,6 +66,7 @@ on_each_store! {
     a_segment_that_is_done_stays_done_until_all_are_forgotten
     a_key_in_doubt_keeps_the_later_time
     a_key_doubted_for_more_than_its_page_is_not_settled_by_the_page
+    a_key_doubted_in_the_commit_that_settles_its_page_stays
     a_settled_page_takes_its_keys_and_no_others
     a_page_of_an_earlier_owner_is_not_settled_by_one_of_the_same_number
     a_key_listed_again_outlives_the_settling_of_its_first_listing
@@ -416,6 +417,16 @@ async fn a_key_doubted_for_more_than_its_page_is_not_settled_by_the_page(medium:
         let left = store.doubt("orders", &name.key).await.unwrap();
         assert_eq!(left, Some(DoubtRow { until: time(until), page: None, ..name }));
     }
+}
+
+async fn a_key_doubted_in_the_commit_that_settles_its_page_stays(medium: Medium) {
+    let store = medium.open();
+    let fence = taken(&store, "orders").await;
+    write(&store, &fence, StateWrite::Doubt(doubt("unsure", 5, Some(page(0, 1))))).await;
+    let unsure = doubt("unsure", 9, None);
+    let writes = vec![StateWrite::Doubt(unsure.clone()), StateWrite::SettlePage(page(0, 1))];
+    store.commit("orders", &fence, writes).await.unwrap();
+    assert_eq!(doubts(&store).await, [unsure]);
 }
 
 async fn a_settled_page_takes_its_keys_and_no_others(medium: Medium) {

@@ -356,6 +356,8 @@ impl KeeperTask {
             committed_at: Instant::now(),
             closing: false,
         };
+        // Who looks before the task runs must not take open gaps and keys in doubt for none.
+        task.report();
         (task, Keeper { notes, budget }, KeeperOutput { syncs: sync_orders, finished: finished_shards })
     }
 

@@ -369,9 +369,10 @@ impl<'a> Overlay<'a> {
         self.bytes(kind, key)?.map(|value| decode(self.rows, self.link, kind, &value)).transpose()
     }
 
-    /// Keys with this prefix; ones that this commit removed may be among them.
+    /// Keys with this prefix, as this commit leaves them so far.
     fn keys(&self, kind: Kind, prefix: &[u8]) -> StoreResult<Vec<Vec<u8>>> {
         let stored = self.rows.scan(self.link, kind, Span::of(prefix))?.into_iter().map(|(key, _)| key);
+        let stored = stored.filter(|key| !self.changes.contains_key(&(kind, key.clone())));
         let changed = self.changes.range((kind, prefix.to_vec())..).filter(|(_, value)| value.is_some());
         let changed = changed.map(|((kind, key), _)| (*kind, key));
         let changed = changed.take_while(|(at, key)| *at == kind && key.starts_with(prefix));

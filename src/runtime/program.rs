@@ -497,6 +497,8 @@ async fn finish_migration(name: &str, running: Running, context: Context) -> Res
     applied_until_now(Arc::clone(&running.board)).await;
     tracing::info!(link = name, "caught up: comparing both tables");
     let verification = verify_running(name, &running, context, false, false, None).await?;
+    // A write that was lost meanwhile may still land: the migration ends when it no longer can.
+    catch_up(name, &running).await;
     let now = running.board.snapshot();
     Ok(MigrateReport {
         link: name.to_owned(),

@@ -1,1 +1,300 @@
-//! To come.
+//! Stopped or killed at any moment, and run again: nothing is lost, little is repeated.
+
+use std::time::Duration;
+
+use dynaferry::error::Exit;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::Mode;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{HOUR, ORDERS, REGION, SOURCE, TARGET, World, failed};
+
+fn seeded(seed: u64) -> Options {
+    Options { seed, ..Options::default() }
+}
+
+fn fill(world: &World, items: usize) {
+    for n in 0..items {
+        world.put(n, 0, "before");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_load_goes_on_where_it_was() {
+    let world = World::paused(Options { max_page_bytes: 150, ..seeded(100) });
+    fill(&world, 300);
+    world.clock().skip(HOUR);
+    world.faults(vec![FaultRule::new("Scan", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_millis(500)))]);
+    let slow = "load.segments = 8\nload.concurrency = 2";
+    let mut scans = 0;
+    for _ in 0..3 {
+        let service = world.serve(slow);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        service.stop().await.unwrap();
+        let done: u64 = world.state().await.segments.iter().map(|segment| segment.items).sum();
+        assert!(done > scans, "it gets on: {done} items after {scans}");
+        scans = done;
+    }
+    world.no_faults();
+    let before = world.sandbox.stats();
+    // Another number of segments in the configuration means nothing for a load that has begun.
+    let reports = world.migrate("load.segments = 3").await.unwrap();
+    assert_eq!(reports[0].items_loaded, 300, "none twice, none left out");
+    assert!(reports[0].verification.is_identical());
+    assert_eq!(world.link_row().await.load.unwrap().total_segments, 8);
+    assert!(world.sandbox.stats().writes - before.writes <= 300 - scans, "only what was left is written");
+    assert!(world.state().await.doubts.is_empty());
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_clean_stop_nothing_is_replayed() {
+    let world = World::paused(Options { shard_life: Duration::from_secs(3), ..seeded(101) });
+    fill(&world, 50);
+    for _ in 0..5 {
+        let service = world.serve("");
+        for n in 0..100 {
+            world.put(n % 50, 0, &format!("{n}"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        let state = world.state().await;
+        assert!(state.link.unwrap().clean && state.doubts.is_empty());
+        assert!(state.shards.iter().all(|row| row.debts.is_empty()));
+    }
+    let before = world.sandbox.stats().writes;
+    let service = world.serve("");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    service.stop().await.unwrap();
+    assert_eq!(world.sandbox.stats().writes, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_moment_of_load_and_stream_it_ends_equal() {
+    for seed in 110..122 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let world = World::paused(Options {
+            max_page_bytes: 2000,
+            shard_life: Duration::from_secs(3),
+            split_chance: 0.4,
+            ..seeded(seed)
+        });
+        fill(&world, 150);
+        let hold = |call| FaultRule::new(call, Trigger::Chance(0.3), FaultKind::Hold(Duration::from_millis(250)));
+        world.faults(vec![hold("Scan"), hold("BatchWriteItem"), hold("GetRecords")]);
+        for _ in 0..random.usize(2..6) {
+            let service = world.serve("load.segments = 4\nload.concurrency = 2");
+            for _ in 0..random.usize(1..60) {
+                let key = random.usize(0..170);
+                if random.f64() < 0.2 {
+                    world.delete(key, 0)
+                } else {
+                    world.put(key, 0, &random.u64(..).to_string())
+                }
+                tokio::time::sleep(Duration::from_millis(random.u64(1..40))).await;
+            }
+            service.kill().await;
+        }
+        world.no_faults();
+        let reports = world.migrate("").await.unwrap();
+        assert!(reports[0].verification.is_identical(), "seed {seed}: {:?}", reports[0]);
+        assert_eq!(world.num_differences(), 0, "seed {seed}");
+        assert!(world.gaps().await.is_empty(), "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_process_had_on_the_wire_lands_late_and_is_put_right() {
+    for seed in 130..138 {
+        let world = World::paused(seeded(seed));
+        fill(&world, 60);
+        let doubt = "apply.in_doubt_for = \"120s\"\napply.attempt_timeout = \"60s\"";
+        let service = world.serve(doubt);
+        if seed % 2 == 0 {
+            service.until_equal(&world).await;
+        }
+        // The network holds these writes back for a minute and more; the process dies meanwhile.
+        let late = FaultKind::DeliverLate(Duration::from_secs(100));
+        world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(0.7), late).for_account(TARGET)]);
+        for n in 0..40 {
+            world.put(n, 0, "old");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        service.kill().await;
+        world.no_faults();
+        let service = world.serve(doubt);
+        for n in 0..60 {
+            if n % 3 == 0 { world.delete(n, 0) } else { world.put(n, 0, "new") }
+        }
+        service.until("the new ones are there", || world.num_differences() == 0).await;
+        assert!(service.status().in_doubt > 0, "seed {seed}: the replayed keys are in doubt");
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_in_doubt_outlive_several_kills() {
+    let world = World::paused(seeded(140));
+    fill(&world, 20);
+    let doubt = "apply.in_doubt_for = \"120s\"";
+    let service = world.serve(doubt);
+    service.until_equal(&world).await;
+    let late = FaultKind::DeliverLate(Duration::from_secs(80));
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Next(3), late)]);
+    world.put(1, 0, "old");
+    service.until("it is in doubt", || service.status().in_doubt > 0).await;
+    for n in 0..5 {
+        service_restart(&world, doubt, n).await;
+    }
+    service.kill().await;
+    let service = world.serve(doubt);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+async fn service_restart(world: &World, more: &str, n: usize) {
+    world.put(1, 0, &format!("new {n}"));
+    let service = world.serve(more);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    service.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_belongs_to_other_tables_is_refused() {
+    let world = World::paused(seeded(141));
+    fill(&world, 10);
+    world.migrate("").await.unwrap();
+    for other in ["source.table = \"others\"", "target.table = \"others\""] {
+        world.sandbox.call(SOURCE, REGION, "CreateTable", &ORDERS.replace("\"orders\"", "\"others\"")).ok();
+        world.sandbox.call(TARGET, REGION, "CreateTable", &ORDERS.replace("\"orders\"", "\"others\"")).ok();
+        let (exit, text) = failed(world.migrate(other).await);
+        assert_eq!(exit, Exit::Precondition, "{other}: {text}");
+        assert!(text.contains("other tables"), "{text}");
+    }
+    world.migrate("").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_process_over_the_same_state_is_refused() {
+    let world = World::new(seeded(142));
+    fill(&world, 10);
+    let first = world.serve("");
+    first.until_equal(&world).await;
+    let (exit, text) = failed(world.migrate("").await);
+    assert_eq!(exit, Exit::Held, "{text}");
+    first.stop().await.unwrap();
+    world.migrate("").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_another_took_over_from_stops_and_the_copy_ends_right() {
+    let world = World::paused(seeded(143));
+    fill(&world, 10);
+    let first = world.serve("");
+    first.until_equal(&world).await;
+    let second = world.serve("");
+    for n in 0..50 {
+        world.put(n % 10, 0, &format!("{n}"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (exit, text) = failed(first.end().await);
+    assert_eq!(exit, Exit::Held, "{text}");
+    second.until_equal(&world).await;
+    second.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_restored_from_an_old_backup_only_costs_a_replay_or_a_heal() {
+    for (age, gap) in [(HOUR, false), (HOUR * 30, true)] {
+        let world = World::paused(seeded(144));
+        fill(&world, 50);
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        let backup = std::sync::Arc::new(world.store.as_ref().unwrap().fork());
+        for hour in 0..age.as_secs() / 3600 {
+            let service = world.serve("");
+            world.put(hour as usize, 0, "later");
+            world.delete(hour as usize + 1, 0);
+            service.until_equal(&world).await;
+            service.stop().await.unwrap();
+            world.clock().skip(HOUR);
+        }
+        world.put(7, 0, "newest");
+        let mut world = world;
+        world.store = Some(backup);
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        assert_eq!(!world.gaps().await.is_empty(), gap);
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+/// Which keys are tampered with: one is missing, one is extra, one differs.
+fn tamper(world: &World) {
+    world.delete_at(TARGET, "orders-copy", 3, 0);
+    world.put_at(TARGET, "orders-copy", 900, 0, "extra");
+    world.put_at(TARGET, "orders-copy", 5, 0, "different");
+}
+
+#[tokio::test(start_paused = true)]
+async fn verify_finds_what_was_tampered_with_and_repair_mends_it() {
+    use dynaferry::runtime::VerifyOptions;
+    for (exclusive, left) in [("", 0), ("target.exclusive = false", 1)] {
+        let world = World::paused(seeded(145));
+        fill(&world, 50);
+        world.migrate(exclusive).await.unwrap();
+        tamper(&world);
+        let verify = |repair| {
+            let program = world.program(world.config(exclusive), Mode::Oneshot);
+            async move {
+                let options = VerifyOptions { repair, ..VerifyOptions::default() };
+                program.verify(options, CancellationToken::new()).await.unwrap().remove(0).1
+            }
+        };
+        let found = verify(false).await;
+        let confirmed = found.differences.confirmed;
+        assert_eq!((confirmed.missing, confirmed.extra, confirmed.different), (1, 1, 1));
+        assert!(!found.is_identical());
+        assert_eq!(world.num_differences(), 3, "looking changes nothing");
+        let mended = verify(true).await;
+        assert_eq!(mended.differences.repaired.total(), 3 - left, "{mended:?}");
+        assert_eq!((mended.is_identical(), mended.differences.confirmed.extra), (left == 0, left));
+        assert_eq!(world.num_differences() as u64, left);
+        assert_eq!(verify(false).await.is_identical(), left == 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_under_writes_calls_nothing_different_that_is_only_under_way() {
+    use dynaferry::runtime::VerifyOptions;
+    let world = World::paused(seeded(146));
+    fill(&world, 200);
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    let program = world.program(world.config(""), Mode::Oneshot);
+    let options = VerifyOptions { repair: true, ..VerifyOptions::default() };
+    let verify = program.verify(options, CancellationToken::new());
+    tokio::pin!(verify);
+    let mut n = 0;
+    let report = loop {
+        tokio::select! {
+            report = &mut verify => break report.unwrap().remove(0).1,
+            () = tokio::time::sleep(Duration::from_millis(15)) => {
+                n += 1;
+                if n < 400 { world.put(n % 200, 0, &format!("{n}")) }
+            }
+        }
+    };
+    assert_eq!(report.differences.confirmed.total(), 0, "{report:?}");
+    assert_eq!(report.differences.repaired.total(), 0, "{report:?}");
+}

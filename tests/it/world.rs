@@ -159,6 +159,7 @@ impl World {
         let unless = |key: &str, line: &'static str| if more.contains(key) { "" } else { line };
         let create = unless("target.create", "target.create = true");
         let source = unless("source.table", "source.table = \"orders\"");
+        let target = unless("target.table", "target.table = \"orders-copy\"");
         let doubt = unless("in_doubt_for", "apply.in_doubt_for = \"2s\"");
         let text = format!(
             r#"
@@ -175,7 +176,7 @@ role_arn = "arn:aws:iam::{TARGET}:role/dynaferry-target"
 external_id = "between-us"
 [link.orders]
 {source}
-target.table = "orders-copy"
+{target}
 {create}
 {doubt}
 {more}

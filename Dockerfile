@@ -20,6 +20,7 @@ COPY src src
 RUN cargo chef prepare --recipe-path recipe.json --bin dynaferry
 
 FROM chef AS build
+ENV CARGO_PROFILE_RELEASE_LTO=thin
 COPY --from=plan /src/recipe.json .
 RUN cargo chef cook --release --locked --no-default-features --bin dynaferry --recipe-path recipe.json
 COPY Cargo.toml Cargo.lock ./

@@ -85,7 +85,10 @@ where
                 throttled: code.as_deref().is_some_and(|code| THROTTLES.contains(&code)),
                 // A 4xx is a definite refusal. A 500 is not: the write may have been done.
                 may_have_happened: status >= 500,
-                message: service_message(code.as_deref(), context.err().message()),
+                message: match context.err().message() {
+                    None => format!("HTTP status {status} without a message"),
+                    said => service_message(code.as_deref(), said),
+                },
                 request_id: context.raw().headers().get("x-amzn-requestid").map(str::to_owned),
                 code,
                 ..unknown

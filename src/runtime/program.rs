@@ -403,10 +403,7 @@ impl Program {
         let mut links = self.config.links.clone();
         for pattern in &self.config.patterns {
             let names = if pattern.needs_listing() {
-                let clients = Clients {
-                    http: self.http.clone(),
-                    ..Clients::new(self.context.clone(), crate::config::DEFAULT_ATTEMPT_TIMEOUT)
-                };
+                let clients = self.clients_with(crate::config::DEFAULT_ATTEMPT_TIMEOUT);
                 let account =
                     crate::aws::Account::connect(pattern.source(), crate::aws::Side::Source, &clients).await?;
                 account.list_tables().await.map_err(|failure| {

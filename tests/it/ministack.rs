@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dynaferry::context::Context;
 use dynaferry::telemetry::Mode;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::pair::{Pair, Service, ours};
@@ -64,4 +65,13 @@ async fn a_service_that_is_drained_and_started_again_loses_nothing() {
     service.wait_until_applied(Context::system().now()).await;
     assert!(pair.compare(keys) > 150);
     service.drain().await;
+    // And the comparison can tell: one value of one item, of another type.
+    let table = format!("{}-copy", keys.table());
+    let changed = json!({
+        "TableName": table, "Key": keys.key(0), "UpdateExpression": "SET fraction = :v",
+        "ExpressionAttributeValues": {":v": {"S": "1"}},
+    });
+    pair.target.call("UpdateItem", changed).await;
+    let differences = pair.try_compare(keys).expect_err("a difference was not seen");
+    assert!(differences.contains("1 keys differ"), "{differences}");
 }

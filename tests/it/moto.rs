@@ -31,7 +31,7 @@ async fn tables_are_loaded_and_followed_under_writes() {
         assert!(pair.compare(keys) > 60);
         // And the program's own comparison agrees with boto3's.
         let program = pair.program(keys, Mode::Oneshot, &ours(), "");
-        let reports = program.verify(VerifyOptions::default(), CancellationToken::new()).await;
+        let reports = Box::pin(program.verify(VerifyOptions::default(), CancellationToken::new())).await;
         assert!(reports.expect("a comparison").iter().all(|(_, report)| report.is_identical()));
     }
 }

@@ -7,7 +7,7 @@ use aws_credential_types::Credentials;
 use dynaferry::aws::AccessKey;
 use dynaferry::config;
 use dynaferry::context::Context;
-use dynaferry::error::Result;
+use dynaferry::error;
 use dynaferry::model::WallTime;
 use dynaferry::runtime::Program;
 use dynaferry::telemetry::Mode;
@@ -112,11 +112,16 @@ apply.in_doubt_for = "2s"
 
     /// Both tables hold the same items, as boto3 reads them. Answers how many.
     pub(crate) fn compare(&self, keys: Keys) -> usize {
+        self.try_compare(keys).unwrap_or_else(|differences| panic!("{differences}"))
+    }
+
+    /// As `compare`, or what differs.
+    pub(crate) fn try_compare(&self, keys: Keys) -> Result<usize, String> {
         let [source, target] = [(SOURCE, "source"), (TARGET, "target")].map(|(account, side)| role(account, side));
         let (table, copy) = (keys.table(), format!("{}-copy", keys.table()));
         let place = [&self.server.url, REGION, OURS, self.external_id];
-        let count = run_script("compare.py", &[&place[..], &[&source, table, &target, &copy]].concat());
-        count.trim().parse().expect("a number of items")
+        let count = run_script("compare.py", &[&place[..], &[&source, table, &target, &copy]].concat())?;
+        Ok(count.trim().parse().expect("a number of items"))
     }
 }
 
@@ -129,7 +134,7 @@ pub(crate) fn role(account: &str, side: &str) -> String {
 pub(crate) struct Service {
     program: Arc<Program>,
     stop: CancellationToken,
-    task: JoinHandle<Result<()>>,
+    task: JoinHandle<error::Result<()>>,
 }
 
 impl Service {

@@ -21,16 +21,17 @@ fn seeds() -> Vec<u64> {
 
 fn options(seed: u64, random: &mut fastrand::Rng) -> Options {
     let seconds = |random: &mut fastrand::Rng, most: u64| Duration::from_secs(random.u64(0..=most));
-    // A shard that is closed before it is listed proves nothing about now: with such shards alone no lag is ever known,
-    // and a migration waits for ever. The service's shards live for hours.
-    let life = Duration::from_secs(8) + seconds(random, 30);
+    // A shard that is closed before it is listed proves nothing about now, and each roll-over holds the lag for a moment:
+    // among shards of a few seconds a migration waits long to have caught up. The service's live for hours.
+    let life = Duration::from_secs(20) + seconds(random, 100);
     Options {
         seed,
         shard_life: life,
         split_chance: random.f64() * 0.6,
-        initial_shards: 1..=random.usize(1..6),
-        children_delay: life.mul_f64(random.f64() * 0.2),
-        children_stagger: life.mul_f64(random.f64() * 0.2),
+        initial_shards: 1..=random.usize(1..4),
+        max_open_shards: 4,
+        children_delay: life.mul_f64(random.f64() * 0.05),
+        children_stagger: life.mul_f64(random.f64() * 0.05),
         iterator_life: Duration::from_secs(2) + seconds(random, 60),
         empty_page_chance: random.f64() * 0.3,
         final_page_with_records_chance: random.f64(),

@@ -9,6 +9,24 @@
 //! Data goes one way. Pure modules decide (`stream::lineage`, `lanes`, `checkpoint::watermark`, `telemetry::lag`, …):
 //! they take values and a time and return values. Thin drivers do the I/O. Only `aws` names an SDK type; only `runtime`
 //! knows all stages.
+//!
+//! | folder | what it does, and what it must not know |
+//! |---|---|
+//! | [`model`] | the nouns: items as bytes, keys, changes, positions. No AWS type, no task, no stage |
+//! | [`decode`] | bytes → model; odd input is a typed error, never a guess |
+//! | [`stream`] | reads the source's stream, parents before children; finds gaps. No target |
+//! | [`load`] | the initial load: a parallel scan |
+//! | [`lanes`] | the operations of each key: order, coalescing, one in flight |
+//! | [`apply`] | writes to the target, at its pace. No shard, no checkpoint storage |
+//! | [`checkpoint`] | the books of a link: what is settled, in doubt, lost; and the file that keeps them. No table contents |
+//! | [`verify`] | compares, confirms, repairs, heals |
+//! | [`aws`] | credentials, clients, raw bodies, the fate of errors. Takes no decision |
+//! | [`runtime`] | the life of a link; the only folder that spawns |
+//! | [`config`], [`cli`], [`http`], [`telemetry`] | what a user sets, types, asks and watches |
+//! | `sandbox` | an AWS of several accounts in memory, for demo and tests (feature `sandbox`). Knows nothing of the rest |
+//!
+//! Further pages: [what users get](docs::semantics), [operations](docs::operations), [metrics](docs::metrics),
+//! [decisions](docs::decisions). How to use the program: README.
 
 pub mod apply;
 pub mod aws;
@@ -17,6 +35,17 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod decode;
+/// The pages that stand beside the code.
+pub mod docs {
+    #[doc = include_str!("docs/decisions.md")]
+    pub mod decisions {}
+    #[doc = include_str!("docs/metrics.md")]
+    pub mod metrics {}
+    #[doc = include_str!("docs/operations.md")]
+    pub mod operations {}
+    #[doc = include_str!("docs/semantics.md")]
+    pub mod semantics {}
+}
 pub mod error;
 pub mod http;
 pub mod lanes;

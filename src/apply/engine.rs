@@ -206,6 +206,7 @@ pub(crate) struct EngineTask {
     writing: Trouble,
     reading: Trouble,
     not_before: Instant,
+    reads_not_before: Instant,
     started: Instant,
     was_slowed: bool,
 }
@@ -244,6 +245,7 @@ impl EngineTask {
             writing: Trouble::new(settings.patience),
             reading: Trouble::new(settings.patience),
             not_before: started,
+            reads_not_before: started,
             started,
             was_slowed: false,
         };
@@ -325,7 +327,8 @@ impl EngineTask {
                 self.send(half);
                 continue;
             }
-            let reads = MAX_READS.saturating_sub(self.reads_out);
+            let may_read = self.reads_not_before <= now;
+            let reads = if may_read { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
             let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES, reads };
             let ready = self.lanes.take(limits);
             let is_idle = ready.writes.is_empty() && ready.reads.is_empty();
@@ -337,7 +340,7 @@ impl EngineTask {
                 self.dropped(ready.dropped);
             }
             if is_idle {
-                return None;
+                return if may_read { None } else { Some(self.reads_not_before) };
             }
         }
     }
@@ -513,8 +516,9 @@ impl EngineTask {
             Err(failure) => {
                 self.lanes.put_back(key)?;
                 match self.reading.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
+                    // Writes go on: what cannot be read at the source holds up nothing but its own keys.
                     Ok(wait) => {
-                        self.wait(wait);
+                        self.reads_not_before = self.reads_not_before.max(Instant::now() + wait.unwrap_or_default());
                         Ok(())
                     }
                     Err(()) => Err(EngineError::Source(failure)),

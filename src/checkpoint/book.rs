@@ -64,6 +64,10 @@ pub(crate) enum Event {
     Passed(u64, u64),
 }
 
+/// How far each shard's records had been dispatched at some time.
+#[derive(Debug, Clone)]
+pub(crate) struct Barrier(Vec<(ShardId, SequenceNumber)>);
+
 /// A note that does not fit the books: a bug of ours, so the link stops.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BookError {
@@ -561,13 +565,13 @@ impl Book {
         }
     }
 
-    /// Opens a gap, or extends the open one of its scope and cause; answers whether it is a new one.
+    /// Opens a gap, or extends the open one of the same scope and cause. Answers whether it is new.
     pub(crate) fn open_gap(&mut self, mut row: GapRow) -> bool {
-        self.dirty.urgent = true;
-        let is_it = |gap: &&mut GapRow| gap.healed.is_none() && gap.scope == row.scope && gap.cause == row.cause;
-        if let Some(open) = self.gaps.values_mut().find(is_it) {
+        let is_same = |gap: &GapRow| gap.healed.is_none() && gap.scope == row.scope && gap.cause == row.cause;
+        if let Some(open) = self.gaps.values_mut().find(|gap| is_same(gap)) {
             open.to = open.to.max(row.to);
             self.dirty.gaps.insert(open.id);
+            self.dirty.urgent = true;
             return false;
         }
         row.from = row.from.or_else(|| self.lost_from(&row.scope));
@@ -575,6 +579,7 @@ impl Book {
         let id = row.id;
         self.gaps.insert(id, row);
         self.dirty.gaps.insert(id);
+        self.dirty.urgent = true;
         true
     }
 
@@ -590,15 +595,29 @@ impl Book {
         }
     }
 
-    /// A pass that began then has made the tables equal: these gaps are healed, but for those that grew since.
-    pub(crate) fn heal_gaps(&mut self, ids: &[u64], began: WallTime, at: WallTime) {
+    /// The tables were found equal by a pass that began at `covered`: these gaps are healed, unless they went on since.
+    pub(crate) fn heal_gaps(&mut self, ids: &[u64], covered: WallTime, at: WallTime) {
         for id in ids {
-            if let Some(gap) = self.gaps.get_mut(id).filter(|gap| gap.to <= began) {
+            if let Some(gap) = self.gaps.get_mut(id).filter(|gap| gap.to <= covered) {
                 gap.healed = Some(at);
                 self.dirty.gaps.insert(*id);
                 self.dirty.urgent = true;
             }
         }
+    }
+
+    /// Where every shard's dispatched records end now.
+    pub(crate) fn barrier(&self) -> Barrier {
+        let ends = self.shards.iter().filter(|shard| !shard.watermark.is_drained());
+        Barrier(ends.filter_map(|shard| Some((shard.row.id.clone(), shard.row.dispatch?))).collect())
+    }
+
+    /// Whether everything that was dispatched at a barrier is settled.
+    pub(crate) fn has_passed(&self, barrier: &Barrier) -> bool {
+        barrier.0.iter().all(|(shard, end)| {
+            let books = self.slots.get(shard).and_then(|slot| self.shards.get(*slot));
+            books.is_none_or(|books| books.row.checkpoint >= Some(*end) || books.watermark.is_drained())
+        })
     }
 
     /// Sets a change aside that the target refuses for ever. Its tokens are settled by the caller, after this.
@@ -628,6 +647,8 @@ impl Book {
             writes.push(StateWrite::Link(self.link.clone()));
         }
         writes.extend(dirty.gaps.iter().filter_map(|id| self.gaps.get(id)).cloned().map(StateWrite::Gap));
+        // Before anything is listed: a key that was synced, and is listed for something new by now, stays listed.
+        writes.extend(dirty.settled.into_iter().map(StateWrite::Settle));
         let doubts = dirty.doubts.iter().filter_map(|key| self.doubts.get(key));
         writes.extend(doubts.map(|doubt| StateWrite::Doubt(doubt.row.clone())));
         writes.extend(dirty.dead_letters.into_iter().map(StateWrite::DeadLetter));
@@ -643,7 +664,6 @@ impl Book {
         writes.extend(segments.cloned().map(StateWrite::Segment));
         writes.extend(dirty.settled_pages.into_iter().map(StateWrite::SettlePage));
         writes.extend(dirty.pages.into_iter().map(StateWrite::Doubt));
-        writes.extend(dirty.settled.into_iter().map(StateWrite::Settle));
         if dirty.link && link_goes_last {
             writes.push(StateWrite::Link(self.link.clone()));
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::book::{Arrival, Book, BookError, Event, ShardProgress, Token};
+use super::book::{Arrival, Barrier, Book, BookError, Event, ShardProgress, Token};
 use super::rows::{DeadLetterRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
 use super::{StateStore, StateWrite, StoreError};
 use crate::context::Context;
@@ -100,7 +100,8 @@ enum Note {
     ForgetSegments,
     UpdateLink(Box<dyn FnOnce(&mut LinkRow) + Send>, oneshot::Sender<()>),
     OpenGap(GapRow, oneshot::Sender<bool>),
-    HealGaps(Vec<u64>, WallTime, WallTime, oneshot::Sender<()>),
+    HealGaps(Vec<u64>, WallTime, oneshot::Sender<()>),
+    Barrier(oneshot::Sender<()>),
     SyncKeys(Vec<Key>, oneshot::Sender<()>),
     Close(bool, oneshot::Sender<()>),
 }
@@ -229,14 +230,20 @@ impl Keeper {
         self.ask(|ack| Note::UpdateLink(Box::new(change), ack)).await
     }
 
-    /// Opens a gap, or extends the open one of its scope and cause. Resolves when that is durable: is it a new one?
+    /// Opens a gap, or extends an open one. Resolves when that is durable, with whether it is new.
     pub(crate) async fn open_gap(&self, row: GapRow) -> Result<bool, KeeperGone> {
         self.ask(|ack| Note::OpenGap(row, ack)).await
     }
 
-    /// Closes gaps after a pass that began then, but for those that grew since. Resolves when that is durable.
-    pub(crate) async fn heal_gaps(&self, ids: Vec<u64>, began: WallTime, at: WallTime) -> Result<(), KeeperGone> {
-        self.ask(|ack| Note::HealGaps(ids, began, at, ack)).await
+    /// Closes gaps that a pass healed which began at `covered`; those that went on since stay open. Resolves when that
+    /// is durable.
+    pub(crate) async fn heal_gaps(&self, ids: Vec<u64>, covered: WallTime) -> Result<(), KeeperGone> {
+        self.ask(|ack| Note::HealGaps(ids, covered, ack)).await
+    }
+
+    /// Resolves when every record that has been admitted by now is settled.
+    pub(crate) async fn settled_until_now(&self) -> Result<(), KeeperGone> {
+        self.ask(Note::Barrier).await
     }
 
     /// Has keys synced. Resolves when every one of them was.
@@ -293,6 +300,7 @@ pub(crate) struct KeeperTask {
     acks: Vec<Box<dyn FnOnce() + Send>>,
     pages: HashMap<PageId, oneshot::Sender<()>>,
     sync_waits: Vec<SyncWait>,
+    barriers: Vec<(Barrier, oneshot::Sender<()>)>,
     committed_at: Instant,
     closing: bool,
 }
@@ -344,6 +352,7 @@ impl KeeperTask {
             acks: Vec::new(),
             pages: HashMap::new(),
             sync_waits: Vec::new(),
+            barriers: Vec::new(),
             committed_at: Instant::now(),
             closing: false,
         };
@@ -440,10 +449,11 @@ impl KeeperTask {
                 let is_new = self.book.open_gap(row);
                 self.ack_when_durable(ack, is_new);
             }
-            Note::HealGaps(ids, began, at, ack) => {
-                self.book.heal_gaps(&ids, began, at);
+            Note::HealGaps(ids, covered, ack) => {
+                self.book.heal_gaps(&ids, covered, self.context.now());
                 self.ack_when_durable(ack, ());
             }
+            Note::Barrier(ack) => self.barriers.push((self.book.barrier(), ack)),
             Note::SyncKeys(keys, ack) => {
                 let now = self.context.now();
                 keys.iter().for_each(|key| self.book.sync_now(key, now));
@@ -553,6 +563,9 @@ impl KeeperTask {
                     self.budget.kib.add_permits(usize::try_from(kib).unwrap_or(0));
                 }
             }
+        }
+        for (_, ack) in self.barriers.extract_if(.., |(barrier, _)| self.book.has_passed(barrier)) {
+            answer(ack);
         }
         for wait in self.sync_waits.extract_if(.., |wait| wait.left.is_empty()) {
             answer(wait.ack);

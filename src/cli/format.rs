@@ -72,6 +72,11 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
     format!("{}%", if part < whole { percent.min(99) } else { 100 })
 }
 
+/// The share of a load that is done: its size is the service's estimate, so it may be exceeded before the end.
+pub(super) fn load_percent(bytes: u64, expected: u64, is_done: bool) -> String {
+    if is_done { "100%".to_owned() } else { percent(bytes.min(expected.saturating_sub(1)), expected) }
+}
+
 /// The whole part of something not negative.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is shown to people")]
 pub(super) fn whole(number: f64) -> u64 {
@@ -122,6 +127,12 @@ mod tests {
             [(0, 0), (0, 9), (9_999, 10_000), (5, 5), (7, 5)].map(|(a, b)| percent(a, b)),
             ["–", "0%", "99%", "100%", "100%"]
         );
+    }
+
+    #[test]
+    fn a_load_that_outgrows_its_estimate_is_not_done() {
+        let loads = [(5000, 4000, false), (3000, 4000, false), (3000, 4000, true), (0, 0, false)];
+        assert_eq!(loads.map(|(a, b, done)| load_percent(a, b, done)), ["99%", "75%", "100%", "–"]);
     }
 
     #[test]

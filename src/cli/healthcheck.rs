@@ -58,5 +58,6 @@ async fn check(session: &Session, args: &HealthcheckArgs) -> Result<String> {
         return Ok(what.to_owned());
     }
     let body = String::from_utf8_lossy(&answer.body).trim().to_owned();
-    Err(Error::new(Exit::Unexpected, format!("not {what}: {body}")))
+    let why = if body.is_empty() { format!("it answers with status {}", answer.status) } else { body };
+    Err(Error::new(Exit::Unexpected, format!("not {what}: {why}")))
 }

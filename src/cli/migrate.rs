@@ -31,10 +31,10 @@ use crate::telemetry::Mode;
   dynaferry migrate --timeout 2h -o json > report.json     exits 7 when it is not done; run it again")]
 pub(super) struct MigrateArgs {
     #[command(flatten)]
-    link: LinkArgs,
+    pub(super) link: LinkArgs,
 
     #[command(flatten)]
-    target: TargetArgs,
+    pub(super) target: TargetArgs,
 
     /// Stop in good order after this time: exit 7, progress is saved
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{self, ClientError};
-use super::format::{bytes, percent, span};
+use super::format::{bytes, load_percent, span};
 use super::link::check_names;
 use super::output;
 use super::session::{Ended, Session};
@@ -51,6 +51,7 @@ pub(super) struct StatusView {
 pub(super) struct LinkView {
     pub(super) link: String,
     pub(super) phase: String,
+    #[cfg(feature = "sandbox")]
     #[serde(default)]
     pub(super) watermark: WatermarkView,
     pub(super) lag_seconds: Option<f64>,
@@ -58,6 +59,7 @@ pub(super) struct LinkView {
     pub(super) load: Option<LoadView>,
     #[serde(default)]
     pub(super) dead_letters: u64,
+    #[cfg(feature = "sandbox")]
     #[serde(default)]
     pub(super) in_doubt: u64,
     #[serde(default)]
@@ -66,7 +68,8 @@ pub(super) struct LinkView {
     needs: Vec<String>,
 }
 
-/// Its watermarks, in RFC 3339.
+/// Its watermarks, in RFC 3339. Like the other parts that only the demo reads, not there without it.
+#[cfg(feature = "sandbox")]
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct WatermarkView {
     pub(super) applied: Option<String>,
@@ -75,6 +78,7 @@ pub(super) struct WatermarkView {
 /// Its load.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct LoadView {
+    #[cfg(feature = "sandbox")]
     pub(super) items: u64,
     bytes: u64,
     expected_bytes: Option<u64>,
@@ -106,7 +110,7 @@ async fn ask_or_read(config: Config) -> Result<Value> {
     match ask(address).await {
         Ok(document) => Ok(document),
         Err(Asked::Client(ClientError::Connect(..))) => {
-            tracing::info!(%address, "nobody answers: reading the state file");
+            tracing::debug!(%address, "nobody answers: reading the state file");
             let program = Arc::new(Program::new(config, Context::system(), Mode::Oneshot));
             let status = program.stored_status().await?;
             serde_json::to_value(status)
@@ -174,7 +178,7 @@ fn speed(link: &LinkView) -> String {
     match &link.load {
         Some(load) if link.phase == "initial_load" => {
             let done = match load.expected_bytes {
-                Some(expected) => percent(load.bytes.min(expected), expected),
+                Some(expected) => load_percent(load.bytes, expected, load.segments_done >= load.segments),
                 None => format!("{}/{} segments", load.segments_done, load.segments),
             };
             let speed = load.rate_bytes_per_second.map(|speed| format!(", {}/s", bytes(super::format::whole(speed))));

@@ -103,3 +103,112 @@ fn help_explains_exit_codes_and_every_command_has_an_example() {
     }
     check(&mut command);
 }
+
+/// The exit code of a command line that is really executed.
+async fn exit_code(line: &str) -> u8 {
+    let cli = parse(line).unwrap();
+    let session = super::session::Session::new(cli.global);
+    match Box::pin(super::dispatch(&session, &cli.command)).await {
+        Ok(ended) => ended.code(),
+        Err(error) => error.exit as u8,
+    }
+}
+
+fn written(dir: &tempfile::TempDir, text: &str) -> String {
+    let path = dir.path().join("dynaferry.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[tokio::test]
+async fn an_invalid_config_ends_with_8_whichever_command_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(&dir, "version = 1\nlinks = 3\n");
+    for command in ["validate", "-o json validate", "run", "migrate", "verify", "status", "dead-letter list"] {
+        assert_eq!(exit_code(&format!("-c {file} {command}")).await, 8, "{command}");
+    }
+    assert_eq!(exit_code(&format!("-c {file}.nowhere validate")).await, 8);
+}
+
+#[tokio::test]
+async fn a_healthcheck_ends_with_0_or_1_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(&dir, "nonsense");
+    assert_eq!(exit_code(&format!("-c {file} healthcheck")).await, 1);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/livez", axum::routing::get(|| async { "{}" }));
+    let checks = async {
+        (
+            exit_code(&format!("healthcheck --address {address}")).await,
+            exit_code(&format!("healthcheck --ready --address {address}")).await,
+        )
+    };
+    tokio::select! {
+        _ = axum::serve(listener, router) => unreachable!("the server ended"),
+        codes = checks => assert_eq!(codes, (0, 1)),
+    }
+    assert_eq!(exit_code(&format!("healthcheck --address {address}")).await, 1);
+}
+
+#[tokio::test]
+async fn a_misspelt_link_ends_with_2_and_is_not_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(&dir, "version = 1\n[link.orders]\nsource.table = \"orders\"\ntarget.table = \"orders-copy\"\n");
+    assert_eq!(exit_code(&format!("-c {file} validate")).await, 0);
+    assert_eq!(exit_code(&format!("-c {file} verify order")).await, 2);
+    assert_eq!(exit_code(&format!("-c {file} status order")).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_stops_the_work_in_good_order_and_ends_with_7() {
+    use crate::error::{Error, Exit};
+    use std::time::Duration;
+    let session = || super::session::Session::new(parse("version").unwrap().global);
+    let (limit, grace) = (Some(Duration::from_secs(60)), Duration::from_secs(5));
+
+    let drains = session();
+    let told = drains.stop.token();
+    let work = async {
+        told.cancelled().await;
+        Err::<(), _>(Error::new(Exit::Timeout, "stopped"))
+    };
+    let error = drains.within(limit, grace, work).await.unwrap_err();
+    assert_eq!((error.exit, error.what.as_str()), (Exit::Timeout, "not done within 1m00s"));
+
+    let deaf = session().within(limit, grace, std::future::pending::<crate::error::Result<()>>()).await;
+    assert_eq!(deaf.unwrap_err().exit, Exit::Timeout);
+
+    let fails = session();
+    let told = fails.stop.token();
+    let work = async {
+        told.cancelled().await;
+        Err::<(), _>(Error::new(Exit::Lost, "history is lost"))
+    };
+    assert_eq!(fails.within(limit, grace, work).await.unwrap_err().exit, Exit::Lost);
+    assert!(session().within(limit, grace, async { Ok(1) }).await.is_ok());
+}
+
+#[test]
+fn options_without_a_file_make_one_link_with_its_own_state_file() {
+    let config = |line: &str| {
+        let cli = parse(&format!("migrate --source {SOURCE} --target {TARGET} {line}")).unwrap();
+        let Command::Migrate(args) = cli.command else { panic!("not a migration") };
+        let session = super::session::Session::new(cli.global);
+        args.link.config(&session, args.target)
+    };
+    let options = "--create --source-profile old --target-role-arn arn:aws:iam::222222222222:role/ferry \
+                   --target-external-id between-us --source-endpoint-url http://127.0.0.1:8000";
+    let made = config(options).unwrap();
+    let link = &made.links[0];
+    assert!(link.target_create && !link.target_allow_non_empty);
+    assert_eq!(link.source.profile.as_deref(), Some("old"));
+    assert_eq!(link.source.endpoint_url.as_deref(), Some("http://127.0.0.1:8000"));
+    assert_eq!(link.target.role_arn.as_deref(), Some("arn:aws:iam::222222222222:role/ferry"));
+    assert_eq!(made.checkpoint.store, crate::config::Store::File("./dynaferry-orders.redb".into()));
+    let named = config("--state /var/lib/x.redb").unwrap();
+    assert_eq!(named.checkpoint.store, crate::config::Store::File("/var/lib/x.redb".into()));
+    let error = config("--target-role-arn nonsense").unwrap_err();
+    assert_eq!(error.exit as u8, 8);
+    assert!(error.what.contains("--target-role-arn"), "{}", error.what);
+}

@@ -71,6 +71,9 @@ pub(crate) struct BatchLimits {
     pub(crate) reads: usize,
 }
 
+/// Reads that wait are passed over for writes behind them, so many at most: a look at all of them each time would cost.
+const MAX_PASSED_OVER: usize = 256;
+
 /// A call that does not fit the state of the lanes: a bug of the driver, or an answer that names a key that was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("lane: {0}")]
@@ -210,6 +213,9 @@ impl<T> Lanes<T> {
                 }
                 Some(Work::Sync) if out.reads.len() >= limits.reads => {
                     passed_over.push(key);
+                    if passed_over.len() >= MAX_PASSED_OVER {
+                        break;
+                    }
                     continue;
                 }
                 Some(work) if bytes + work.wire_len() > limits.bytes && !out.writes.is_empty() => {

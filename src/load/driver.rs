@@ -22,6 +22,7 @@ use crate::checkpoint::rows::{PageId, SegmentRow, Stage};
 use crate::context::Context;
 use crate::decode::ScanPage;
 use crate::error::Failure;
+use crate::lanes::PageNumber;
 use crate::retry::{Attempts, Patience, Verdict};
 
 /// The load slows down when the oldest unread change is older than this.
@@ -127,14 +128,7 @@ impl LoadDriver {
         let mut number = 0;
         while !row.done {
             self.wait_for_turn(shared).await;
-            let page_number = self.engine.open_page().await?;
-            let page = match self.scan(&row, shared).await {
-                Ok(page) => page,
-                Err(failure) => {
-                    self.engine.abandon_page(page_number).await?;
-                    return Err(LoadError::Source(failure));
-                }
-            };
+            let (page_number, page) = self.scan(&row, shared).await?;
             let bytes: usize = page.items.iter().map(|item| item.image.len()).sum();
             let items = page.items.len() as u64;
             row.items += items;
@@ -153,8 +147,9 @@ impl LoadDriver {
         Ok(())
     }
 
-    /// One page; passing failures are retried. The page was opened before the first attempt, which is early enough for all.
-    async fn scan(&self, row: &SegmentRow, shared: &Shared) -> Result<ScanPage, Failure> {
+    /// One page, opened before it was requested; passing failures are retried. Each attempt opens its own: while a page is
+    /// open the lanes remember every key that is executed.
+    async fn scan(&self, row: &SegmentRow, shared: &Shared) -> Result<(PageNumber, ScanPage), LoadError> {
         let request = ScanRequest {
             segment: row.segment,
             total_segments: self.total_segments,
@@ -163,15 +158,17 @@ impl LoadDriver {
         };
         let mut attempts = Attempts::new(self.settings.patience);
         loop {
+            let page_number = self.engine.open_page().await?;
             shared.pacer().sent(PAGE_UNITS);
             match self.source.scan(&request).await {
                 Ok(page) => {
                     let units = page.consumed_units.unwrap_or(PAGE_UNITS);
                     shared.pacer().cost(PAGE_UNITS, units);
                     self.observer.consumed_read(units);
-                    return Ok(page);
+                    return Ok((page_number, page));
                 }
                 Err(failure) => {
+                    self.engine.abandon_page(page_number).await?;
                     shared.pacer().cost(PAGE_UNITS, 0.0);
                     if failure.throttled {
                         shared.pacer().throttled(shared.started.elapsed());
@@ -181,7 +178,7 @@ impl LoadDriver {
                             tracing::warn!(error = %failure, segment = row.segment, "a page could not be scanned, trying again");
                             tokio::time::sleep(wait).await;
                         }
-                        Verdict::Stop => return Err(failure),
+                        Verdict::Stop => return Err(LoadError::Source(failure)),
                     }
                 }
             }

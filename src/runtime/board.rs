@@ -23,8 +23,12 @@ use crate::telemetry::Label as _;
 use crate::telemetry::lag::{CheckpointMark, LinkLag, PageContent, ShardLag, Watermarks};
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{
-    AppliedOp, CapacityKind, LinkMetrics, Phase, RecordStage, ShardState, Side, Stage, ThrottleReason, WriteResult,
+    AppliedOp, CapacityKind, LinkMetrics, Operation, Phase, RecordStage, ShardState, Side, Stage, ThrottleReason,
+    WriteResult,
 };
+
+/// Answers bound AWS's clock to about a second; before the first few of them the bounds mean nothing.
+const MAX_CLOCK_DOUBT: Duration = Duration::from_secs(1);
 
 /// How far the initial load is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -72,6 +76,8 @@ pub(crate) struct Snapshot {
     pub(crate) books: BookStatus,
     pub(crate) is_target_throttled: bool,
     pub(crate) stream_opened: bool,
+    /// Sides whose last call was refused for its credentials.
+    pub(crate) is_denied: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +94,7 @@ struct State {
     books: BookStatus,
     is_target_throttled: bool,
     stream_opened: bool,
+    denied: HashSet<(Side, Operation)>,
 }
 
 /// The board of one link.
@@ -115,6 +122,7 @@ impl Board {
             books: BookStatus::default(),
             is_target_throttled: false,
             stream_opened: false,
+            denied: HashSet::new(),
         };
         metrics.phase(Phase::Starting);
         Self { state: Mutex::new(state), metrics, context, books: watch::Sender::new(BookStatus::default()) }
@@ -185,9 +193,19 @@ impl Board {
         }
     }
 
-    /// The stream was opened: its shards are known.
-    pub(crate) fn stream_opened(&self) {
-        self.state().stream_opened = true;
+    /// The stream is off and read to its end.
+    pub(crate) fn stream_closed(&self) {
+        self.state().stream_opened = false;
+    }
+
+    /// A call ended. An operation that is refused makes the link unready until it passes again.
+    pub(crate) fn called(&self, side: Side, operation: Operation, is_denied: bool) {
+        let mut state = self.state();
+        if is_denied {
+            state.denied.insert((side, operation));
+        } else if !state.denied.is_empty() {
+            state.denied.remove(&(side, operation));
+        }
     }
 
     /// An answer told AWS's time.
@@ -220,6 +238,7 @@ impl Board {
             books: state.books.clone(),
             is_target_throttled: state.is_target_throttled,
             stream_opened: state.stream_opened,
+            is_denied: !state.denied.is_empty(),
         }
     }
 }
@@ -333,11 +352,14 @@ impl StreamObserver for Board {
     fn page(&self, shard: &ShardId, page: PageFacts) {
         let mut state = self.state();
         state.totals.read += page.records as u64;
+        // By AWS's clock, and not later than it may be.
+        let doubt = state.skew.uncertainty().unwrap_or(Duration::ZERO);
+        let asked_at = state.skew.corrected(page.asked_at).minus(doubt.min(MAX_CLOCK_DOUBT));
         if page.records == 0
             && let Some(lag) = state.lag.shard(shard)
         {
             let shard_is_closed = page.is_closed || page.is_last;
-            lag.page_read(page.asked_at, PageContent::Empty { shard_is_closed });
+            lag.page_read(asked_at, PageContent::Empty { shard_is_closed });
         }
         drop(state);
         self.metrics.stream_records(RecordStage::Read, page.records as u64, page.bytes as u64);
@@ -353,6 +375,7 @@ impl StreamObserver for Board {
     }
 
     fn discovered(&self) {
+        self.state().stream_opened = true;
         self.metrics.discovered(self.context.now());
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::board::Board;
 use super::open::{self, Clocks, Opened, apply_from, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, is_empty, prepare, read_units, write_units};
-use super::repair::KeeperRepairs;
+use super::repair::{KeeperRepairs, SameTableRepairs};
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSettings, ReplicaSetup};
 use crate::apply::engine::{EngineError, EngineSettings, OnRejected};
 use crate::aws::{CallRecord, Clients, Observer};
@@ -41,6 +41,12 @@ const DESCRIBE_EVERY: Duration = Duration::from_secs(60);
 const CATCHING_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// Between two attempts at a heal that failed.
 const HEAL_AGAIN: Duration = Duration::from_secs(30);
+/// A stream that is being turned on is looked at so often, this long apart: five minutes in all.
+const ENABLING_LOOKS: u32 = 300;
+/// See [`ENABLING_LOOKS`].
+const ENABLING_AGAIN: Duration = Duration::from_secs(1);
+/// A service that has run once waits this long before it opens its link again after a failure.
+const OPEN_AGAIN: Duration = Duration::from_secs(15);
 /// How often a link whose stream is off looks whether there is another one.
 const STREAM_AGAIN: Duration = Duration::from_secs(15);
 
@@ -91,10 +97,24 @@ impl Link {
     /// Runs the link until it is told to stop, or until the companion is done.
     pub(crate) async fn run(&self, companion: Option<Companion<'_>>, stop: CancellationToken) -> Result<()> {
         let heartbeat = self.shared.heartbeats.register(format!("link {}", self.config.name));
+        let mut has_run = false;
         loop {
-            match Box::pin(self.run_generation(companion.as_ref(), &stop, &heartbeat)).await? {
-                Generation::Stopped => return Ok(()),
-                Generation::StreamEnded => self.wait_for_another_stream(&stop, &heartbeat).await?,
+            match Box::pin(self.run_generation(companion.as_ref(), &stop, &heartbeat)).await {
+                Ok(Generation::Stopped) => return Ok(()),
+                Ok(Generation::StreamEnded) => {
+                    has_run = true;
+                    self.wait_for_another_stream(&stop, &heartbeat).await?;
+                }
+                // A service that was running and is between two streams outlasts what passes.
+                Err(error) if has_run && self.shared.mode == Mode::Service && error.exit == Exit::Precondition => {
+                    tracing::error!(
+                        link = self.config.name,
+                        error = chain(&error),
+                        "the link could not be opened again, trying later"
+                    );
+                    pause(OPEN_AGAIN, &stop, &heartbeat).await;
+                }
+                Err(error) => return Err(error),
             }
             if stop.is_cancelled() {
                 return Ok(());
@@ -127,7 +147,10 @@ impl Link {
         let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
         heartbeat.tick();
         let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
+        let was_unclean = state.link.as_ref().is_some_and(|row| !row.clean);
         let (opened, stream, view) = self.open(&prepared, state).await?;
+        let now = context.now();
+        let ghosts_until = if was_unclean { now.plus(self.config.apply.in_doubt_for) } else { now };
         heartbeat.tick();
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -142,7 +165,6 @@ impl Link {
             tracing::info!(link = self.config.name, "resumed: {}", resumed_line(&opened.book, context));
         }
         let board = self.board(&prepared, &row);
-        board.stream_opened();
         let running_verify = self.verify_settings(&prepared, row.owns_target);
         let replica = Replica::start(ReplicaSetup {
             link: self.config.name.clone(),
@@ -167,7 +189,7 @@ impl Link {
         let ended = {
             let replica = replica.run(stop_replica.clone());
             tokio::pin!(replica);
-            let beside = self.beside(companion, running, &prepared, stream, heartbeat);
+            let beside = self.beside(companion, running, &prepared, (stream, ghosts_until), heartbeat);
             tokio::pin!(beside);
             tokio::select! {
                 ended = &mut replica => (ended, Ok(())),
@@ -203,7 +225,11 @@ impl Link {
                 );
                 Ok(Generation::Stopped)
             }
-            Ok(ReplicaEnd::Exhausted) | Err(ReplicaError::Stream(StreamError::Gone)) => Ok(Generation::StreamEnded),
+            Ok(ReplicaEnd::Exhausted) | Err(ReplicaError::Stream(StreamError::Gone)) => {
+                board.stream_closed();
+                board.set_phase(Phase::Failed);
+                Ok(Generation::StreamEnded)
+            }
             Err(error) => {
                 board.set_phase(Phase::Failed);
                 Err(self.fault(error))
@@ -230,7 +256,6 @@ impl Link {
                 Some("check the source's permissions: `doctor` is not part of this version, see README"),
             ),
             ReplicaError::Engine(EngineError::Target(failure)) => {
-                // A target that is gone takes nothing of the source's history with it.
                 let exit = if failure.fault == Fault::Lost { Exit::Precondition } else { exit_of(failure.fault) };
                 (exit, Some("check that the target exists and that its identity may write to it"))
             }
@@ -332,17 +357,25 @@ impl Link {
         ShardLister::new(source, stream.clone(), self.shared.context.clone(), Patience::COMMAND)
     }
 
+    /// A listing from which something follows: a stream that is being turned on is listed again until it is on.
     async fn list(&self, prepared: &Prepared, stream: &StreamArn) -> Result<Listing> {
-        self.lister(prepared, stream).list().await.map_err(|error| {
+        let lister = self.lister(prepared, stream);
+        let what = || {
             let what = format!("list the shards of the stream of link `{}`", self.config.name);
-            let what = Error::new(Exit::Precondition, what);
-            match error {
-                ListError::Failed(failure) => {
-                    what.hint("allow dynamodb:DescribeStream, GetShardIterator and GetRecords on it").because(failure)
+            Error::new(Exit::Precondition, what)
+        };
+        for _ in 0..ENABLING_LOOKS {
+            match lister.list().await {
+                Ok(listing) if listing.is_conclusive() => return Ok(listing),
+                Ok(_) => tokio::time::sleep(ENABLING_AGAIN).await,
+                Err(ListError::Failed(failure)) => {
+                    let hint = "allow dynamodb:DescribeStream, GetShardIterator and GetRecords on it";
+                    return Err(what().hint(hint).because(failure));
                 }
-                ListError::Odd(error) => what.because(error),
+                Err(ListError::Odd(error)) => return Err(what().because(error)),
             }
-        })
+        }
+        Err(what().hint("it is still being turned on: run again in a minute"))
     }
 
     fn settings(&self, prepared: &Prepared, row: &LinkRow) -> ReplicaSettings {
@@ -399,7 +432,7 @@ impl Link {
         companion: Option<&Companion<'_>>,
         running: Running,
         prepared: &Prepared,
-        stream: StreamArn,
+        (stream, ghosts_until): (StreamArn, WallTime),
         heartbeat: &Heartbeat,
     ) -> Result<()> {
         let companion = async {
@@ -410,14 +443,15 @@ impl Link {
         };
         tokio::select! {
             done = companion => done,
-            () = self.heal_gaps(&running) => Ok(()),
+            () = self.heal_gaps(&running, &prepared.source.id, ghosts_until) => Ok(()),
             () = watch(&running.board, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
         }
     }
 
     /// Heals gaps as they open, after the load: compares both tables and syncs what differs, while the stream is applied.
-    async fn heal_gaps(&self, running: &Running) {
+    async fn heal_gaps(&self, running: &Running, table_id: &str, ghosts_until: WallTime) {
+        let table_id: Arc<str> = table_id.into();
         let context = &self.shared.context;
         let mut books = running.board.follow_books();
         loop {
@@ -430,13 +464,21 @@ impl Link {
                 continue;
             }
             tracing::info!(link = self.config.name, gaps = open.len(), "healing: comparing both tables");
-            let began = context.now();
+            // What was read before the gap must be applied before keys are compared, or it would be applied after.
+            let covered = context.now();
+            if running.keeper.settled_until_now().await.is_err() {
+                return std::future::pending().await;
+            }
             let job = HealJob {
                 source: Arc::clone(&running.ends.source),
                 target: Arc::clone(&running.ends.target_reader),
                 settings: running.verify.clone(),
                 context: context.clone(),
-                repairer: Arc::new(KeeperRepairs(running.keeper.clone())),
+                repairer: Arc::new(SameTableRepairs {
+                    repairs: KeeperRepairs(running.keeper.clone()),
+                    source: Arc::clone(&running.ends.source),
+                    id: Arc::clone(&table_id),
+                }),
                 report: None,
                 progress: None,
             };
@@ -455,7 +497,10 @@ impl Link {
                             "keys that only the target has were left: it is not the link's own (`target.exclusive`)"
                         );
                     }
-                    if running.keeper.heal_gaps(open, began, context.now()).await.is_err() {
+                    if covered < ghosts_until {
+                        // A write of the last owner may still land on a key that was compared: one more pass after that.
+                        tokio::time::sleep(ghosts_until.since(context.now())).await;
+                    } else if running.keeper.heal_gaps(open, covered).await.is_err() {
                         return std::future::pending().await;
                     }
                 }
@@ -499,21 +544,29 @@ impl Link {
         }
         tracing::error!(link = name, "the source's stream is off: changes are not replicated until it is on again");
         while !stop.is_cancelled() {
-            let accounts = Accounts::connect(&self.config, &self.shared.clients, None).await?;
-            let source = accounts.describe_source(&self.shared.context).await;
-            let is_on = source.is_ok_and(|source| source.stream.is_some_and(|stream| stream.enabled));
+            let source = match Accounts::connect(&self.config, &self.shared.clients, None).await {
+                Ok(accounts) => accounts.describe_source(&self.shared.context).await.ok(),
+                Err(_) => None,
+            };
+            let is_on = source.is_some_and(|source| source.stream.is_some_and(|stream| stream.enabled));
             if is_on || self.config.stream.enable {
                 return Ok(());
             }
-            for _ in 0..STREAM_AGAIN.as_secs() {
-                heartbeat.tick();
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                }
-            }
+            pause(STREAM_AGAIN, stop, heartbeat).await;
         }
         Ok(())
+    }
+}
+
+/// Waits, alive, unless it is told to stop.
+async fn pause(time: Duration, stop: &CancellationToken, heartbeat: &Heartbeat) {
+    let until = tokio::time::Instant::now() + time;
+    while tokio::time::Instant::now() < until && !stop.is_cancelled() {
+        heartbeat.tick();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
     }
 }
 
@@ -575,6 +628,7 @@ fn observer(slot: BoardSlot, skew: Arc<Mutex<SkewEstimate>>) -> Observer {
             crate::aws::Outcome::Error => RequestResult::Error,
         };
         board.metrics().request(side, operation, result, call.elapsed);
+        board.called(side, operation, result == RequestResult::Denied);
         if let Some((date, received)) = call.clocks {
             board.observe_date(side, received.minus(call.elapsed), received, date);
         }

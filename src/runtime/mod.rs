@@ -7,5 +7,6 @@ pub(crate) mod prepare;
 mod program;
 pub(crate) mod repair;
 pub(crate) mod replica;
+pub(crate) mod ttl;
 
 pub use program::{DeadLetter, MigrateReport, Program, VerifyOptions};

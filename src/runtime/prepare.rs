@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use super::replica::Ends;
+use super::ttl::KeepExpired;
 use crate::aws::{self, Account, Clients, Identity, Observer, Side};
 use crate::checkpoint::rows::LinkIdentity;
-use crate::config::{Capacity, LinkConfig, TableRef};
+use crate::config::{Capacity, LinkConfig, TableRef, TtlDeletes};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::load::{ScanRequest, TableReader};
-use crate::model::{Billing, KeyAttribute, TableDescription, TableStatus, ViewType};
+use crate::model::{Billing, KeyAttribute, KeyKind, TableDescription, TableStatus, ViewType};
 use crate::retry::{Attempts, Patience, Verdict};
 
 /// What an on-demand table serves where nothing else is known, per table and Region. Source: Service quotas, DynamoDB.
@@ -132,6 +133,9 @@ pub(crate) async fn prepare(
     }
     let (target, target_was_created) = target_of(link, &accounts, context, &source, needs).await?;
     check_pair(link, &source, &target)?;
+    if needs.stream {
+        check_get_item(link, &accounts, context, &source).await?;
+    }
     let stream = source.stream.clone();
     let view = stream.as_ref().and_then(|stream| stream.view).unwrap_or(ViewType::NewAndOldImages);
     let target_table = accounts.target.table(&accounts.target_table, &target.keys);
@@ -142,6 +146,11 @@ pub(crate) async fn prepare(
         target: Arc::clone(&target_table) as _,
         target_reader: target_table,
     };
+    let ends = if link.stream.ttl_deletes == TtlDeletes::Skip {
+        keeping_expired(&accounts, context, ends).await
+    } else {
+        ends
+    };
     let identity = LinkIdentity {
         source: source.arn.clone(),
         source_id: source.id.clone(),
@@ -151,6 +160,21 @@ pub(crate) async fn prepare(
         keys: source.keys.clone(),
     };
     Ok(Prepared { ends, identity, view, source, target, target_was_created, accounts })
+}
+
+/// Where deletes by time to live are left out, what expired stays at the target also when its key is synced.
+async fn keeping_expired(accounts: &Accounts, context: &Context, ends: Ends) -> Ends {
+    match patiently(context, || accounts.source.time_to_live(&accounts.source_table)).await {
+        Ok(Some(attribute)) => {
+            let (source, target) = (Arc::clone(&ends.source), Arc::clone(&ends.target_reader));
+            Ends { source: Arc::new(KeepExpired { source, target, attribute, context: context.clone() }), ..ends }
+        }
+        Ok(None) => ends,
+        Err(failure) => {
+            tracing::warn!(error = %failure, "the time-to-live attribute is not known: a key that is synced is deleted when the source has none");
+            ends
+        }
+    }
 }
 
 fn cannot_describe(side: &str, link: &LinkConfig, failure: Failure) -> Error {
@@ -264,6 +288,35 @@ async fn create_target(
         tracing::info!(link = link.name, attribute, "time to live is left off at the target until you turn it on");
     }
     Ok(created.description)
+}
+
+/// Keys in doubt are read at the source one by one, perhaps hours from now: whether that is allowed is seen now.
+async fn check_get_item(
+    link: &LinkConfig,
+    accounts: &Accounts,
+    context: &Context,
+    source: &TableDescription,
+) -> Result<()> {
+    let table = accounts.source.table(&accounts.source_table, &source.keys);
+    let value = |kind| match kind {
+        KeyKind::N => "0",
+        KeyKind::S | KeyKind::B => "AA==",
+    };
+    let fields = source.keys.attributes().map(|key| {
+        let typed = serde_json::json!({ key.kind.as_str(): value(key.kind) });
+        (key.name.clone(), typed)
+    });
+    let json = serde_json::Value::from(fields.collect::<serde_json::Map<_, _>>()).to_string();
+    let Ok(key) = table.keys().key(json.into()) else { return Ok(()) };
+    match patiently(context, || table.get(&key)).await {
+        Err(failure) if failure.fault == Fault::Denied => {
+            Err(Error::new(Exit::Precondition, of_side("source", link, "read an item of"))
+                .hint("allow dynamodb:GetItem on it to the source's identity")
+                .because(failure))
+        }
+        // Anything else is met again, and handled, when it matters.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn check_pair(link: &LinkConfig, source: &TableDescription, target: &TableDescription) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::checkpoint::{LinkState, StateStore, StateWrite};
 use crate::config::{Config, LinkConfig, Store, check_targets, suggest_link};
 use crate::context::Context;
 use crate::decode::KeyCodec;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, chain};
 use crate::http::{Heartbeats, LinkReadiness, NotReady, StatusSource};
 use crate::model::GapScope;
 use crate::retry::Patience;
@@ -34,6 +34,8 @@ const CAUGHT_UP: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it says what it waits for.
 const SAY_EVERY: Duration = Duration::from_secs(30);
+/// First and longest wait before a failed link is opened again, where there are others.
+const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 /// Dead letters read at once.
 const LETTERS: usize = 100;
 
@@ -141,18 +143,28 @@ impl Program {
         Arc::new(Watched(Arc::clone(self)))
     }
 
-    /// Runs every link until it is told to stop; then all drain. The first fault stops them all, and is returned.
+    /// Runs every link until it is told to stop; then all drain.
+    ///
+    /// The fault of a single link ends the program, for whoever restarts it. Of several links, one that fails is opened
+    /// again later, and the others go on: their streams do not wait.
     ///
     /// # Errors
-    /// The first fault.
+    /// The link's fault.
     pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<()> {
         let links = self.links().await?;
         let store = self.open_store()?;
         let mut tasks = JoinSet::new();
         let stop_all = stop.child_token();
+        let is_alone = links.len() == 1;
         for link in links {
             let (link, stop) = (self.link(link, &store), stop_all.clone());
-            tasks.spawn(async move { Box::pin(link.run(None, stop)).await });
+            tasks.spawn(async move {
+                if is_alone {
+                    Box::pin(link.run(None, stop)).await
+                } else {
+                    Box::pin(run_among_others(&link, stop)).await
+                }
+            });
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -424,6 +436,25 @@ impl Program {
     }
 }
 
+/// Opens a link again and again, until it is told to stop.
+async fn run_among_others(link: &Link, stop: CancellationToken) -> Result<()> {
+    let mut wait = LINK_AGAIN.0;
+    while let Err(error) = Box::pin(link.run(None, stop.clone())).await {
+        tracing::error!(
+            link = link.config.name,
+            error = chain(&error),
+            hint = error.hint,
+            "the link failed, it is opened again later"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(LINK_AGAIN.1);
+    }
+    Ok(())
+}
+
 async fn letters_of(store: &dyn StateStore, link: &str) -> Result<Vec<DeadLetterRow>> {
     let mut letters: Vec<DeadLetterRow> = Vec::new();
     loop {
@@ -535,6 +566,9 @@ impl StatusSource for Watched {
                 match snapshot {
                     None => reasons.push(NotReady::NotStarted),
                     Some(now) => {
+                        if now.is_denied {
+                            reasons.push(NotReady::Credentials);
+                        }
                         if !now.stream_opened {
                             reasons.push(NotReady::StreamNotOpened);
                         }

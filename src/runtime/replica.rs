@@ -31,6 +31,9 @@ use crate::model::ViewType;
 use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
 use crate::stream::{Lineage, StreamSource};
 
+/// What the last checkpoint may take, also when draining took all its time.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
+
 /// Both sides of a link.
 #[derive(Clone)]
 pub(crate) struct Ends {
@@ -191,6 +194,7 @@ impl Replica {
     /// Runs until something ends it: a stop, an exhausted stream, a fault. Always drains as far as it can.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<ReplicaEnd, ReplicaError> {
         let mut exhausted = false;
+        let mut engine_ended = false;
         let fault = loop {
             tokio::select! {
                 biased;
@@ -205,14 +209,14 @@ impl Replica {
                     }
                     Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => break None,
                     Some(Ok(ended)) => {
-                        self.engine_ended = matches!(ended, Ended::Engine(_));
+                        engine_ended = matches!(ended, Ended::Engine(_));
                         break Some(fault_of(ended));
                     }
                     Some(Err(_)) | None => break Some(ReplicaError::Task("of the link")),
                 }
             }
         };
-        let (is_clean, drain_fault) = self.shut_down().await;
+        let (is_clean, drain_fault) = self.shut_down(engine_ended).await;
         match first_cause(fault, drain_fault) {
             Some(fault) => Err(fault),
             None if exhausted && is_clean => Ok(ReplicaEnd::Exhausted),
@@ -222,11 +226,11 @@ impl Replica {
     }
 
     /// Stop reading → finish what is on the wire → checkpoint, within the drain time.
-    async fn shut_down(&mut self) -> (bool, Option<ReplicaError>) {
+    async fn shut_down(&mut self, mut engine_ended: bool) -> (bool, Option<ReplicaError>) {
         self.stop_reading.cancel();
         self.stop_engine.cancel();
         let deadline = tokio::time::Instant::now() + self.drain;
-        let (mut engine_is_clean, mut engine_ended, mut fault) = (false, self.engine_ended, None);
+        let (mut engine_is_clean, mut fault) = (false, None);
         while !engine_ended {
             match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
                 Ok(Some(Ok(Ended::Engine(Ok(()))))) => (engine_is_clean, engine_ended) = (true, true),
@@ -239,6 +243,7 @@ impl Replica {
                 Ok(None) | Err(_) => break,
             }
         }
+        let deadline = deadline.max(tokio::time::Instant::now() + CLOSE_TIME);
         let closed = tokio::time::timeout_at(deadline, self.keeper.close(engine_is_clean)).await;
         let is_clean = engine_is_clean && matches!(closed, Ok(Ok(())));
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {

@@ -3,13 +3,16 @@
 //! A value is typed and canonical: numbers by value, sets unordered and unique. So `==` on items is equality as the service
 //! sees it. An item in a table is a [`Stored`]: its JSON is written once and shared by every page that carries it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::number::Number;
 use super::reply::ApiError;
@@ -18,23 +21,62 @@ use super::reply::ApiError;
 const MAX_DEPTH: usize = 32;
 
 /// An attribute value as it comes in the request.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub(super) enum Wire {
     S(String),
     N(String),
     B(String),
-    #[serde(rename = "BOOL")]
     Bool(bool),
-    #[serde(rename = "NULL")]
     Null(bool),
     L(Vec<Wire>),
     M(BTreeMap<String, Wire>),
-    #[serde(rename = "SS")]
     Ss(Vec<String>),
-    #[serde(rename = "NS")]
     Ns(Vec<String>),
-    #[serde(rename = "BS")]
     Bs(Vec<String>),
+    /// None of the types: refused, but as a value, not as JSON.
+    Empty,
+    /// More than one of the types: refused in the same way.
+    Several,
+}
+
+impl<'de> Deserialize<'de> for Wire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(WireVisitor)
+    }
+}
+
+struct WireVisitor;
+
+impl<'de> Visitor<'de> for WireVisitor {
+    type Value = Wire;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an attribute value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire, A::Error> {
+        let mut found = Wire::Empty;
+        while let Some(tag) = map.next_key::<Cow<'de, str>>()? {
+            let value = match tag.as_ref() {
+                "S" => Wire::S(map.next_value()?),
+                "N" => Wire::N(map.next_value()?),
+                "B" => Wire::B(map.next_value()?),
+                "BOOL" => Wire::Bool(map.next_value()?),
+                "NULL" => Wire::Null(map.next_value()?),
+                "L" => Wire::L(map.next_value()?),
+                "M" => Wire::M(map.next_value()?),
+                "SS" => Wire::Ss(map.next_value()?),
+                "NS" => Wire::Ns(map.next_value()?),
+                "BS" => Wire::Bs(map.next_value()?),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            found = if matches!(found, Wire::Empty) { value } else { Wire::Several };
+        }
+        Ok(found)
+    }
 }
 
 /// Attributes as they come in the request.
@@ -78,6 +120,17 @@ impl Value {
             return Err(ApiError::validation("Nesting Levels have exceeded supported limits"));
         }
         Ok(match wire {
+            Wire::Empty => {
+                return Err(ApiError::validation(
+                    "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes",
+                ));
+            }
+            Wire::Several => {
+                return Err(ApiError::validation(
+                    "Supplied AttributeValue has more than one datatypes set, must contain exactly one of the supported \
+                     datatypes",
+                ));
+            }
             Wire::S(text) => Self::S(text),
             Wire::N(text) => Self::N(Number::parse(&text)?),
             Wire::B(text) => Self::B(binary(&text)?),

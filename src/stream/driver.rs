@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::filter::{ChangeFilter, Fate, Skipped};
-use super::gaps::{GapCause, GapScope, first_confirmed};
+use super::gaps::{GapCause, GapScope, first_confirmed, is_unconfirmed};
 use super::{
     Cursor, CursorError, Discovery, GiveUp, Lineage, ListingError, LossCause, NewShard, Pace, Polled, Schedule, Step,
-    StreamSource, Suspect,
+    StreamSource, StreamStatus, Suspect, Suspicion,
 };
 use crate::apply::engine::{Engine, EngineGone};
 use crate::checkpoint::keeper::{Admission, Keeper, KeeperGone};
@@ -42,6 +42,8 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(60);
 const CHILDREN_EVERY: Duration = Duration::from_millis(500);
 /// The whole stream is listed this soon after a shard's end: its children may come one by one.
 const LIST_AFTER_END: Duration = Duration::from_millis(500);
+/// Full listings in a row that may contradict themselves.
+const MAX_ODD_LISTINGS: u32 = 10;
 /// A shard's children are this late before somebody is told.
 const CHILDREN_ARE_LATE: Duration = Duration::from_secs(300);
 
@@ -216,9 +218,13 @@ pub(crate) struct StreamDriver {
     children_at: Instant,
     children_wait: Duration,
     children_asked: usize,
-    /// Finished since the last full listing began: a second child of theirs may not be known yet.
+    /// Finished, and no full listing was begun since their first child was found: a second one may not be known yet.
     finished_lately: HashSet<ShardId>,
-    /// Those of them that had finished when the listing that is under way began.
+    /// Listings in a row that contradicted themselves.
+    odd_listings: u32,
+    /// Unfinished shards that the last listing did not hold.
+    vanished: HashSet<ShardId>,
+    /// Those of them that had a known child when the listing that is under way began.
     settled_by_listing: HashSet<ShardId>,
     started: Instant,
 }
@@ -262,6 +268,8 @@ impl StreamDriver {
             children_wait: CHILDREN_EVERY,
             children_asked: 0,
             finished_lately: HashSet::new(),
+            odd_listings: 0,
+            vanished: HashSet::new(),
             settled_by_listing: HashSet::new(),
             started: now,
         }
@@ -326,6 +334,9 @@ impl StreamDriver {
         begun.collect::<Vec<_>>().await.into_iter().collect::<Result<(), _>>()?;
         let now = self.now();
         for shard in ready {
+            if !matches!(self.positions.get(&shard), Some(StartAt::After(_))) {
+                self.look_for_silent_loss(&shard).await?;
+            }
             if self.lineage.begin(&shard) {
                 let at = self.positions.get(&shard).copied().unwrap_or(StartAt::TrimHorizon);
                 let attempts = Attempts::new(self.settings.patience);
@@ -342,7 +353,7 @@ impl StreamDriver {
             let now = self.now();
             let Some(shard) = self.schedule.due(now) else { return };
             let Some(reading) = self.readings.get(&shard) else {
-                self.schedule.remove(&shard);
+                self.schedule.ended(&shard);
                 continue;
             };
             let source = Arc::clone(&self.source);
@@ -358,7 +369,7 @@ impl StreamDriver {
                     let answer = source.records(&iterator, PAGE_RECORDS).await;
                     Done::Page(shard, iterator, answer)
                 })),
-                Step::Done | Step::Lost(_) => self.schedule.remove(&shard),
+                Step::Done | Step::Lost(_) => self.schedule.ended(&shard),
             }
         }
     }
@@ -370,7 +381,8 @@ impl StreamDriver {
         }
         if now >= self.list_at {
             self.is_listing = true;
-            self.settled_by_listing = self.finished_lately.clone();
+            let parents = self.finished_lately.iter().filter(|shard| self.lineage.has_known_children(shard));
+            self.settled_by_listing = parents.cloned().collect();
             let lister = self.lister.clone();
             self.work.push(Box::pin(async move { Done::Listed(lister.list().await) }));
         } else if now >= self.children_at {
@@ -409,7 +421,10 @@ impl StreamDriver {
         shard: &ShardId,
         answer: Result<ShardIterator, Failure>,
     ) -> Result<(), StreamError> {
-        let Some(reading) = self.readings.get_mut(shard) else { return Ok(()) };
+        let Some(reading) = self.readings.get_mut(shard) else {
+            self.schedule.ended(shard);
+            return Ok(());
+        };
         match answer {
             Ok(iterator) => {
                 reading.cursor.on_iterator(Ok(iterator));
@@ -430,7 +445,11 @@ impl StreamDriver {
         iterator: &ShardIterator,
         answer: Result<RecordsPage, Failure>,
     ) -> Result<(), StreamError> {
-        let Some(reading) = self.readings.get_mut(&shard) else { return Ok(()) };
+        let Some(reading) = self.readings.get_mut(&shard) else {
+            self.schedule.ended(&shard);
+            return Ok(());
+        };
+        let was_unproved = reading.cursor.position() == StartAt::TrimHorizon;
         let page = match answer {
             Ok(page) => page,
             Err(failure) => {
@@ -457,7 +476,7 @@ impl StreamDriver {
             is_last: read.drained,
         };
         self.observer.page(&shard, facts);
-        self.confirm(&shard).await?;
+        self.confirm(&shard, was_unproved).await?;
         let polled = match facts.records {
             0 => Polled::Empty,
             n if n >= PAGE_RECORDS as usize || facts.bytes >= FULL_PAGE_BYTES => Polled::GoOn,
@@ -502,12 +521,28 @@ impl StreamDriver {
         }));
     }
 
-    async fn confirm(&mut self, shard: &ShardId) -> Result<(), StreamError> {
+    /// A page was read: the position is within what the stream keeps. From the trim horizon a page comes also when
+    /// older records are gone, so there the time since the last confirmation decides, before it is renewed.
+    async fn confirm(&mut self, shard: &ShardId, was_unproved: bool) -> Result<(), StreamError> {
+        if was_unproved {
+            self.look_for_silent_loss(shard).await?;
+        }
         let now = Instant::now();
         let Some(reading) = self.readings.get_mut(shard) else { return Ok(()) };
         if reading.confirmed_at.is_none_or(|at| now.duration_since(at) >= CONFIRM_EVERY) {
             reading.confirmed_at = Some(now);
             let wall = self.context.now();
+            self.verified.insert(shard.clone(), wall);
+            self.keeper.confirm(shard, wall).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens a gap where nothing proved for nearly a day that the shard's oldest records are still there.
+    async fn look_for_silent_loss(&mut self, shard: &ShardId) -> Result<(), StreamError> {
+        let wall = self.context.now();
+        if self.verified.get(shard).is_some_and(|at| is_unconfirmed(*at, wall)) {
+            self.open_gap(shard, GapCause::NotConfirmed).await?;
             self.verified.insert(shard.clone(), wall);
             self.keeper.confirm(shard, wall).await?;
         }
@@ -564,13 +599,17 @@ impl StreamDriver {
                 GiveUp::Finished => {
                     self.keeper.give_up(shard).await?;
                     self.stop_reading(shard);
+                    self.schedule.ended(shard);
                     false
                 }
                 GiveUp::StillListed => {
                     self.list_at = Instant::now();
                     true
                 }
-                GiveUp::NotReading => false,
+                GiveUp::NotReading => {
+                    self.schedule.ended(shard);
+                    false
+                }
             },
         };
         if restart && let Some(reading) = self.readings.get_mut(shard) {
@@ -582,13 +621,18 @@ impl StreamDriver {
     }
 
     fn stop_reading(&mut self, shard: &ShardId) {
-        self.readings.remove(shard);
+        // Should it be read once more, then not what was handed on already.
+        if let Some(last) = self.readings.remove(shard).and_then(|reading| reading.cursor.last_read()) {
+            self.positions.insert(shard.clone(), StartAt::After(last));
+            self.floors.insert(shard.clone(), last);
+        }
         self.schedule.remove(shard);
     }
 
     async fn open_gap(&mut self, shard: &ShardId, cause: GapCause) -> Result<(), StreamError> {
         let (scope, name) = (GapScope::Shard(shard.clone()), cause.as_str().to_owned());
         let (id, from, healed) = (0, None, None);
+        // Every finding goes to the books, which know what is open now: an open gap is extended, a healed one is not.
         let row = GapRow { id, scope, from, to: self.context.now(), cause: name, healed };
         if self.keeper.open_gap(row).await? {
             tracing::error!(%shard, cause = cause.as_str(), "source history was lost before it was read: a gap is open");
@@ -644,8 +688,16 @@ impl StreamDriver {
             // The stream itself is gone: what is unread of every shard is lost.
             Err(ListError::Failed(failure)) if failure.fault == Fault::Lost => return self.stream_is_gone().await,
             Err(ListError::Failed(failure)) => return Err(StreamError::Source(failure)),
-            Err(ListError::Odd(error)) => return Err(StreamError::Listing(error)),
+            Err(ListError::Odd(error)) => {
+                self.odd_listings += 1;
+                if self.odd_listings >= MAX_ODD_LISTINGS {
+                    return Err(StreamError::Listing(error));
+                }
+                tracing::warn!(%error, "the stream's listings contradict each other, trying again");
+                return Ok(());
+            }
         };
+        self.odd_listings = 0;
         let now = self.context.now();
         self.is_listed = true;
         let Discovery { new_shards, relisted, suspects } = self.lineage.merge_listing(&listing, now);
@@ -653,10 +705,20 @@ impl StreamDriver {
         for (shard, at) in relisted {
             self.keeper.relist(&shard, at).await?;
         }
+        let vanished = suspects.iter().filter(|suspect| suspect.why == Suspicion::Vanished);
+        let vanished: HashSet<ShardId> = vanished.map(|suspect| suspect.shard.clone()).collect();
         self.resolve(suspects).await?;
+        if !vanished.is_subset(&self.vanished) {
+            self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
+        }
+        self.vanished = vanished;
         self.forget_old(now).await?;
         for shard in std::mem::take(&mut self.settled_by_listing) {
             self.finished_lately.remove(&shard);
+        }
+        self.finished_lately.retain(|shard| self.lineage.status(shard).is_some());
+        if !self.finished_lately.is_empty() && listing.status() == StreamStatus::Enabled {
+            self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
         }
         self.observer.discovered();
         self.report_shards();
@@ -686,7 +748,12 @@ impl StreamDriver {
     }
 
     /// Each suspect gets its gap, and then its way out; that may uncover the next.
+    ///
+    /// A shard is given up when two listings in a row do not hold it: one alone may be incomplete.
     async fn resolve(&mut self, mut suspects: Vec<Suspect>) -> Result<(), StreamError> {
+        let vanished = self.vanished.clone();
+        let is_certain = |suspect: &Suspect| suspect.why != Suspicion::Vanished || vanished.contains(&suspect.shard);
+        suspects.retain(is_certain);
         while !suspects.is_empty() {
             for suspect in suspects {
                 self.open_gap(&suspect.shard, suspect.why.into()).await?;
@@ -700,6 +767,7 @@ impl StreamDriver {
                 }
             }
             suspects = self.lineage.suspects();
+            suspects.retain(is_certain);
         }
         Ok(())
     }

@@ -174,6 +174,12 @@ impl Lineage {
         self.nodes.get(shard).map(|node| node.status)
     }
 
+    /// Whether any child of the shard is known.
+    #[must_use]
+    pub fn has_known_children(&self, shard: &ShardId) -> bool {
+        self.has_children(shard)
+    }
+
     /// Whether the shard is closed as far as is known: then an empty page of it proves nothing.
     #[must_use]
     pub fn is_known_closed(&self, shard: &ShardId) -> bool {

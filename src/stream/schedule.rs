@@ -95,6 +95,13 @@ impl Schedule {
         debug_assert!(self.each_shard_is_queued_once_or_out());
     }
 
+    /// Drops a shard of which no poll is out, whatever [`due`](Self::due) handed out: there was nothing to ask for.
+    pub fn ended(&mut self, shard: &ShardId) {
+        self.remove(shard);
+        self.entries.remove(shard);
+        debug_assert!(self.each_shard_is_queued_once_or_out());
+    }
+
     /// The shard to poll now, if one is due. It is handed out once; report to [`polled`](Self::polled).
     pub fn due(&mut self, now: Duration) -> Option<ShardId> {
         let now = self.observe(now);

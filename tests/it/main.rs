@@ -1,12 +1,23 @@
 //! The whole program against servers: the embedded sandbox, and those that others wrote.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+#![allow(clippy::disallowed_methods, reason = "tests are their own runtime, on real clocks where servers are real")]
+
+mod conformance;
 mod faults;
 mod gaps;
 mod handoff;
-mod model;
+mod ministack;
+mod moto;
 mod ordering;
+mod pair;
+mod permissions;
 mod resharding;
 mod restart;
 mod sandboxed;
+mod servers;
+mod short_sessions;
 mod shutdown;
+mod wire;
+mod workload;
 mod world;

@@ -17,7 +17,7 @@ use self::story::{Plan, Story};
 use super::example::Example;
 use super::format::parse_duration;
 use super::session::{Ended, Session};
-use crate::config::{DEFAULT_LISTEN, LogLevel, TelemetryConfig};
+use crate::config::{DEFAULT_LISTEN, LogFormat, LogLevel, TelemetryConfig};
 use crate::error::{Error, Exit, Result};
 use crate::sandbox::Options;
 
@@ -57,7 +57,7 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn execute(session: &Session, args: &DemoArgs) -> Result<Ended> {
-    session.start_logging(&TelemetryConfig { log_level: LogLevel::Warn, ..TelemetryConfig::default() })?;
+    session.start_logging(&TelemetryConfig { log_format: LogFormat::Text, log_level: LogLevel::Warn })?;
     let listener = bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)).await?;
     let endpoint = local_address(&listener)?;
     let mut example = Example::new(options(args.seed))?;

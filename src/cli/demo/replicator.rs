@@ -125,7 +125,7 @@ impl Replicator {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| is_foreign(name)) {
+            if name.to_str().is_some_and(is_foreign) {
                 command.env_remove(name);
             }
         }
@@ -174,12 +174,14 @@ fn config(setup: &Setup<'_>) -> String {
 [defaults.source]
 region = \"{REGION}\"
 endpoint_url = \"http://{endpoint}\"
+sts_endpoint_url = \"http://{endpoint}\"
 role_arn = \"{source_role}\"
 external_id = \"{EXTERNAL_ID}\"
 
 [defaults.target]
 region = \"{REGION}\"
 endpoint_url = \"http://{endpoint}\"
+sts_endpoint_url = \"http://{endpoint}\"
 role_arn = \"{target_role}\"
 external_id = \"{EXTERNAL_ID}\"
 
@@ -195,6 +197,7 @@ apply.attempt_timeout = \"2s\"
 # Only because the embedded AWS delivers nothing late; against AWS, leave the default of 16m.
 apply.in_doubt_for = \"{IN_DOUBT_FOR}\"
 stream.discovery_interval = \"5s\"
+verify.rate = \"100%\"
 
 [checkpoint]
 store = \"file:./state.redb\"

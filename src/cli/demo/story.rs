@@ -14,7 +14,6 @@ use super::replicator::{IN_DOUBT_FOR, Replicator};
 use crate::cli::args::ProgressKind;
 use crate::cli::example::{Example, REGION, SOURCE_ACCOUNT, TABLE, TARGET_ACCOUNT};
 use crate::cli::format::{count, counted, percent, span};
-use crate::cli::output;
 use crate::cli::sandbox::Budget;
 use crate::cli::session::{Ended, Session};
 use crate::cli::status::{self, LinkView};
@@ -70,9 +69,9 @@ pub(super) struct Story<'a> {
 struct Done {
     killed_in_load: bool,
     loaded: bool,
+    faults_since: Option<Duration>,
+    faults_over: Option<Duration>,
     killed_in_stream: bool,
-    faults_on: bool,
-    faults_off: bool,
 }
 
 impl<'a> Story<'a> {
@@ -161,6 +160,8 @@ impl<'a> Story<'a> {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let begun = Instant::now();
+        // However this ends: nobody writes for a replicator that is gone.
+        let _writes_end = stop_writes.clone().drop_guard();
         loop {
             tokio::select! {
                 () = stop_writes.cancelled() => break,
@@ -173,7 +174,6 @@ impl<'a> Story<'a> {
             let link = self.look().await?;
             self.intervene(elapsed, link.as_ref()).await?;
         }
-        stop_writes.cancel();
         self.sandbox.set_faults(Faults::default());
         Ok(())
     }
@@ -193,21 +193,25 @@ impl<'a> Story<'a> {
             self.done.loaded = true;
             self.say("the load is done; the stream was applied all the while");
         }
-        if self.done.loaded && !self.done.faults_on && elapsed >= self.plan.at(0.3) {
-            self.done.faults_on = true;
-            self.sandbox.set_faults(faults());
-            self.say("faults on: throttled writes, batches done in part, answers lost, connections reset");
-        }
-        if self.done.faults_on && !self.done.faults_off && elapsed >= self.plan.at(0.5) {
-            self.done.faults_off = true;
-            self.sandbox.set_faults(Faults::default());
-            self.sandbox.expire_iterators();
-            let failed = counted(self.sandbox.stats().faults, "request");
-            self.say(&format!("faults off: {failed} failed; and every iterator expires at once"));
-        }
-        if self.done.loaded && !self.done.killed_in_stream && elapsed >= self.plan.at(0.6) {
-            self.done.killed_in_stream = true;
-            self.crash("in the middle of the stream").await?;
+        // Each part waits for the one before it, however slow this machine is.
+        match (self.done.faults_since, self.done.faults_over) {
+            (None, _) if self.done.loaded && elapsed >= self.plan.at(0.3) => {
+                self.done.faults_since = Some(elapsed);
+                self.sandbox.set_faults(faults());
+                self.say("faults on: throttled writes, batches done in part, answers lost, connections reset");
+            }
+            (Some(since), None) if elapsed >= since + self.plan.at(0.2) => {
+                self.done.faults_over = Some(elapsed);
+                self.sandbox.set_faults(Faults::default());
+                self.sandbox.expire_iterators();
+                let failed = counted(self.sandbox.stats().faults, "request");
+                self.say(&format!("faults off: {failed} failed; and every iterator expires at once"));
+            }
+            (_, Some(over)) if !self.done.killed_in_stream && elapsed >= over + self.plan.at(0.1) => {
+                self.done.killed_in_stream = true;
+                self.crash("in the middle of the stream").await?;
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a bar says. Pure.
 
-use crate::cli::format::{bytes, count, percent, rate, span};
+use crate::cli::format::{bytes, count, load_percent, rate, span};
 use crate::telemetry::status::{LinkStatus, LoadStatus};
 use crate::telemetry::{Label as _, Phase};
 
@@ -34,7 +34,11 @@ fn load_text(load: &LoadStatus, items_per_second: Option<f64>) -> String {
         Some(expected) if expected > 0 => {
             // The size is the service's estimate: more may come than was expected.
             let done = load.bytes.min(expected);
-            parts.push(format!("{} {:>4}", drawn(done, expected), percent(done, expected)));
+            parts.push(format!(
+                "{} {:>4}",
+                drawn(done, expected),
+                load_percent(load.bytes, expected, load.segments_done >= load.segments)
+            ));
             parts.push(format!("{} of {}", bytes(load.bytes), bytes(expected)));
         }
         _ => parts.push(bytes(load.bytes)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cli::format::{percent, span};
+use crate::cli::format::{load_percent, span};
 use crate::model::WallTime;
 use crate::telemetry::status::{LinkStatus, Status};
 use crate::telemetry::{Label as _, Phase, ShardState};
@@ -120,7 +120,7 @@ impl Line {
         let Some(load) = &self.link.load else { return };
         match load.expected_bytes {
             Some(expected) => {
-                fields.push(("done", percent(load.bytes.min(expected), expected)));
+                fields.push(("done", load_percent(load.bytes, expected, load.segments_done >= load.segments)));
                 fields.push(("bytes", format!("{}/{expected}", load.bytes)));
             }
             None => fields.push(("bytes", load.bytes.to_string())),

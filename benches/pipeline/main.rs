@@ -1,0 +1,38 @@
+//! What it costs to move GetRecords pages into BatchWriteItem: the real program against two others, in one run.
+//!
+//! - `typed`: the straightforward loop over the AWS SDK's own types.
+//! - `dynaferry`: the program as `run` runs it, with checkpoints, metrics and pacing.
+//! - `floor`: sockets, copies, SHA-256 of each body, heads; nothing is understood.
+//!
+//! A stub server serves pages that were made ahead. It and each arm are processes of their own, on a core of their own
+//! where there are two; only the CPU time of the client counts. First a verify pass: each arm must deliver the same final
+//! items. Then the arms take turns, and medians of CPU per record are compared. Quote the ratios, not the times.
+//!
+//! ```text
+//! cargo bench --bench pipeline -- [--quick] [--gate] [--rounds N] [--seconds S] [--variant both|new] [--arms a,b]
+//! ```
+
+mod arms;
+mod floor;
+mod http;
+mod ours;
+mod pages;
+mod process;
+mod report;
+mod stub;
+mod typed;
+
+use std::error::Error;
+
+/// What can go wrong in a benchmark: it is said, and that is all.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["stub"] => stub::serve(),
+        ["arm", arm, address, variant, cycles] => arms::run_one(arm, address, variant.parse()?, cycles.parse()?),
+        _ => report::run(&report::Options::parse(&words)?),
+    }
+}

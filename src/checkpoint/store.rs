@@ -27,6 +27,7 @@ pub struct LinkState {
 
 /// One change of the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the link's row is the largest, and there is one in a thousand writes")]
 pub enum StateWrite {
     /// Writes the link's row.
     Link(LinkRow),

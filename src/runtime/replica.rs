@@ -114,7 +114,6 @@ pub(crate) struct Replica {
     stop_engine: CancellationToken,
     board: Arc<Board>,
     drain: Duration,
-    engine_ended: bool,
 }
 
 impl Replica {
@@ -183,7 +182,7 @@ impl Replica {
             let stop = stop_reading.clone();
             tasks.spawn(async move { Ended::Load(load.run(stop).await) });
         }
-        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain, engine_ended: false }
+        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain }
     }
 
     /// The way to the bookkeeper.

@@ -21,13 +21,17 @@ fn seeds() -> Vec<u64> {
 
 fn options(seed: u64, random: &mut fastrand::Rng) -> Options {
     let seconds = |random: &mut fastrand::Rng, most: u64| Duration::from_secs(random.u64(0..=most));
+    // A shard that is closed before it is listed proves nothing about now, and each roll-over holds the lag for a moment:
+    // among shards of a few seconds a migration waits long to have caught up. The service's live for hours.
+    let life = Duration::from_secs(20) + seconds(random, 100);
     Options {
         seed,
-        shard_life: Duration::from_secs(1) + seconds(random, 30),
+        shard_life: life,
         split_chance: random.f64() * 0.6,
-        initial_shards: 1..=random.usize(1..6),
-        children_delay: seconds(random, 5),
-        children_stagger: seconds(random, 5),
+        initial_shards: 1..=random.usize(1..4),
+        max_open_shards: 4,
+        children_delay: life.mul_f64(random.f64() * 0.05),
+        children_stagger: life.mul_f64(random.f64() * 0.05),
         iterator_life: Duration::from_secs(2) + seconds(random, 60),
         empty_page_chance: random.f64() * 0.3,
         final_page_with_records_chance: random.f64(),
@@ -115,7 +119,7 @@ async fn run(seed: u64) {
             service.stop().await.ok();
         }
         if random.f64() < 0.2 {
-            tokio::time::sleep(Duration::from_secs(random.u64(1..7_200))).await;
+            tokio::time::sleep(Duration::from_secs(random.u64(1..90))).await;
         }
     }
     world.no_faults();
@@ -134,6 +138,7 @@ async fn run(seed: u64) {
 fn after_random_writes_faults_and_crashes_the_target_equals_the_source() {
     for seed in seeds() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        println!("seed {seed}");
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(48 * 3600), run(seed)).await.expect("it ends within two days");

@@ -4,6 +4,7 @@
 //! `stream.enable` and `target.create`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::replica::Ends;
 use super::ttl::KeepExpired;
@@ -15,6 +16,9 @@ use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::load::{ScanRequest, TableReader};
 use crate::model::{Billing, KeyAttribute, KeyKind, TableDescription, TableStatus, ViewType};
 use crate::retry::{Attempts, Patience, Verdict};
+
+/// For how long calls that fail at the start are tried again, unless they are throttled.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an on-demand table serves where nothing else is known, per table and Region. Source: Service quotas, DynamoDB.
 const DEFAULT_QUOTA: u64 = 40_000;
@@ -83,7 +87,7 @@ async fn introduce(link: &str, account: &Account, table: &TableRef, context: &Co
     }
 }
 
-/// Tries a call again while its failure may pass; refused credentials for a minute.
+/// Tries a call again while its failure may pass, for a minute; while it is throttled, for ever.
 pub(crate) async fn patiently<T, F>(context: &Context, mut call: impl FnMut() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -94,7 +98,8 @@ where
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let gives_up = failure.fault == Fault::Denied || attempts.failed() >= 8;
+        // Throttling passes, however long it takes; credentials are judged at once, before anybody waits for nothing.
+        let gives_up = failure.fault == Fault::Denied || (!failure.throttled && started.elapsed() >= START_PATIENCE);
         match attempts.failed_with(&failure, started.elapsed(), context.draw()) {
             Verdict::Again(wait) if !gives_up => {
                 tracing::warn!(error = %failure, "a call failed, trying again");

@@ -245,6 +245,9 @@ impl Replica {
         let deadline = deadline.max(tokio::time::Instant::now() + CLOSE_TIME);
         let closed = tokio::time::timeout_at(deadline, self.keeper.close(engine_is_clean)).await;
         let is_clean = engine_is_clean && matches!(closed, Ok(Ok(())));
+        if !engine_ended {
+            self.tasks.abort_all();
+        }
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
             if let Ok(Ended::Keeper(Err(error))) = ended {
                 fault = Some(error.into());

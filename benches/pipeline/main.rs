@@ -12,6 +12,8 @@
 //! cargo bench --bench pipeline -- [--quick] [--gate] [--rounds N] [--seconds S] [--variant both|new] [--arms a,b]
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and its arms spawn as their users do")]
+
 mod arms;
 mod floor;
 mod http;

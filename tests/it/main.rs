@@ -1,6 +1,12 @@
 //! The whole program against servers: the embedded sandbox, and those that others wrote.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::large_futures,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 #![allow(clippy::disallowed_methods, reason = "tests are their own runtime, on real clocks where servers are real")]
 
 mod conformance;

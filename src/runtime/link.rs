@@ -330,11 +330,8 @@ impl Link {
         Ok((opened, found, prepared.view))
     }
 
-    /// A target that this link made, or found empty, is its own. Another one is refused, unless the user allows it.
+    /// A target that this link finds empty, as one that it has just made, is its own. Another one is refused, unless the user allows it.
     async fn owns_target(&self, prepared: &Prepared) -> Result<bool> {
-        if prepared.target_was_created {
-            return Ok(true);
-        }
         let empty = is_empty(&prepared.ends.target_reader, &self.shared.context).await.map_err(|failure| {
             Error::new(Exit::Precondition, format!("look whether the target of link `{}` is empty", self.config.name))
                 .hint("allow dynamodb:Scan on it to the target's identity")

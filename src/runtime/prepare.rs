@@ -30,8 +30,6 @@ pub(crate) struct Prepared {
     pub(crate) view: ViewType,
     pub(crate) source: TableDescription,
     pub(crate) target: TableDescription,
-    /// Whether this call made the target.
-    pub(crate) target_was_created: bool,
     pub(crate) accounts: Accounts,
 }
 
@@ -136,7 +134,7 @@ pub(crate) async fn prepare(
     if needs.stream {
         source = with_stream(link, &accounts, context, source).await?;
     }
-    let (target, target_was_created) = target_of(link, &accounts, context, &source, needs).await?;
+    let target = target_of(link, &accounts, context, &source, needs).await?;
     check_pair(link, &source, &target)?;
     if needs.stream {
         check_get_item(link, &accounts, context, &source).await?;
@@ -164,7 +162,7 @@ pub(crate) async fn prepare(
         target_id: target.id.clone(),
         keys: source.keys.clone(),
     };
-    Ok(Prepared { ends, identity, view, source, target, target_was_created, accounts })
+    Ok(Prepared { ends, identity, view, source, target, accounts })
 }
 
 /// Where deletes by time to live are left out, what expired stays at the target also when its key is synced.
@@ -225,12 +223,12 @@ async fn target_of(
     context: &Context,
     source: &TableDescription,
     needs: Needs,
-) -> Result<(TableDescription, bool)> {
+) -> Result<TableDescription> {
     match patiently(context, || accounts.target.describe(&accounts.target_table)).await {
         Ok(target) => {
             match target.status {
-                TableStatus::Active | TableStatus::Updating => Ok((target, false)),
-                TableStatus::Creating => Ok((wait_for_target(accounts, link).await?, false)),
+                TableStatus::Active | TableStatus::Updating => Ok(target),
+                TableStatus::Creating => wait_for_target(accounts, link).await,
                 TableStatus::Other(ref status) => Err(Error::new(Exit::Precondition, of_side("target", link, "use"))
                     .hint(format!("its status is {status}"))),
             }
@@ -241,7 +239,7 @@ async fn target_of(
                 .because(failure))
         }
         Err(failure) if failure.fault == Fault::Lost && link.target_create => {
-            create_target(link, accounts, context, source).await.map(|target| (target, true))
+            create_target(link, accounts, context, source).await
         }
         Err(failure) if failure.fault == Fault::Lost => {
             Err(Error::new(Exit::Precondition, of_side("target", link, "find"))
@@ -280,7 +278,14 @@ async fn create_target(
         "creating the target, as `target.create` asks"
     );
     let name = accounts.target_table.name();
-    let created = accounts.target.create_table(name, source, &tags, aws::Patience::default()).await;
+    let create = || accounts.target.create_table(name, source, &tags, aws::Patience::default());
+    let created = match patiently(context, create).await {
+        // An attempt of ours may have made it although its answer was lost.
+        Err(failure) if failure.code.as_deref() == Some("ResourceInUseException") => {
+            return wait_for_target(accounts, link).await;
+        }
+        created => created,
+    };
     let created = created.map_err(|failure| {
         Error::new(Exit::Precondition, of_side("target", link, "create"))
             .hint("allow dynamodb:CreateTable, DescribeTable and TagResource on it, or create it yourself")

@@ -90,8 +90,8 @@ pub(crate) enum EngineError {
 
 /// What the engine tells while it runs.
 pub(crate) trait EngineObserver: Send + Sync {
-    /// A record of the stream was acknowledged; it was created then.
-    fn applied(&self, op: AppliedOp, created: WallTime);
+    /// So many records of the stream were acknowledged; all were created in that second.
+    fn applied(&self, op: AppliedOp, created: WallTime, records: u64);
     /// Records were settled by newer ones of their keys.
     fn superseded(&self, records: u64);
     /// Write units were consumed.
@@ -407,36 +407,16 @@ impl EngineTask {
                 self.not_before = Instant::now() + UNPROCESSED_WAIT.mul_f64(0.5 + self.context.draw());
             }
         }
-        let mut tokens = Vec::with_capacity(writes.len());
+        let mut settled = Settled::new(writes.len());
         for write in writes {
             if reply.unprocessed.contains(&write.key.canonical) {
                 self.lanes.put_back(&write.key.canonical)?;
             } else {
-                self.acknowledge(&write, &mut tokens)?;
+                let op = if write.image.is_some() { AppliedOp::Put } else { AppliedOp::Delete };
+                settled.add(op, self.lanes.acknowledge(&write.key.canonical)?, self.observer.as_ref());
             }
         }
-        Ok(self.keeper.settled(tokens).await?)
-    }
-
-    fn acknowledge(&mut self, write: &Write, out: &mut Vec<Token>) -> Result<(), EngineError> {
-        let tokens: Tokens<Token> = self.lanes.acknowledge(&write.key.canonical)?;
-        let op = if write.image.is_some() { AppliedOp::Put } else { AppliedOp::Delete };
-        let mut superseded = 0;
-        for (n, token) in tokens.into_iter().enumerate() {
-            if let Token::Record { created, .. } = token {
-                // The first is the operation's own, the others were absorbed by it.
-                if n == 0 {
-                    self.observer.applied(op, created);
-                } else {
-                    superseded += 1;
-                }
-            }
-            out.push(token);
-        }
-        if superseded > 0 {
-            self.observer.superseded(superseded);
-        }
-        Ok(())
+        Ok(self.keeper.settled(settled.tell(self.observer.as_ref())).await?)
     }
 
     async fn write_failed(
@@ -542,6 +522,54 @@ impl EngineTask {
 
     fn monotonic(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// What an answer settled, told to the observer in runs: records of one second come together.
+struct Settled {
+    tokens: Vec<Token>,
+    run: Option<(AppliedOp, WallTime, u64)>,
+    superseded: u64,
+}
+
+impl Settled {
+    fn new(writes: usize) -> Self {
+        Self { tokens: Vec::with_capacity(writes), run: None, superseded: 0 }
+    }
+
+    fn add(&mut self, op: AppliedOp, tokens: Tokens<Token>, observer: &dyn EngineObserver) {
+        for (n, token) in tokens.into_iter().enumerate() {
+            if let Token::Record { created, .. } = token {
+                // The first is the operation's own, the others were absorbed by it.
+                if n == 0 {
+                    self.applied(op, created, observer);
+                } else {
+                    self.superseded += 1;
+                }
+            }
+            self.tokens.push(token);
+        }
+    }
+
+    fn applied(&mut self, op: AppliedOp, created: WallTime, observer: &dyn EngineObserver) {
+        match &mut self.run {
+            Some((of, at, records)) if (*of, *at) == (op, created) => *records += 1,
+            run => {
+                if let Some((op, created, records)) = run.replace((op, created, 1)) {
+                    observer.applied(op, created, records);
+                }
+            }
+        }
+    }
+
+    fn tell(self, observer: &dyn EngineObserver) -> Vec<Token> {
+        if let Some((op, created, records)) = self.run {
+            observer.applied(op, created, records);
+        }
+        if self.superseded > 0 {
+            observer.superseded(self.superseded);
+        }
+        self.tokens
     }
 }
 

@@ -40,11 +40,17 @@ impl KeyCodec {
     /// # Errors
     /// When an attribute is missing, too many, of another type, or not decodable.
     pub fn key(&self, json: Bytes) -> Result<Key, DecodeError> {
+        self.key_with(json, &mut Vec::with_capacity(64))
+    }
+
+    /// The same, with a buffer that is used for one key after the other.
+    pub(super) fn key_with(&self, json: Bytes, buffer: &mut Vec<u8>) -> Result<Key, DecodeError> {
         let (values, others) = self.find(&json)?;
         if others {
             return Err(DecodeError::new("find only key attributes in a key", 0));
         }
-        Ok(Key { canonical: self.canonical(&values)?, json: json.clone() })
+        let canonical = self.canonical(&values, buffer)?;
+        Ok(Key { canonical, json })
     }
 
     /// The key of a whole item; its JSON is spliced together from the item's own bytes.
@@ -53,7 +59,7 @@ impl KeyCodec {
     /// When a key attribute is missing, of another type, or not decodable.
     pub fn key_of_item(&self, item: &[u8]) -> Result<Key, DecodeError> {
         let (values, _) = self.find(item)?;
-        let canonical = self.canonical(&values)?;
+        let canonical = self.canonical(&values, &mut Vec::with_capacity(64))?;
         let mut json = Vec::with_capacity(canonical.as_bytes().len() * 2 + 64);
         let mut separator = b'{';
         for (attribute, value) in self.attributes().zip([values.hash, values.range]) {
@@ -94,13 +100,13 @@ impl KeyCodec {
         Ok((found, others))
     }
 
-    fn canonical(&self, values: &KeyValues<'_>) -> Result<CanonicalKey, DecodeError> {
-        let mut out = Vec::with_capacity(64);
+    fn canonical(&self, values: &KeyValues<'_>, out: &mut Vec<u8>) -> Result<CanonicalKey, DecodeError> {
+        out.clear();
         for (attribute, value) in self.attributes().zip([values.hash, values.range]) {
             let value = value.ok_or_else(|| DecodeError::new("find every key attribute", 0))?;
-            append(attribute.attribute.kind, value, &mut out)?;
+            append(attribute.attribute.kind, value, out)?;
         }
-        Ok(CanonicalKey::from_canonical(out))
+        Ok(CanonicalKey::from_canonical(out.as_slice()))
     }
 }
 

@@ -1,14 +1,20 @@
 //! What legacy global tables (version 2017) write into items, and no copy carries over: attributes named `aws:rep:*`.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
+use memchr::memmem::Finder;
 
 use super::DecodeError;
 use super::scanner::Scanner;
 use crate::model::RawItem;
 
+/// Made once: it is asked for each image.
+static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"aws:rep:"));
+
 /// The image without attributes named `aws:rep:*`; the same bytes where there are none.
 pub(super) fn without_replica_marks(image: Bytes) -> Result<RawItem, DecodeError> {
-    if memchr::memmem::find(&image, b"aws:rep:").is_none() {
+    if MARK.find(&image).is_none() {
         return Ok(RawItem::new(image));
     }
     let mut kept = Vec::with_capacity(image.len());

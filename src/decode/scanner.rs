@@ -160,8 +160,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         match first {
             Some(b'"') => self.string().map(drop)?,
-            Some(b'{') => self.object(|inner, _| inner.value().map(drop))?,
-            Some(b'[') => self.array(|inner| inner.value().map(drop))?,
+            Some(b'{' | b'[') => self.skip_container()?,
             Some(b't') => self.literal(b"true")?,
             Some(b'f') => self.literal(b"false")?,
             Some(b'n') => self.literal(b"null")?,
@@ -169,6 +168,98 @@ impl<'a> Scanner<'a> {
             _ => return Err(self.error("find a value")),
         }
         Ok(start..self.at)
+    }
+
+    /// Consumes an object or an array with all that is in it: most of a page. One loop instead of a call for each value.
+    fn skip_container(&mut self) -> Result<(), DecodeError> {
+        let outside = self.depth;
+        // A bit for each open container, the innermost lowest: whether it is an object. Depths are below 128.
+        let mut objects: u128 = 0;
+        loop {
+            match self.text.get(self.at) {
+                Some(b'"') => self.skip_string()?,
+                Some(b'{') => {
+                    self.at += 1;
+                    self.deeper()?;
+                    objects = objects << 1 | 1;
+                    if self.peek() != Some(b'}') {
+                        self.skip_name()?;
+                        continue;
+                    }
+                }
+                Some(b'[') => {
+                    self.at += 1;
+                    self.deeper()?;
+                    objects <<= 1;
+                    if self.peek() != Some(b']') {
+                        continue;
+                    }
+                }
+                Some(b' ' | b'\t' | b'\n' | b'\r') => {
+                    self.at += 1;
+                    continue;
+                }
+                _ => self.value().map(drop)?,
+            }
+            loop {
+                match self.text.get(self.at) {
+                    Some(b',') => {
+                        self.at += 1;
+                        if objects & 1 == 1 {
+                            self.skip_name()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if objects & 1 == 1 => {}
+                    Some(b']') if objects & 1 == 0 => {}
+                    Some(b' ' | b'\t' | b'\n' | b'\r') => {
+                        self.at += 1;
+                        continue;
+                    }
+                    _ => return Err(self.error("find a comma or the end of a container")),
+                }
+                self.at += 1;
+                objects >>= 1;
+                self.depth -= 1;
+                if self.depth == outside {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Consumes a field's name and its colon.
+    #[inline]
+    fn skip_name(&mut self) -> Result<(), DecodeError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.error("find a string"));
+        }
+        self.skip_string()?;
+        if self.peek() != Some(b':') {
+            return Err(self.error("find a colon"));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Consumes the string whose opening quote stands here.
+    #[inline]
+    fn skip_string(&mut self) -> Result<(), DecodeError> {
+        self.at += 1;
+        while let Some(chunk) = self.rest().first_chunk::<8>() {
+            let special = special_bytes(u64::from_le_bytes(*chunk));
+            if special == 0 {
+                self.at += 8;
+                continue;
+            }
+            self.at += (special.trailing_zeros() / 8) as usize;
+            if self.text.get(self.at) != Some(&b'"') {
+                break;
+            }
+            self.at += 1;
+            return Ok(());
+        }
+        self.rest_of_string().map(drop)
     }
 
     fn literal(&mut self, word: &'static [u8]) -> Result<(), DecodeError> {
@@ -226,6 +317,13 @@ impl<'a> Scanner<'a> {
     pub(crate) fn string(&mut self) -> Result<RawStr<'a>, DecodeError> {
         self.expect(b'"', "find a string")?;
         let start = self.at;
+        let escaped = self.rest_of_string()?;
+        let raw = self.text.get(start..self.at - 1).unwrap_or_default();
+        Ok(RawStr { raw, escaped })
+    }
+
+    /// Consumes a string from within it, its closing quote included; answers whether it has escapes from here on.
+    fn rest_of_string(&mut self) -> Result<bool, DecodeError> {
         let mut escaped = false;
         loop {
             self.at += plain_prefix(self.rest());
@@ -239,9 +337,8 @@ impl<'a> Scanner<'a> {
                 None => return Err(self.error("find the end of a string")),
             }
         }
-        let raw = self.text.get(start..self.at).unwrap_or_default();
         self.at += 1;
-        Ok(RawStr { raw, escaped })
+        Ok(escaped)
     }
 
     fn escape(&mut self) -> Result<(), DecodeError> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::replica_marks::without_replica_marks;
 use super::scanner::Scanner;
 use super::{DecodeError, KeyCodec};
-use crate::model::{Change, ChangeOp, SequenceNumber, ViewType, WallTime};
+use crate::model::{Change, ChangeOp, Key, SequenceNumber, ViewType, WallTime};
 
 /// One page of a shard.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub fn stream_page(body: &Bytes, keys: &KeyCodec, view: ViewType) -> Result<Stre
     let mut changes = Vec::new();
     let mut next_iterator = None;
     let mut has_records = false;
+    let mut buffer = Vec::with_capacity(64);
     let mut scanner = Scanner::new(body)?;
     scanner.object(|scanner, name| {
         if name.is("Records") {
@@ -36,7 +37,8 @@ pub fn stream_page(body: &Bytes, keys: &KeyCodec, view: ViewType) -> Result<Stre
             scanner.array(|scanner| {
                 let start = scanner.position();
                 let record = Record::read(scanner)?;
-                changes.push(record.into_change(body, keys, view, scanner.position() - start)?);
+                let key = record.key(body, keys, &mut buffer)?;
+                changes.push(record.into_change(key, body, view, scanner.position() - start)?);
                 Ok(())
             })
         } else if name.is("NextShardIterator") {
@@ -118,16 +120,14 @@ impl Record {
         })
     }
 
-    fn into_change(
-        self,
-        body: &Bytes,
-        keys: &KeyCodec,
-        view: ViewType,
-        wire_bytes: usize,
-    ) -> Result<Change, DecodeError> {
+    fn key(&self, body: &Bytes, keys: &KeyCodec, buffer: &mut Vec<u8>) -> Result<Key, DecodeError> {
+        let range = self.keys.clone().ok_or_else(|| DecodeError::new("find Keys in a record", 0))?;
+        keys.key_with(body.slice(range), buffer)
+    }
+
+    fn into_change(self, key: Key, body: &Bytes, view: ViewType, wire_bytes: usize) -> Result<Change, DecodeError> {
         let at = self.keys.as_ref().map_or(0, |range| range.start);
         let missing = |what| DecodeError::new(what, at);
-        let key = keys.key(body.slice(self.keys.ok_or_else(|| missing("find Keys in a record"))?))?;
         let event = self.event.ok_or_else(|| missing("find eventName in a record"))?;
         let op = match (event, self.new_image) {
             _ if !view.has_new_image() => ChangeOp::Touch,

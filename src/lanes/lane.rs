@@ -76,22 +76,26 @@ pub(super) enum Issue {
     Write(Write),
 }
 
-/// The FIFO of one key, and the operation that is under way.
+/// The FIFO of one key. Nearly every lane has one operation, for queued ones coalesce: it lies inside, and stays where it is
+/// while it is under way.
 #[derive(Debug)]
 pub(super) struct Lane<T> {
-    in_flight: Option<Operation<T>>,
-    queue: VecDeque<Operation<T>>,
+    head: Option<Operation<T>>,
+    /// Whether the head is under way.
+    is_out: bool,
+    /// Those after the head; empty where there is no head.
+    waiting: VecDeque<Operation<T>>,
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
-        Self { in_flight: None, queue: VecDeque::new() }
+        Self { head: None, is_out: false, waiting: VecDeque::new() }
     }
 }
 
 impl<T> Lane<T> {
     pub(super) fn is_empty(&self) -> bool {
-        self.in_flight.is_none() && self.queue.is_empty()
+        self.head.is_none()
     }
 
     /// Whether it is not in the list of ready keys: nothing waits, or its turn comes when what is under way is settled.
@@ -100,36 +104,43 @@ impl<T> Lane<T> {
     }
 
     pub(super) const fn is_in_flight(&self) -> bool {
-        self.in_flight.is_some()
+        self.is_out
     }
 
     /// Appends, or takes the place of the last one queued; answers the page whose item was absorbed.
     pub(super) fn push(&mut self, mut operation: Operation<T>) -> Option<PageNumber> {
-        let last = self.queue.pop_back_if(|last| last.may_be_absorbed_by(&operation.work));
-        let page = last.and_then(|last| operation.absorb(last));
-        self.queue.push_back(operation);
-        page
+        let last = match self.waiting.back_mut() {
+            Some(last) => Some(last),
+            None => self.head.as_mut().filter(|_| !self.is_out),
+        };
+        if let Some(last) = last.filter(|last| last.may_be_absorbed_by(&operation.work)) {
+            std::mem::swap(last, &mut operation);
+            return last.absorb(operation);
+        }
+        match self.head {
+            None => self.head = Some(operation),
+            Some(_) => self.waiting.push_back(operation),
+        }
+        None
     }
 
     pub(super) fn head(&self) -> Option<&Work> {
-        if self.in_flight.is_some() { None } else { self.queue.front().map(|operation| &operation.work) }
+        if self.is_out { None } else { self.head.as_ref().map(|operation| &operation.work) }
     }
 
     /// Removes the head if it is an item of the load and the key was executed since its page was requested.
     pub(super) fn take_stale_load(&mut self, touched_at: Option<u64>) -> Option<Operation<T>> {
         let touched_at = touched_at?;
-        if self.in_flight.is_some() {
-            return None;
-        }
-        self.queue.pop_front_if(|head| matches!(head.work, Work::Load { opened_at, .. } if touched_at > opened_at))
+        let is_stale = matches!(self.head()?, Work::Load { opened_at, .. } if touched_at > *opened_at);
+        if is_stale { self.pop() } else { None }
     }
 
     /// Puts the head under way.
     pub(super) fn issue(&mut self) -> Option<Issue> {
-        if self.in_flight.is_some() {
+        if self.is_out {
             return None;
         }
-        let head = self.queue.pop_front()?;
+        let head = self.head.as_ref()?;
         let key = head.key.clone();
         let issue = match &head.work {
             Work::Sync => Issue::Read(key),
@@ -137,37 +148,49 @@ impl<T> Lane<T> {
             Work::Delete => Issue::Write(Write { key, image: None }),
             Work::Synced(image) => Issue::Write(Write { key, image: image.clone() }),
         };
-        self.in_flight = Some(head);
+        self.is_out = true;
         Some(issue)
     }
 
     /// Ends what is under way.
     pub(super) fn finish(&mut self) -> Result<Operation<T>, LaneError> {
-        self.in_flight.take().ok_or(LaneError("an answer names a key that is not under way"))
+        self.come_back()?;
+        self.pop().ok_or(NOT_OUT)
     }
 
     /// What is under way goes back to the head. In doubt, a sync starts again from its read and a newer change takes the
     /// place of an older one.
     pub(super) fn put_back(&mut self, in_doubt: bool) -> Result<Option<PageNumber>, LaneError> {
-        let mut operation = self.finish()?;
-        if in_doubt && matches!(operation.work, Work::Synced(_)) {
-            operation.work = Work::Sync;
+        self.come_back()?;
+        let head = self.head.as_mut().ok_or(NOT_OUT)?;
+        if in_doubt && matches!(head.work, Work::Synced(_)) {
+            head.work = Work::Sync;
         }
-        let newer = self.queue.front_mut().filter(|next| operation.may_be_absorbed_by(&next.work));
-        if let Some(newer) = newer {
-            return Ok(newer.absorb(operation));
+        if self.waiting.front().is_some_and(|next| head.may_be_absorbed_by(&next.work))
+            && let Some(older) = self.pop()
+        {
+            return Ok(self.head.as_mut().and_then(|newer| newer.absorb(older)));
         }
-        self.queue.push_front(operation);
         Ok(None)
     }
 
     pub(super) fn sync_read(&mut self, image: Option<RawItem>) -> Result<(), LaneError> {
-        let mut operation = self.finish()?;
-        if !matches!(operation.work, Work::Sync) {
+        self.come_back()?;
+        let head = self.head.as_mut().ok_or(NOT_OUT)?;
+        if !matches!(head.work, Work::Sync) {
             return Err(LaneError("a read came back for a key that is not being read"));
         }
-        operation.work = Work::Synced(image);
-        self.queue.push_front(operation);
+        head.work = Work::Synced(image);
         Ok(())
     }
+
+    fn come_back(&mut self) -> Result<(), LaneError> {
+        if std::mem::take(&mut self.is_out) { Ok(()) } else { Err(NOT_OUT) }
+    }
+
+    fn pop(&mut self) -> Option<Operation<T>> {
+        std::mem::replace(&mut self.head, self.waiting.pop_front())
+    }
 }
+
+const NOT_OUT: LaneError = LaneError("an answer names a key that is not under way");

@@ -17,6 +17,7 @@
 
 mod lane;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lane::{Lane, Operation, Work};
@@ -293,11 +294,13 @@ impl<T> Lanes<T> {
     }
 
     fn finish(&mut self, key: &CanonicalKey) -> Result<Operation<T>, LaneError> {
-        let lane = self.lanes.get_mut(key).ok_or(LaneError("an answer names a key that is not under way"))?;
-        let operation = lane.finish()?;
+        let Entry::Occupied(mut lane) = self.lanes.entry(key.clone()) else {
+            return Err(LaneError("an answer names a key that is not under way"));
+        };
+        let operation = lane.get_mut().finish()?;
         self.in_flight -= 1;
-        if lane.is_empty() {
-            self.lanes.remove(key);
+        if lane.get().is_empty() {
+            lane.remove();
         } else {
             self.ready.push_back(key.clone());
         }

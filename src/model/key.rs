@@ -1,5 +1,7 @@
 //! Keys: the schema of a table's primary key, and one key as canonical bytes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -55,15 +57,15 @@ impl KeySchema {
 ///
 /// For each attribute in schema order: type tag (1 byte), length (4 bytes, big endian), value. Text is decoded UTF-8,
 /// binary is decoded base64, numbers are in canonical form: `1`, `1.0` and `1E0` are one key. Made by
-/// `decode::key`; `Debug` shows the length alone.
+/// `decode::key`; `Debug` shows the length alone. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct CanonicalKey(Box<[u8]>);
+pub struct CanonicalKey(Arc<[u8]>);
 
 impl CanonicalKey {
     /// Wraps canonical bytes. Only `decode::key` and the stores that read back what it made should call this.
     #[must_use]
-    pub fn from_canonical(bytes: impl Into<Box<[u8]>>) -> Self {
+    pub fn from_canonical(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self(bytes.into())
     }
 

@@ -77,8 +77,11 @@ impl SequenceNumber {
         std::str::from_utf8(digits).unwrap_or_default()
     }
 
-    fn significant(&self) -> &str {
-        self.as_str().trim_start_matches('0')
+    /// The digits without leading zeros. Bytes, for this is compared several times for each record.
+    fn significant(&self) -> &[u8] {
+        let digits = self.digits.get(..usize::from(self.len)).unwrap_or_default();
+        let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+        digits.get(zeros..).unwrap_or_default()
     }
 }
 

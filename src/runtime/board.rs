@@ -293,13 +293,13 @@ impl BookObserver for Board {
 }
 
 impl EngineObserver for Board {
-    fn applied(&self, op: AppliedOp, created: WallTime) {
+    fn applied(&self, op: AppliedOp, created: WallTime, records: u64) {
         let mut state = self.state();
-        state.totals.applied += 1;
+        state.totals.applied += records;
         let delay = state.skew.corrected(self.context.now()).since(created);
         drop(state);
-        self.metrics.stream_records(RecordStage::Applied, 1, 0);
-        self.metrics.apply_delay(op, delay);
+        self.metrics.stream_records(RecordStage::Applied, records, 0);
+        self.metrics.apply_delays(op, delay, records);
     }
 
     fn superseded(&self, records: u64) {

@@ -99,8 +99,9 @@ impl Metrics {
         self.inner.pending_samples.load(Ordering::Relaxed)
     }
 
-    fn sampled(&self) {
-        if self.inner.pending_samples.fetch_add(1, Ordering::Relaxed) + 1 == MAX_PENDING_SAMPLES {
+    fn sampled(&self, num_samples: u64) {
+        let before = self.inner.pending_samples.fetch_add(num_samples, Ordering::Relaxed);
+        if before < MAX_PENDING_SAMPLES && before + num_samples >= MAX_PENDING_SAMPLES {
             self.upkeep();
         }
     }
@@ -180,8 +181,14 @@ impl LinkMetrics {
 
     /// One record was acknowledged by the target this long after it was created.
     pub fn apply_delay(&self, op: AppliedOp, delay: Duration) {
-        self.handles.apply_delay.of(op).record(delay.as_secs_f64());
-        self.metrics.sampled();
+        self.apply_delays(op, delay, 1);
+    }
+
+    /// So many records were acknowledged by the target this long after they were created.
+    pub fn apply_delays(&self, op: AppliedOp, delay: Duration, num_records: u64) {
+        let samples = usize::try_from(num_records).unwrap_or(usize::MAX);
+        self.handles.apply_delay.of(op).record_many(delay.as_secs_f64(), samples);
+        self.metrics.sampled(num_records);
     }
 
     /// How many unfinished shards are in this state.
@@ -243,7 +250,7 @@ impl LinkMetrics {
         let handles = self.handles.request(side, operation);
         handles.results.of(result).increment(1);
         handles.duration.record(took.as_secs_f64());
-        self.metrics.sampled();
+        self.metrics.sampled(1);
     }
 
     /// The service reported consumed capacity units; fractions count.

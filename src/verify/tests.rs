@@ -460,9 +460,10 @@ async fn throttles_and_faults_that_pass_change_nothing() {
 async fn a_lasting_refusal_ends_it_and_names_the_side() {
     let (source, target) = differing(1, 1);
     // What is not found is asked for a few times: a table that is being changed may be there in a moment.
-    target.failures.lock().unwrap().extend((0..4).map(|_| failure(Fault::Lost, false)));
+    target.failures.lock().unwrap().extend((0..1000).map(|_| failure(Fault::Lost, false)));
     let error = run(job(&source, &target)).await.unwrap_err();
     assert!(matches!(error, VerifyError::Read { side: Side::Target, .. }));
+    target.failures.lock().unwrap().clear();
     target.put(9, Some(image(9, r#""v":{"X":"?"}"#)));
     let error = run(job(&source, &target)).await.unwrap_err();
     assert!(matches!(error, VerifyError::Item { side: Side::Target, .. }));

@@ -256,6 +256,10 @@ async fn wait_for_target(accounts: &Accounts, link: &LinkConfig) -> Result<Table
     })
 }
 
+fn is_there(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some("ResourceInUseException")
+}
+
 async fn create_target(
     link: &LinkConfig,
     accounts: &Accounts,
@@ -275,7 +279,16 @@ async fn create_target(
         "creating the target, as `target.create` asks"
     );
     let name = accounts.target_table.name();
-    let created = accounts.target.create_table(name, source, &tags, aws::Patience::default()).await;
+    let create = || async {
+        let created = accounts.target.create_table(name, source, &tags, aws::Patience::default()).await;
+        // It is there: made by an attempt whose answer was lost.
+        created
+            .map_err(|failure| if is_there(&failure) { Failure { fault: Fault::Rejected, ..failure } } else { failure })
+    };
+    let created = patiently(context, create).await;
+    if created.as_ref().is_err_and(is_there) {
+        return wait_for_target(accounts, link).await;
+    }
     let created = created.map_err(|failure| {
         Error::new(Exit::Precondition, of_side("target", link, "create"))
             .hint("allow dynamodb:CreateTable, DescribeTable and TagResource on it, or create it yourself")

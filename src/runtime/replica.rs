@@ -245,7 +245,10 @@ impl Replica {
         let deadline = deadline.max(tokio::time::Instant::now() + CLOSE_TIME);
         let closed = tokio::time::timeout_at(deadline, self.keeper.close(engine_is_clean)).await;
         let is_clean = engine_is_clean && matches!(closed, Ok(Ok(())));
-        while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
+        // Books that are closed leave nothing to wait for: a request that is still out is dropped with its task.
+        while !matches!(closed, Ok(Ok(())))
+            && let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await
+        {
             if let Ok(Ended::Keeper(Err(error))) = ended {
                 fault = Some(error.into());
             }

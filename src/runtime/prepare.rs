@@ -259,6 +259,10 @@ async fn wait_for_target(accounts: &Accounts, link: &LinkConfig) -> Result<Table
     })
 }
 
+fn is_there(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some("ResourceInUseException")
+}
+
 async fn create_target(
     link: &LinkConfig,
     accounts: &Accounts,

@@ -38,6 +38,18 @@ async fn survives(world: World, more: &str, rules: Vec<FaultRule>) {
     world.assert_equal();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_target_is_made_also_when_that_is_throttled_or_its_answer_lost() {
+    for kind in [FaultKind::Throttle("LimitExceededException".into()), FaultKind::LoseAnswer, FaultKind::InternalError]
+    {
+        let world = filled(Options { seed: 32, ..Options::default() });
+        world.faults(vec![FaultRule::new("CreateTable", Trigger::Next(2), kind)]);
+        let reports = world.migrate("").await.unwrap();
+        assert!(reports[0].verification.is_identical());
+        assert!(world.link_row().await.owns_target);
+    }
+}
+
 const CALLS: [&str; 7] =
     ["DescribeTable", "DescribeStream", "GetShardIterator", "GetRecords", "Scan", "BatchWriteItem", "GetItem"];
 

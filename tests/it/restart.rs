@@ -219,10 +219,10 @@ async fn state_restored_from_an_old_backup_only_costs_a_replay_or_a_heal() {
         service.until_equal(&world).await;
         service.stop().await.unwrap();
         let backup = std::sync::Arc::new(world.store.as_ref().unwrap().fork());
-        for hour in 0..age.as_secs() / 3600 {
+        for hour in 0..usize::try_from(age.as_secs() / 3600).unwrap() {
             let service = world.serve("");
-            world.put(hour as usize, 0, "later");
-            world.delete(hour as usize + 1, 0);
+            world.put(hour, 0, "later");
+            world.delete(hour + 1, 0);
             service.until_equal(&world).await;
             service.stop().await.unwrap();
             world.clock().skip(HOUR);
@@ -255,10 +255,10 @@ async fn verify_finds_what_was_tampered_with_and_repair_mends_it() {
         tamper(&world);
         let verify = |repair| {
             let program = world.program(world.config(exclusive), Mode::Oneshot);
-            async move {
+            Box::pin(async move {
                 let options = VerifyOptions { repair, ..VerifyOptions::default() };
-                program.verify(options, CancellationToken::new()).await.unwrap().remove(0).1
-            }
+                Box::pin(program.verify(options, CancellationToken::new())).await.unwrap().remove(0).1
+            })
         };
         let found = verify(false).await;
         let confirmed = found.differences.confirmed;
@@ -283,8 +283,7 @@ async fn a_verification_under_writes_calls_nothing_different_that_is_only_under_
     service.stop().await.unwrap();
     let program = world.program(world.config(""), Mode::Oneshot);
     let options = VerifyOptions { repair: true, ..VerifyOptions::default() };
-    let verify = program.verify(options, CancellationToken::new());
-    tokio::pin!(verify);
+    let mut verify = Box::pin(program.verify(options, CancellationToken::new()));
     let mut n = 0;
     let report = loop {
         tokio::select! {

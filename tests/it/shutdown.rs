@@ -161,12 +161,12 @@ async fn items_that_the_target_refuses_are_set_aside_listed_and_replayed() {
     assert!(letters.iter().any(|letter| letter.letter.key_json.contains("p7")));
     assert!(letters.iter().any(|letter| letter.letter.key_json.contains("p13")));
     assert!(letters.iter().all(|letter| letter.letter.reason.contains("ValidationException")));
-    let gone = world.program(config(), Mode::Oneshot).retry_dead_letters(&[]).await.unwrap();
+    let gone = Box::pin(world.program(config(), Mode::Oneshot).retry_dead_letters(&[])).await.unwrap();
     assert_eq!(gone, 0, "refused again: they stay");
     assert_eq!(world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap().len(), letters.len());
 
     drop_index(&world);
-    let gone = world.program(config(), Mode::Oneshot).retry_dead_letters(&[]).await.unwrap();
+    let gone = Box::pin(world.program(config(), Mode::Oneshot).retry_dead_letters(&[])).await.unwrap();
     assert_eq!(gone, letters.len() as u64);
     assert!(world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap().is_empty());
     world.assert_equal();

@@ -263,7 +263,14 @@ impl Process {
         let stop = CancellationToken::new();
         let (running, token) = (Arc::clone(&program), stop.clone());
         #[expect(clippy::disallowed_methods, reason = "a process of its own")]
-        let task = tokio::spawn(async move { running.run(token).await });
+        let task = tokio::spawn(async move {
+            let ended = running.run(token).await;
+            if let Err(error) = &ended {
+                // Shown only by a test that fails.
+                println!("the program ended: {}", dynaferry::error::chain(error));
+            }
+            ended
+        });
         Self { program, stop, task }
     }
 

@@ -285,9 +285,7 @@ async fn create_target(
     let create = || accounts.target.create_table(name, source, &tags, aws::Patience::default());
     let created = match patiently(context, create).await {
         // An attempt of ours may have made it although its answer was lost.
-        Err(failure) if failure.code.as_deref() == Some("ResourceInUseException") => {
-            return wait_for_target(accounts, link).await;
-        }
+        Err(failure) if is_there(&failure) => return wait_for_target(accounts, link).await,
         created => created,
     };
     let created = created.map_err(|failure| {

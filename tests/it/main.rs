@@ -14,6 +14,7 @@ mod faults;
 mod gaps;
 mod handoff;
 mod ministack;
+mod model;
 mod moto;
 mod ordering;
 mod pair;

@@ -4,6 +4,8 @@
 //! cargo bench --bench decode -- [--quick]
 //! ```
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 #[expect(dead_code, reason = "the other bench uses the rest")]
 #[path = "pipeline/pages.rs"]
 mod pages;

@@ -7,6 +7,8 @@
 //! cargo bench --bench service -- [--quick]
 //! ```
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{Read as _, Write as _};

@@ -13,6 +13,7 @@ mod conformance;
 mod faults;
 mod gaps;
 mod handoff;
+mod kills;
 mod ministack;
 mod model;
 mod moto;

@@ -151,6 +151,8 @@ pub(crate) struct Book {
     dirty: Dirty,
     events: Vec<Event>,
     ghost_life: std::time::Duration,
+    /// Records beyond the watermarks, and their share of the look-ahead.
+    ahead: (u64, u64),
     /// The link's row was never written: it goes last, as the mark that the pin is complete.
     is_new: bool,
 }
@@ -172,6 +174,7 @@ impl Book {
             dirty: Dirty::default(),
             events: Vec::new(),
             ghost_life,
+            ahead: (0, 0),
             is_new: true,
         };
         book.write_link();
@@ -262,6 +265,11 @@ impl Book {
     /// The gaps, open and healed.
     pub(crate) fn gap_rows(&self) -> impl Iterator<Item = &GapRow> {
         self.gaps.values()
+    }
+
+    /// Records beyond the watermarks, and their share of the look-ahead, in the unit of [`Arrival::bytes`].
+    pub(crate) const fn ahead(&self) -> (u64, u64) {
+        self.ahead
     }
 
     /// Keys in doubt.
@@ -381,6 +389,8 @@ impl Book {
             }
         }
         books.row.debts = debts;
+        let size: u64 = arrivals.iter().map(|arrival| arrival.bytes as u64).sum();
+        self.ahead = (self.ahead.0 + arrivals.len() as u64, self.ahead.1 + size);
         for (key, until) in doubtful {
             self.doubt(&key, until);
         }
@@ -426,6 +436,7 @@ impl Book {
         books.row.debts.retain(|debt| advance.to < debt.to);
         self.dirty.shards.insert(slot);
         self.dirty.records += advance.records;
+        self.ahead = (self.ahead.0.saturating_sub(advance.records), self.ahead.1.saturating_sub(advance.bytes));
         self.events.push(Event::Passed(advance.records, advance.bytes));
         self.finish_if_done(slot)
     }

@@ -81,6 +81,8 @@ pub(crate) trait BookObserver: Send + Sync {
     fn committed(&self, ok: bool);
     /// Counts changed.
     fn status(&self, status: BookStatus);
+    /// Records and bytes that were read beyond the watermarks.
+    fn ahead(&self, records: u64, bytes: u64);
 }
 
 enum Note {
@@ -581,6 +583,8 @@ impl KeeperTask {
     }
 
     fn report(&self) {
+        let (records, kib) = self.book.ahead();
+        self.observer.ahead(records, kib.saturating_mul(1024));
         let open_gaps = self.book.gap_rows().filter(|gap| gap.healed.is_none()).cloned().collect();
         self.observer.status(BookStatus {
             doubts: self.book.num_doubts(),

@@ -23,9 +23,10 @@ use crate::telemetry::Label as _;
 use crate::telemetry::lag::{CheckpointMark, LinkLag, PageContent, ShardLag, Watermarks};
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{
-    AppliedOp, CapacityKind, LinkMetrics, Operation, Phase, RecordStage, ShardState, Side, Stage, ThrottleReason,
-    WriteResult,
+    AppliedOp, CapacityKind, DifferenceKind, DifferenceState, LinkMetrics, Operation, Phase, RecordStage, ShardState,
+    Side, Stage, ThrottleReason, WriteResult,
 };
+use crate::verify::VerifyReport;
 
 /// Answers bound AWS's clock to about a second; before the first few of them the bounds mean nothing.
 const MAX_CLOCK_DOUBT: Duration = Duration::from_secs(1);
@@ -277,6 +278,10 @@ impl BookObserver for Board {
         }
     }
 
+    fn ahead(&self, records: u64, bytes: u64) {
+        self.metrics.buffered(records, bytes);
+    }
+
     fn status(&self, status: BookStatus) {
         let mut state = self.state();
         if state.books == status {
@@ -289,6 +294,25 @@ impl BookObserver for Board {
         state.books = status.clone();
         drop(state);
         self.books.send_replace(status);
+    }
+}
+
+impl Board {
+    /// What a comparison of both tables found.
+    pub(crate) fn verified(&self, report: &VerifyReport) {
+        let states = [
+            (DifferenceState::Pending, &report.differences.pending),
+            (DifferenceState::Confirmed, &report.differences.confirmed),
+        ];
+        for (state, counts) in states {
+            self.metrics.verify_differences(DifferenceKind::Missing, state, counts.missing);
+            self.metrics.verify_differences(DifferenceKind::Extra, state, counts.extra);
+            self.metrics.verify_differences(DifferenceKind::Different, state, counts.different);
+        }
+        self.metrics.verify_compared(report.compared);
+        if report.is_identical() {
+            self.metrics.verify_succeeded(self.context.now());
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::stream::lister::{ListError, ShardLister};
 use crate::stream::{Listing, Pace};
 use crate::telemetry::lag::RETENTION;
 use crate::telemetry::skew::SkewEstimate;
-use crate::telemetry::{self, LinkIdentity, Metrics, Mode, Operation, Phase, RequestResult};
+use crate::telemetry::{self, CapacityKind, LinkIdentity, Metrics, Mode, Operation, Phase, RequestResult};
 use crate::verify::{HealJob, VerifySettings, heal};
 
 /// How often phases and time-dependent metrics are looked at.
@@ -215,6 +215,7 @@ impl Link {
         beside: Result<()>,
         board: &Board,
     ) -> Result<Generation> {
+        board.metrics().lease_held(false);
         beside.inspect_err(|_| board.set_phase(Phase::Failed))?;
         match ended {
             Ok(ReplicaEnd::Stopped) => Ok(Generation::Stopped),
@@ -287,6 +288,10 @@ impl Link {
             target_table: target.name.clone(),
         };
         let metrics = self.shared.metrics.link(&identity, self.shared.mode);
+        let limits = self.settings(prepared, row);
+        metrics.rate_limit(telemetry::Side::Target, CapacityKind::Write, limits.engine.write_limit);
+        metrics.rate_limit(telemetry::Side::Source, CapacityKind::Read, limits.load.read_limit);
+        metrics.lease_held(true);
         // Without a load everything is owed that the stream still keeps.
         let owed_from = apply_from(row).unwrap_or_else(|| self.aws_now().minus(RETENTION));
         let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from));
@@ -441,7 +446,7 @@ impl Link {
         tokio::select! {
             done = companion => done,
             () = self.heal_gaps(&running, &prepared.source.id, ghosts_until) => Ok(()),
-            () = watch(&running.board, heartbeat) => Ok(()),
+            () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
         }
     }
@@ -586,10 +591,13 @@ pub(crate) fn verify_settings(
 }
 
 /// Keeps phase, heartbeat and time-dependent metrics up to date.
-async fn watch(board: &Board, heartbeat: &Heartbeat) {
+async fn watch(board: &Board, accounts: &Accounts, heartbeat: &Heartbeat) {
     let mut is_caught_up = false;
     loop {
         heartbeat.tick();
+        let metrics = board.metrics();
+        metrics.credentials_expiry(telemetry::Side::Source, accounts.source.credentials_expire_at());
+        metrics.credentials_expiry(telemetry::Side::Target, accounts.target.credentials_expire_at());
         let snapshot = board.snapshot();
         let lag = snapshot.watermarks.lag(snapshot.now);
         let limit = if is_caught_up { CATCHING_UP.1 } else { CATCHING_UP.0 };

@@ -527,9 +527,7 @@ async fn verify_running(
         progress: None,
     };
     let found = verify::run(job).await.map_err(|error| cannot_verify(name, error))?;
-    if found.is_identical() {
-        running.board.metrics().verify_succeeded(context.now());
-    }
+    running.board.verified(&found);
     Ok(found)
 }
 

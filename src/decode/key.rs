@@ -62,11 +62,11 @@ impl KeyCodec {
         let canonical = self.canonical(&values, &mut Vec::with_capacity(64))?;
         let mut json = Vec::with_capacity(canonical.as_bytes().len() * 2 + 64);
         let mut separator = b'{';
-        for (attribute, value) in self.attributes().zip([values.hash, values.range]) {
+        for (attribute, value) in self.attributes().zip([&values.hash, &values.range]) {
             json.push(separator);
             json.extend_from_slice(attribute.name_json.as_bytes());
             json.push(b':');
-            json.extend_from_slice(value.unwrap_or_default());
+            json.extend_from_slice(value.as_ref().map_or(&[], |value| value.json));
             separator = b',';
         }
         json.push(b'}');
@@ -77,24 +77,23 @@ impl KeyCodec {
         std::iter::once(&self.hash).chain(self.range.as_ref())
     }
 
-    /// The values (`{"S":"a"}`) of the key attributes in an item, and whether it has others.
+    /// The values of the key attributes in an item, and whether it has others.
     fn find<'a>(&self, item: &'a [u8]) -> Result<(KeyValues<'a>, bool), DecodeError> {
         let mut found = KeyValues { hash: None, range: None };
         let mut others = false;
         Scanner::over(item).object(|scanner, name| {
-            let value = item.get(scanner.value()?);
-            let slot = if name.is(&self.hash.attribute.name) {
-                &mut found.hash
-            } else if self.range.as_ref().is_some_and(|range| name.is(&range.attribute.name)) {
-                &mut found.range
-            } else {
-                others = true;
-                return Ok(());
+            let (attribute, slot) = match &self.range {
+                _ if name.is(&self.hash.attribute.name) => (&self.hash, &mut found.hash),
+                Some(range) if name.is(&range.attribute.name) => (range, &mut found.range),
+                _ => {
+                    others = true;
+                    return scanner.value().map(drop);
+                }
             };
-            if slot.is_some() {
+            let value = KeyValue::read(scanner, item, attribute.attribute.kind)?;
+            if slot.replace(value).is_some() {
                 return Err(DecodeError::new("find a key attribute once", 0));
             }
-            *slot = value;
             Ok(())
         })?;
         Ok((found, others))
@@ -102,30 +101,46 @@ impl KeyCodec {
 
     fn canonical(&self, values: &KeyValues<'_>, out: &mut Vec<u8>) -> Result<CanonicalKey, DecodeError> {
         out.clear();
-        for (attribute, value) in self.attributes().zip([values.hash, values.range]) {
-            let value = value.ok_or_else(|| DecodeError::new("find every key attribute", 0))?;
-            append(attribute.attribute.kind, value, out)?;
+        for (attribute, value) in self.attributes().zip([&values.hash, &values.range]) {
+            let value = value.as_ref().ok_or_else(|| DecodeError::new("find every key attribute", 0))?;
+            append(attribute.attribute.kind, value.text, out)?;
         }
         Ok(CanonicalKey::from_canonical(out.as_slice()))
     }
 }
 
 struct KeyValues<'a> {
-    hash: Option<&'a [u8]>,
-    range: Option<&'a [u8]>,
+    hash: Option<KeyValue<'a>>,
+    range: Option<KeyValue<'a>>,
+}
+
+/// The value of a key attribute.
+struct KeyValue<'a> {
+    /// With its type: `{"S":"a"}`.
+    json: &'a [u8],
+    text: RawStr<'a>,
+}
+
+impl<'a> KeyValue<'a> {
+    fn read(scanner: &mut Scanner<'a>, item: &'a [u8], kind: KeyKind) -> Result<Self, DecodeError> {
+        scanner.peek();
+        let start = scanner.position();
+        let mut text: Option<RawStr<'_>> = None;
+        scanner.object(|scanner, name| {
+            if !name.is(kind.as_str()) || text.is_some() {
+                return Err(DecodeError::new("find a key attribute of the schema's type", 0));
+            }
+            text = Some(scanner.string()?);
+            Ok(())
+        })?;
+        let text = text.ok_or_else(|| DecodeError::new("find a key attribute's value", 0))?;
+        Ok(Self { json: item.get(start..scanner.position()).unwrap_or_default(), text })
+    }
 }
 
 /// Appends one typed value: tag, length, bytes.
-fn append(kind: KeyKind, value: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
-    let mut text: Option<RawStr<'_>> = None;
-    Scanner::over(value).object(|scanner, name| {
-        if !name.is(kind.as_str()) || text.is_some() {
-            return Err(DecodeError::new("find a key attribute of the schema's type", 0));
-        }
-        text = Some(scanner.string()?);
-        Ok(())
-    })?;
-    let text = text.ok_or_else(|| DecodeError::new("find a key attribute's value", 0))?.decode()?;
+fn append(kind: KeyKind, text: RawStr<'_>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let text = text.decode()?;
     out.push(kind.as_str().as_bytes().first().copied().unwrap_or_default());
     let length_at = out.len();
     out.extend_from_slice(&[0; 4]);

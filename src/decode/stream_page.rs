@@ -9,6 +9,9 @@ use super::scanner::Scanner;
 use super::{DecodeError, KeyCodec};
 use crate::model::{Change, ChangeOp, Key, SequenceNumber, ViewType, WallTime};
 
+/// A record with images is hardly smaller: room for the changes of a page is made once, and not much too large.
+const ROOMY_RECORD_BYTES: usize = 1024;
+
 /// One page of a shard.
 #[derive(Debug)]
 pub struct StreamPage {
@@ -26,7 +29,7 @@ pub struct StreamPage {
 /// [`DecodeError`] on anything that is not as documented: an unknown event, a missing field, a put without its image.
 /// Nothing is skipped.
 pub fn stream_page(body: &Bytes, keys: &KeyCodec, view: ViewType) -> Result<StreamPage, DecodeError> {
-    let mut changes = Vec::new();
+    let mut changes = Vec::with_capacity(body.len() / ROOMY_RECORD_BYTES);
     let mut next_iterator = None;
     let mut has_records = false;
     let mut buffer = Vec::with_capacity(64);

@@ -194,7 +194,8 @@ impl<T> Lanes<T> {
 
     /// Takes what may be sent now: heads of lanes that are not under way, oldest first.
     pub(crate) fn take(&mut self, limits: BatchLimits) -> Ready<T> {
-        let mut out = Ready { writes: Vec::new(), reads: Vec::new(), dropped: Vec::new() };
+        let writes = Vec::with_capacity(limits.writes.min(self.ready.len()));
+        let mut out = Ready { writes, reads: Vec::new(), dropped: Vec::new() };
         let mut bytes = 0;
         let mut passed_over = Vec::new();
         while out.writes.len() < limits.writes {

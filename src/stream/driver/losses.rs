@@ -1,0 +1,105 @@
+//! History that is gone before it was read: each finding becomes a durable gap first, then reading goes on with what
+//! is left.
+
+use tokio::time::Instant;
+
+use super::{StreamDriver, StreamError};
+use crate::checkpoint::rows::{GapRow, ShardStatus};
+use crate::model::ShardId;
+use crate::stream::gaps::{GapCause, GapScope, is_unconfirmed};
+use crate::stream::{GiveUp, LossCause, Polled, Suspect, Suspicion};
+
+impl StreamDriver {
+    /// Opens a gap where nothing proved for nearly a day that the shard's oldest records are still there.
+    pub(super) async fn look_for_silent_loss(&mut self, shard: &ShardId) -> Result<(), StreamError> {
+        let wall = self.context.now();
+        if self.verified.get(shard).is_some_and(|at| is_unconfirmed(*at, wall)) {
+            self.open_gap(shard, GapCause::NotConfirmed).await?;
+            self.verified.insert(shard.clone(), wall);
+            self.keeper.confirm(shard, wall).await?;
+        }
+        Ok(())
+    }
+
+    /// The unread history of a shard is gone: a durable gap first, then on with what is left.
+    pub(super) async fn position_lost(&mut self, shard: &ShardId, cause: LossCause) -> Result<(), StreamError> {
+        self.open_gap(shard, cause.into()).await?;
+        let now = self.now();
+        let restart = match cause {
+            LossCause::Trimmed => {
+                self.keeper.trimmed(shard).await?;
+                true
+            }
+            LossCause::ShardVanished => match self.lineage.give_up(shard, self.context.now()) {
+                GiveUp::Finished => {
+                    self.keeper.give_up(shard).await?;
+                    self.stop_reading(shard);
+                    self.schedule.ended(shard);
+                    false
+                }
+                GiveUp::StillListed => {
+                    self.list_at = Instant::now();
+                    true
+                }
+                GiveUp::NotReading => {
+                    self.schedule.ended(shard);
+                    false
+                }
+            },
+        };
+        if restart && let Some(reading) = self.readings.get_mut(shard) {
+            reading.cursor.restart();
+            let wait = reading.attempts.next_wait(self.context.draw());
+            self.schedule.polled(shard, Polled::Failed { wait }, now);
+        }
+        Ok(())
+    }
+
+    /// Each suspect gets its gap, and then its way out; that may uncover the next.
+    ///
+    /// A shard is given up when two listings in a row do not hold it: one alone may be incomplete.
+    pub(super) async fn resolve(&mut self, mut suspects: Vec<Suspect>) -> Result<(), StreamError> {
+        let vanished = self.vanished.clone();
+        let is_certain = |suspect: &Suspect| suspect.why != Suspicion::Vanished || vanished.contains(&suspect.shard);
+        suspects.retain(is_certain);
+        while !suspects.is_empty() {
+            for suspect in suspects {
+                self.open_gap(&suspect.shard, suspect.why.into()).await?;
+                match self.lineage.resolve(&suspect, self.context.now()) {
+                    Some(ShardStatus::Finished) => {
+                        self.stop_reading(&suspect.shard);
+                        self.keeper.give_up(&suspect.shard).await?;
+                    }
+                    Some(ShardStatus::Reading) => self.keeper.begin(&suspect.shard).await?,
+                    Some(ShardStatus::Waiting) | None => {}
+                }
+            }
+            suspects = self.lineage.suspects();
+            suspects.retain(is_certain);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stream_is_gone(&mut self) -> Result<(), StreamError> {
+        let unfinished: Vec<ShardId> = self.lineage.readable().cloned().collect();
+        for shard in unfinished {
+            self.open_gap(&shard, GapCause::ShardVanished).await?;
+        }
+        Err(StreamError::Gone)
+    }
+
+    async fn open_gap(&mut self, shard: &ShardId, cause: GapCause) -> Result<(), StreamError> {
+        let (scope, name) = (GapScope::Shard(shard.clone()), cause.as_str().to_owned());
+        let (id, from, healed) = (0, None, None);
+        // Every finding goes to the books, which know what is open now: an open gap is extended, a healed one is not.
+        let row = GapRow { id, scope, from, to: self.context.now(), cause: name, healed };
+        if self.keeper.open_gap(row).await? {
+            tracing::error!(%shard, cause = cause.as_str(), "source history was lost before it was read: a gap is open");
+            self.observer.gap_opened(cause);
+        }
+        if self.settings.stop_on_gap {
+            return Err(StreamError::Lost { shard: shard.clone(), cause: cause.as_str() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! One shard's pages: asked for, decoded, handed on; and what happens to those that fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Done, PageError, PageFacts, StreamDriver, StreamError};
+use crate::checkpoint::keeper::Admission;
+use crate::decode::stream_page;
+use crate::error::{Failure, Fault};
+use crate::model::{Change, ShardId, StartAt};
+use crate::retry::Verdict;
+use crate::stream::filter::Fate;
+use crate::stream::{Polled, RecordsPage, ShardIterator, Step};
+
+/// Records asked for in a page: the service's most. Source: DynamoDB Streams API reference, `GetRecords`.
+const PAGE_RECORDS: u32 = 1000;
+/// A page of this many bytes is full: the service ends one at 1 MB.
+const FULL_PAGE_BYTES: usize = 900_000;
+/// How often a position that is read from is written down as confirmed.
+const CONFIRM_EVERY: Duration = Duration::from_secs(60);
+
+impl StreamDriver {
+    pub(super) fn start_polls(&mut self) {
+        while self.schedule.polls_out() < self.settings.max_concurrent {
+            let now = self.now();
+            let Some(shard) = self.schedule.due(now) else { return };
+            let Some(reading) = self.readings.get(&shard) else {
+                self.schedule.ended(&shard);
+                continue;
+            };
+            let source = Arc::clone(&self.source);
+            match reading.cursor.next() {
+                Step::GetIterator(at) => {
+                    let stream = self.stream.clone();
+                    self.work.push(Box::pin(async move {
+                        let answer = source.iterator(&stream, &shard, at).await;
+                        Done::Iterator(shard, answer)
+                    }));
+                }
+                Step::GetRecords(iterator) => self.work.push(Box::pin(async move {
+                    let answer = source.records(&iterator, PAGE_RECORDS).await;
+                    Done::Page(shard, iterator, answer)
+                })),
+                Step::Done | Step::Lost(_) => self.schedule.ended(&shard),
+            }
+        }
+    }
+
+    pub(super) async fn take_iterator(
+        &mut self,
+        shard: &ShardId,
+        answer: Result<ShardIterator, Failure>,
+    ) -> Result<(), StreamError> {
+        let Some(reading) = self.readings.get_mut(shard) else {
+            self.schedule.ended(shard);
+            return Ok(());
+        };
+        match answer {
+            Ok(iterator) => {
+                reading.cursor.on_iterator(Ok(iterator));
+                let now = self.now();
+                self.schedule.polled(shard, Polled::GoOn, now);
+                Ok(())
+            }
+            Err(failure) => {
+                reading.cursor.on_iterator(Err(&failure));
+                self.poll_failed(shard, failure).await
+            }
+        }
+    }
+
+    pub(super) async fn take_page(
+        &mut self,
+        shard: ShardId,
+        iterator: &ShardIterator,
+        answer: Result<RecordsPage, Failure>,
+    ) -> Result<(), StreamError> {
+        let Some(reading) = self.readings.get_mut(&shard) else {
+            self.schedule.ended(&shard);
+            return Ok(());
+        };
+        let was_unproved = reading.cursor.position() == StartAt::TrimHorizon;
+        let page = match answer {
+            Ok(page) => page,
+            Err(failure) => {
+                reading.cursor.on_page_failed(&failure);
+                return self.poll_failed(&shard, failure).await;
+            }
+        };
+        let decoded = stream_page(&page.body, &self.codec, self.view).map_err(PageError::from).and_then(|decoded| {
+            let numbers = decoded.changes.iter().map(|change| change.sequence);
+            let next = decoded.next_iterator.map(ShardIterator::new);
+            let read = reading.cursor.on_page(iterator, numbers, next)?;
+            Ok((decoded.changes, read))
+        });
+        let (mut changes, read) = match decoded {
+            Ok(decoded) => decoded,
+            Err(source) => return self.page_is_broken(&shard, source).await,
+        };
+        reading.attempts.succeeded();
+        let facts = PageFacts {
+            asked_at: page.asked_at,
+            records: changes.len(),
+            bytes: page.body.len(),
+            is_closed: self.lineage.is_known_closed(&shard),
+            is_last: read.drained,
+        };
+        self.observer.page(&shard, facts);
+        self.confirm(&shard, was_unproved).await?;
+        let polled = match facts.records {
+            0 => Polled::Empty,
+            n if n >= PAGE_RECORDS as usize || facts.bytes >= FULL_PAGE_BYTES => Polled::GoOn,
+            _ => Polled::Some,
+        };
+        changes.drain(..read.skip.min(changes.len()));
+        if let Some(floor) = self.floors.get(&shard) {
+            changes.retain(|change| change.sequence > *floor);
+        }
+        self.hand_on(shard, changes, read.drained, polled);
+        Ok(())
+    }
+
+    /// The shard is polled again when its page was taken.
+    fn hand_on(&mut self, shard: ShardId, changes: Vec<Change>, is_drained: bool, polled: Polled) {
+        if changes.is_empty() && !is_drained {
+            let now = self.now();
+            self.schedule.polled(&shard, polled, now);
+            return;
+        }
+        let wall = self.context.now();
+        let admissions = changes.into_iter().map(|change| {
+            let fate = self.settings.filter.fate(&change, wall);
+            if let Fate::Skip(why) = fate {
+                self.observer.skipped(why);
+            }
+            Admission { apply: fate == Fate::Apply, change }
+        });
+        let admissions: Vec<_> = admissions.collect();
+        let (keeper, engine) = (self.keeper.clone(), self.engine.clone());
+        self.work.push(Box::pin(async move {
+            let handed_on = async {
+                let admitted = keeper.admit(&shard, admissions).await?;
+                engine.apply(admitted).await?;
+                if is_drained {
+                    keeper.drained(&shard).await?;
+                }
+                Ok(())
+            };
+            let answer = handed_on.await;
+            Done::Admitted(shard, polled, answer)
+        }));
+    }
+
+    /// A page was read: the position is within what the stream keeps. From the trim horizon a page comes also when
+    /// older records are gone, so there the time since the last confirmation decides, before it is renewed.
+    async fn confirm(&mut self, shard: &ShardId, was_unproved: bool) -> Result<(), StreamError> {
+        if was_unproved {
+            self.look_for_silent_loss(shard).await?;
+        }
+        let now = Instant::now();
+        let Some(reading) = self.readings.get_mut(shard) else { return Ok(()) };
+        if reading.confirmed_at.is_none_or(|at| now.duration_since(at) >= CONFIRM_EVERY) {
+            reading.confirmed_at = Some(now);
+            let wall = self.context.now();
+            self.verified.insert(shard.clone(), wall);
+            self.keeper.confirm(shard, wall).await?;
+        }
+        Ok(())
+    }
+
+    /// A page that cannot be is asked for again, in case it was damaged on its way; then reading stops.
+    async fn page_is_broken(&mut self, shard: &ShardId, source: PageError) -> Result<(), StreamError> {
+        let failure = Failure {
+            operation: "GetRecords",
+            fault: Fault::Broken,
+            throttled: false,
+            may_have_happened: false,
+            code: None,
+            message: source.to_string(),
+            request_id: None,
+        };
+        match self.poll_failed(shard, failure).await {
+            Err(StreamError::Source(_)) => Err(StreamError::Page { shard: shard.clone(), source }),
+            other => other,
+        }
+    }
+
+    async fn poll_failed(&mut self, shard: &ShardId, failure: Failure) -> Result<(), StreamError> {
+        let now = self.now();
+        let Some(reading) = self.readings.get_mut(shard) else { return Ok(()) };
+        if let Step::Lost(cause) = reading.cursor.next() {
+            return self.position_lost(shard, cause).await;
+        }
+        match reading.attempts.failed_with(&failure, now, self.context.draw()) {
+            Verdict::Again(wait) => {
+                let failed = reading.attempts.failed();
+                if failed == 1 || failed.is_multiple_of(10) {
+                    tracing::warn!(%shard, error = %failure, failed, "a shard could not be read, trying again");
+                }
+                let wait = if failure.fault == Fault::Expired { Duration::ZERO } else { wait };
+                self.schedule.polled(shard, Polled::Failed { wait }, now);
+                Ok(())
+            }
+            Verdict::Stop => Err(StreamError::Source(failure)),
+        }
+    }
+
+    pub(super) fn stop_reading(&mut self, shard: &ShardId) {
+        // Should it be read once more, then not what was handed on already.
+        if let Some(last) = self.readings.remove(shard).and_then(|reading| reading.cursor.last_read()) {
+            self.positions.insert(shard.clone(), StartAt::After(last));
+            self.floors.insert(shard.clone(), last);
+        }
+        self.schedule.remove(shard);
+    }
+}

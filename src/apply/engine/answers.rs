@@ -1,0 +1,167 @@
+//! Takes what comes back: settled, put back to the head of its lane, split, set aside, or the end of the link.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::settled::Settled;
+use super::{EngineError, EngineTask, OnRejected};
+use crate::checkpoint::keeper::KeeperGone;
+use crate::checkpoint::rows::DeadLetterRow;
+use crate::decode::WriteReply;
+use crate::error::{Failure, Fault};
+use crate::model::{CanonicalKey, Key, RawItem, Write};
+use crate::telemetry::AppliedOp;
+
+/// Wait after an answer that left everything unprocessed, besides what the pace says.
+const UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
+
+pub(super) enum Answer {
+    Written { writes: Vec<Write>, estimate: f64, sent: Instant, reply: Result<WriteReply, Failure> },
+    Read { key: Key, sent: Instant, item: Result<Option<RawItem>, Failure> },
+    Told(Result<(), KeeperGone>),
+}
+
+impl EngineTask {
+    pub(super) async fn take_answer(&mut self, answer: Answer) -> Result<(), EngineError> {
+        match answer {
+            Answer::Written { writes, estimate, sent, reply } => {
+                self.requests_out -= 1;
+                match reply {
+                    Ok(reply) => self.written(writes, estimate, reply).await,
+                    Err(failure) => self.write_failed(writes, estimate, sent, failure).await,
+                }
+            }
+            Answer::Told(told) => Ok(told?),
+            Answer::Read { key, sent, item } => {
+                self.reads_out -= 1;
+                self.read_answered(&key.canonical, sent, item)
+            }
+        }
+    }
+
+    async fn written(&mut self, writes: Vec<Write>, estimate: f64, reply: WriteReply) -> Result<(), EngineError> {
+        self.writing.passed();
+        if let Some(units) = reply.consumed_units {
+            self.pacer.cost(estimate, units);
+            self.observer.consumed_write(units);
+        }
+        if !reply.unprocessed.is_empty() {
+            self.throttled();
+            if reply.unprocessed.len() >= writes.len() {
+                self.not_before = Instant::now() + UNPROCESSED_WAIT.mul_f64(0.5 + self.context.draw());
+            }
+        }
+        let mut settled = Settled::new(writes.len());
+        for write in writes {
+            if reply.unprocessed.contains(&write.key.canonical) {
+                self.lanes.put_back(&write.key.canonical)?;
+            } else {
+                let op = if write.image.is_some() { AppliedOp::Put } else { AppliedOp::Delete };
+                settled.add(op, self.lanes.acknowledge(&write.key.canonical)?, self.observer.as_ref());
+            }
+        }
+        Ok(self.keeper.settled(settled.tell(self.observer.as_ref())).await?)
+    }
+
+    async fn write_failed(
+        &mut self,
+        writes: Vec<Write>,
+        estimate: f64,
+        sent: Instant,
+        failure: Failure,
+    ) -> Result<(), EngineError> {
+        self.pacer.cost(estimate, 0.0);
+        if failure.fault == Fault::Rejected && !failure.may_have_happened {
+            return self.rejected(writes, failure).await;
+        }
+        if failure.may_have_happened {
+            // Listed before anything of them can be settled: the notes of one sender keep their order.
+            self.keeper.in_doubt(writes.iter().map(|write| write.key.clone()).collect()).await?;
+        }
+        for write in &writes {
+            if failure.may_have_happened {
+                self.lanes.put_back_in_doubt(&write.key.canonical)?;
+            } else {
+                self.lanes.put_back(&write.key.canonical)?;
+            }
+        }
+        if failure.throttled {
+            self.throttled();
+        }
+        match self.writing.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
+            Ok(wait) => {
+                self.wait(wait);
+                Ok(())
+            }
+            Err(()) => Err(EngineError::Target(failure)),
+        }
+    }
+
+    fn wait(&mut self, wait: Option<Duration>) {
+        self.not_before = self.not_before.max(Instant::now() + wait.unwrap_or_default());
+    }
+
+    /// A batch was refused as a whole: its halves are sent, down to the item that is to blame.
+    async fn rejected(&mut self, mut writes: Vec<Write>, failure: Failure) -> Result<(), EngineError> {
+        if writes.len() > 1 {
+            let second = writes.split_off(writes.len() / 2);
+            self.halves.extend([writes, second]);
+            return Ok(());
+        }
+        let Some(write) = writes.pop() else { return Ok(()) };
+        let code = failure.code.clone().unwrap_or_default();
+        if self.settings.on_rejected == OnRejected::Stop {
+            return Err(EngineError::Rejected { code, source: failure });
+        }
+        tracing::warn!(code, "an item was set aside as a dead letter");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let row = DeadLetterRow {
+            id: 0,
+            key_json: text(&write.key.json),
+            item_json: write.image.as_ref().map(|image| text(image.json())),
+            reason: format!("{code}: {}", failure.message),
+            at: self.context.now(),
+        };
+        let tokens = self.lanes.give_up(&write.key.canonical)?;
+        Ok(self.keeper.dead_letter(row, tokens.into_iter().collect()).await?)
+    }
+
+    fn read_answered(
+        &mut self,
+        key: &CanonicalKey,
+        sent: Instant,
+        item: Result<Option<RawItem>, Failure>,
+    ) -> Result<(), EngineError> {
+        match item {
+            Ok(image) => {
+                self.reading.passed();
+                Ok(self.lanes.sync_read(key, image)?)
+            }
+            Err(failure) => {
+                self.lanes.put_back(key)?;
+                match self.reading.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
+                    // Writes go on: what cannot be read at the source holds up nothing but its own keys.
+                    Ok(wait) => {
+                        self.reads_not_before = self.reads_not_before.max(Instant::now() + wait.unwrap_or_default());
+                        Ok(())
+                    }
+                    Err(()) => Err(EngineError::Source(failure)),
+                }
+            }
+        }
+    }
+
+    fn throttled(&mut self) {
+        self.pacer.throttled(self.monotonic());
+        self.report_throttle();
+    }
+
+    pub(super) fn report_throttle(&mut self) {
+        let is_slowed = self.pacer.is_slowed();
+        if is_slowed != self.was_slowed {
+            self.was_slowed = is_slowed;
+            self.observer.throttled(is_slowed);
+        }
+    }
+}

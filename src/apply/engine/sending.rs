@@ -1,0 +1,101 @@
+//! Fills the wire: what the lanes have ready goes out, as far as the pace and the requests that are out allow.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::EngineTask;
+use super::answers::Answer;
+use crate::checkpoint::book::Token;
+use crate::lanes::BatchLimits;
+use crate::model::{Key, Write};
+
+/// Reads for `sync` that may be out at once.
+const MAX_READS: usize = 16;
+/// Bytes of JSON in one request: below BatchWriteItem's 16 MB with room for the envelope.
+const MAX_BATCH_BYTES: usize = 15 << 20;
+
+impl EngineTask {
+    /// Fills the wire. Answers when to come back, where only time is in the way.
+    pub(super) fn send_what_may_be_sent(&mut self) -> Option<Instant> {
+        loop {
+            let now = Instant::now();
+            if self.not_before > now && self.has_work() {
+                return Some(self.not_before);
+            }
+            if self.requests_out >= self.settings.max_in_flight || !self.has_work() {
+                return None;
+            }
+            if let Err(wait) = self.pacer.may_send(self.monotonic()) {
+                self.report_throttle();
+                return Some(now + wait);
+            }
+            if let Some(half) = self.halves.pop_front() {
+                self.send(half);
+                continue;
+            }
+            let may_read = self.reads_not_before <= now;
+            let reads = if may_read { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
+            let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES, reads };
+            let ready = self.lanes.take(limits);
+            let is_idle = ready.writes.is_empty() && ready.reads.is_empty();
+            ready.reads.into_iter().for_each(|key| self.read(key));
+            if !ready.writes.is_empty() {
+                self.send(ready.writes);
+            }
+            if !ready.dropped.is_empty() {
+                self.dropped(ready.dropped);
+            }
+            if is_idle {
+                return if may_read { None } else { Some(self.reads_not_before) };
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.lanes.has_ready() || !self.halves.is_empty()
+    }
+
+    fn dropped(&mut self, tokens: Vec<Token>) {
+        let keeper = self.keeper.clone();
+        let tell = async move { Answer::Told(keeper.settled(tokens).await) };
+        self.on_wire.push(Box::pin(tell));
+    }
+
+    fn send(&mut self, writes: Vec<Write>) {
+        debug_assert!(are_distinct(&writes), "one write per key in a request");
+        let estimate = writes.iter().map(|write| units(write.wire_len())).sum();
+        self.pacer.sent(estimate);
+        self.requests_out += 1;
+        let target = Arc::clone(&self.target);
+        self.on_wire.push(Box::pin(async move {
+            let sent = Instant::now();
+            let reply = target.write(&writes).await;
+            Answer::Written { writes, estimate, sent, reply }
+        }));
+    }
+
+    fn read(&mut self, key: Key) {
+        self.reads_out += 1;
+        let source = Arc::clone(&self.source);
+        self.on_wire.push(Box::pin(async move {
+            let sent = Instant::now();
+            let item = source.get(&key).await;
+            Answer::Read { key, sent, item }
+        }));
+    }
+}
+
+/// What a write of this many bytes of JSON costs at most, in units: one per started KB.
+/// Source: Developer Guide, read and write operations.
+fn units(wire_len: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "an item has at most a few megabytes of JSON")]
+    let units = wire_len.div_ceil(1024).max(1) as f64;
+    units
+}
+
+fn are_distinct(writes: &[Write]) -> bool {
+    let mut keys: Vec<_> = writes.iter().map(|write| &write.key.canonical).collect();
+    keys.sort_unstable();
+    keys.windows(2).all(|pair| pair.first() != pair.last())
+}

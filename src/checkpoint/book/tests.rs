@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::checkpoint::StateWrite;
 use crate::checkpoint::rows::{LinkIdentity, Stage};
 use crate::model::{KeyAttribute, KeyKind, KeySchema, StreamArn};
 

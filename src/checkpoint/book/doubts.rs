@@ -1,0 +1,81 @@
+//! The keys in doubt: listed until no late write of theirs can land, then synced.
+
+use super::{Book, Event, Token, text};
+use crate::checkpoint::rows::DoubtRow;
+use crate::model::{CanonicalKey, Key, WallTime};
+
+#[derive(Debug)]
+pub(super) struct Doubt {
+    pub(super) row: DoubtRow,
+    pub(super) is_syncing: bool,
+}
+
+impl Book {
+    /// The outcome of a write of this key is unknown: it is listed until no late one can land.
+    pub(crate) fn in_doubt(&mut self, key: &Key, now: WallTime) {
+        self.doubt(key, now.plus(self.ghost_life));
+    }
+
+    /// Lists a key to be synced at once.
+    pub(crate) fn sync_now(&mut self, key: &Key, now: WallTime) {
+        self.doubt(key, now);
+        self.dirty.urgent = true;
+    }
+
+    pub(super) fn doubt(&mut self, key: &Key, until: WallTime) {
+        self.list(DoubtRow { key: key.canonical.clone(), key_json: text(key), until, page: None });
+    }
+
+    /// Lists a key, or extends its time.
+    pub(super) fn list(&mut self, row: DoubtRow) {
+        let key = row.key.clone();
+        if let Some(listed) = self.doubts.get_mut(&key) {
+            if listed.row.until >= row.until && !listed.is_syncing {
+                return;
+            }
+            self.due.remove(&(listed.row.until, key.clone()));
+            // A sync that is out settles what it was sent for; what is listed after it stays, so times must differ.
+            let after_sync = WallTime::from_millis(listed.row.until.millis() + i64::from(listed.is_syncing));
+            listed.row.until = row.until.max(after_sync);
+            listed.is_syncing = false;
+            self.due.insert((listed.row.until, key.clone()));
+        } else {
+            self.due.insert((row.until, key.clone()));
+            self.doubts.insert(key.clone(), Doubt { row, is_syncing: false });
+        }
+        self.dirty.doubts.insert(key);
+    }
+
+    /// Keys whose time has come, durably listed, at most `limit`: sync each with the token that comes with it.
+    pub(crate) fn take_due(&mut self, now: WallTime, limit: usize) -> Vec<(Key, Token)> {
+        let mut taken = Vec::new();
+        while taken.len() < limit {
+            let Some((until, key)) = self.due.first().cloned() else { break };
+            if until > now || self.dirty.doubts.contains(&key) {
+                break;
+            }
+            self.due.remove(&(until, key.clone()));
+            if let Some(doubt) = self.doubts.get_mut(&key) {
+                doubt.is_syncing = true;
+                let json = doubt.row.key_json.clone().into();
+                taken.push((Key { canonical: key.clone(), json }, Token::Doubt(key, until)));
+            }
+        }
+        taken
+    }
+
+    /// When the next key in doubt is due.
+    pub(crate) fn next_due(&self) -> Option<WallTime> {
+        self.due.first().map(|(until, _)| *until)
+    }
+
+    pub(super) fn settle_doubt(&mut self, key: CanonicalKey, until: WallTime) {
+        let is_settled = self.doubts.get(&key).is_some_and(|doubt| doubt.row.until <= until);
+        if is_settled && let Some(doubt) = self.doubts.remove(&key) {
+            self.due.remove(&(doubt.row.until, key.clone()));
+            self.dirty.doubts.remove(&key);
+            self.dirty.settled.push(doubt.row);
+            self.events.push(Event::Synced(key));
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The gaps: where source history was lost before it was read.
+
+use std::time::Duration;
+
+use super::Book;
+use crate::checkpoint::rows::{GapRow, GapScope, ShardRow, ShardStatus};
+use crate::model::WallTime;
+
+/// A gap starts this much before the last settled time: source times are whole seconds, rounded down.
+const GAP_MARGIN: Duration = Duration::from_secs(2);
+
+impl Book {
+    /// Opens a gap, or extends the open one of the same scope and cause. Answers whether it is new.
+    pub(crate) fn open_gap(&mut self, mut row: GapRow) -> bool {
+        let is_same = |gap: &GapRow| gap.healed.is_none() && gap.scope == row.scope && gap.cause == row.cause;
+        if let Some(open) = self.gaps.values_mut().find(|gap| is_same(gap)) {
+            open.to = open.to.max(row.to);
+            self.dirty.gaps.insert(open.id);
+            self.dirty.urgent = true;
+            return false;
+        }
+        row.from = row.from.or_else(|| self.lost_from(&row.scope));
+        row.id = self.gaps.keys().next_back().map_or(1, |last| last + 1);
+        let id = row.id;
+        self.gaps.insert(id, row);
+        self.dirty.gaps.insert(id);
+        self.dirty.urgent = true;
+        true
+    }
+
+    /// The time before which nothing of a gap's scope can be lost, where a row tells.
+    fn lost_from(&self, scope: &GapScope) -> Option<WallTime> {
+        let rows = self.shards.iter().map(|shard| &shard.row);
+        let settled = |row: &ShardRow| row.checkpoint_time.unwrap_or(row.verified_at).minus(GAP_MARGIN);
+        match scope {
+            GapScope::Shard(id) if self.slots.contains_key(id) => rows.filter(|row| row.id == *id).map(settled).min(),
+            GapScope::Shard(_) | GapScope::All => {
+                rows.filter(|row| row.status != ShardStatus::Finished).map(settled).min()
+            }
+        }
+    }
+
+    /// The tables were found equal by a pass that began at `covered`: these gaps are healed, unless they went on since.
+    pub(crate) fn heal_gaps(&mut self, ids: &[u64], covered: WallTime, at: WallTime) {
+        for id in ids {
+            if let Some(gap) = self.gaps.get_mut(id).filter(|gap| gap.to <= covered) {
+                gap.healed = Some(at);
+                self.dirty.gaps.insert(*id);
+                self.dirty.urgent = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The books of the shards: records that arrive and are settled, checkpoints that follow, shards that begin and end.
+
+use std::collections::BTreeSet;
+
+use super::{Arrival, Book, BookError, Event, ShardProgress, Token};
+use crate::checkpoint::Watermark;
+use crate::checkpoint::rows::{ShardRow, ShardStatus};
+use crate::model::{SequenceNumber, ShardId, WallTime};
+
+#[derive(Debug)]
+pub(super) struct ShardBooks {
+    pub(super) row: ShardRow,
+    pub(super) watermark: Watermark,
+    pub(super) settled_to: Option<WallTime>,
+    pub(super) is_drained: bool,
+}
+
+/// How far each shard's records had been dispatched at some time.
+#[derive(Debug, Clone)]
+pub(crate) struct Barrier(Vec<(ShardId, SequenceNumber)>);
+
+impl Book {
+    pub(super) fn add_shard(&mut self, row: ShardRow) {
+        let slot = self.shards.len();
+        self.slots.insert(row.id.clone(), slot);
+        let watermark = Watermark::after(row.checkpoint);
+        let settled_to = row.checkpoint_time;
+        self.shards.push(ShardBooks { row, watermark, settled_to, is_drained: false });
+    }
+
+    fn slot(&self, shard: &ShardId) -> Result<usize, BookError> {
+        self.slots.get(shard).copied().ok_or_else(|| BookError::Unknown(format!("shard {shard}")))
+    }
+
+    fn shard_mut(&mut self, slot: usize) -> Result<&mut ShardBooks, BookError> {
+        self.shards.get_mut(slot).ok_or_else(|| BookError::Unknown(format!("shard no. {slot}")))
+    }
+
+    /// How far a shard is settled.
+    pub(crate) fn progress(&self, slot: usize) -> Option<(&ShardId, ShardProgress)> {
+        let shard = self.shards.get(slot)?;
+        let oldest_unsettled = shard.watermark.oldest_unsettled();
+        Some((&shard.row.id, ShardProgress { oldest_unsettled, settled_to: shard.settled_to }))
+    }
+
+    /// Creates rows of shards.
+    pub(crate) fn create_shards(&mut self, rows: impl IntoIterator<Item = ShardRow>) {
+        for row in rows.into_iter().filter(|row| !self.slots.contains_key(&row.id)).collect::<Vec<_>>() {
+            self.dirty.shards.insert(self.shards.len());
+            self.add_shard(row);
+            self.dirty.urgent = true;
+        }
+    }
+
+    /// A shard may be read now.
+    pub(crate) fn begin_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        let books = self.shard_mut(slot)?;
+        if books.row.status == ShardStatus::Waiting || books.row.is_lost {
+            books.is_drained = false;
+            books.row.is_lost = false;
+            books.row.status = ShardStatus::Reading;
+            self.dirty.shards.insert(slot);
+            self.dirty.urgent = true;
+        }
+        Ok(())
+    }
+
+    /// A shard is gone before it was read to its end; a durable gap says so.
+    pub(crate) fn give_up_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        let books = self.shard_mut(slot)?;
+        (books.is_drained, books.row.is_lost) = (true, true);
+        self.finish_if_done(slot)
+    }
+
+    /// A shard's checkpoint was found trimmed; a durable gap says so.
+    pub(crate) fn trimmed(&mut self, shard: &ShardId) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        self.shard_mut(slot)?.row.is_trimmed = true;
+        self.dirty.shards.insert(slot);
+        Ok(())
+    }
+
+    /// A shard's position was within the stream's retention at this time.
+    pub(crate) fn confirm(&mut self, shard: &ShardId, at: WallTime) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        let row = &mut self.shard_mut(slot)?.row;
+        row.verified_at = row.verified_at.max(at);
+        self.dirty.shards.insert(slot);
+        Ok(())
+    }
+
+    /// A finished shard was listed.
+    pub(crate) fn relist(&mut self, shard: &ShardId, at: WallTime) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        self.shard_mut(slot)?.row.last_listed = at;
+        self.dirty.shards.insert(slot);
+        Ok(())
+    }
+
+    /// A finished shard's row is no longer needed.
+    pub(crate) fn forget_shard(&mut self, shard: &ShardId) {
+        if let Some(slot) = self.slots.remove(shard) {
+            self.dirty.shards.remove(&slot);
+            self.dirty.forgotten.push(shard.clone());
+        }
+    }
+
+    /// A shard of a stream that is no more: its row goes, whatever its state. A durable gap covers what was unread of it.
+    pub(crate) fn drop_shard(&mut self, shard: &ShardId) {
+        if let Some(slot) = self.slots.get(shard).copied()
+            && let Some(books) = self.shards.get_mut(slot)
+        {
+            (books.row.status, books.row.is_lost) = (ShardStatus::Finished, true);
+            self.dirty.dropped.push(books.row.clone());
+            self.forget_shard(shard);
+        }
+    }
+
+    /// Records arrived: they may be dispatched once what comes out of [`Book::take_writes`] is durable. One token each.
+    pub(crate) fn admit(&mut self, shard: &ShardId, arrivals: &[Arrival<'_>]) -> Result<Vec<Token>, BookError> {
+        let slot = self.slot(shard)?;
+        let books = self.shard_mut(slot)?;
+        let debts = std::mem::take(&mut books.row.debts);
+        let mut tokens = Vec::with_capacity(arrivals.len());
+        let mut doubtful = Vec::new();
+        for arrival in arrivals {
+            let pushed = books.watermark.push(arrival.sequence, arrival.created, arrival.bytes);
+            let of_shard = |source| BookError::Shard { shard: shard.clone(), source };
+            let ordinal = pushed.map_err(of_shard)?;
+            books.row.dispatch = books.row.dispatch.max(Some(arrival.sequence));
+            tokens.push(Token::Record { slot, ordinal, created: arrival.created });
+            let until = debts.iter().filter(|debt| arrival.sequence <= debt.to).map(|debt| debt.until).max();
+            match arrival.key {
+                Some(key) => doubtful.extend(until.map(|until| (key.clone(), until))),
+                None => books.watermark.settle(ordinal).map_err(of_shard)?,
+            }
+        }
+        books.row.debts = debts;
+        let size: u64 = arrivals.iter().map(|arrival| arrival.bytes as u64).sum();
+        self.ahead = (self.ahead.0 + arrivals.len() as u64, self.ahead.1 + size);
+        for (key, until) in doubtful {
+            self.doubt(&key, until);
+        }
+        self.dirty.shards.insert(slot);
+        self.dirty.urgent = true;
+        self.after_settling(slot)?;
+        Ok(tokens)
+    }
+
+    /// The shard's last page was admitted.
+    pub(crate) fn drained(&mut self, shard: &ShardId) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        self.shard_mut(slot)?.is_drained = true;
+        self.finish_if_done(slot)
+    }
+
+    /// Operations were settled.
+    pub(crate) fn settle(&mut self, tokens: impl IntoIterator<Item = Token>) -> Result<(), BookError> {
+        let mut touched = BTreeSet::new();
+        for token in tokens {
+            match token {
+                Token::Record { slot, ordinal, .. } => {
+                    let books = self.shard_mut(slot)?;
+                    let settled = books.watermark.settle(ordinal);
+                    settled.map_err(|source| BookError::Shard { shard: books.row.id.clone(), source })?;
+                    touched.insert(slot);
+                }
+                Token::Item(page) => self.settle_item(page)?,
+                Token::Doubt(key, until) => self.settle_doubt(key, until),
+            }
+        }
+        touched.into_iter().try_for_each(|slot| self.after_settling(slot))
+    }
+
+    fn after_settling(&mut self, slot: usize) -> Result<(), BookError> {
+        let books = self.shard_mut(slot)?;
+        let Some(advance) = books.watermark.advance() else { return Ok(()) };
+        debug_assert!(books.row.checkpoint < Some(advance.to), "a checkpoint never moves back");
+        books.row.checkpoint = Some(advance.to);
+        books.row.is_trimmed = false;
+        books.row.checkpoint_time = books.row.checkpoint_time.max(Some(advance.created));
+        books.settled_to = books.row.checkpoint_time;
+        books.row.debts.retain(|debt| advance.to < debt.to);
+        self.dirty.shards.insert(slot);
+        self.dirty.records += advance.records;
+        self.ahead = (self.ahead.0.saturating_sub(advance.records), self.ahead.1.saturating_sub(advance.bytes));
+        self.events.push(Event::Passed(advance.records, advance.bytes));
+        self.finish_if_done(slot)
+    }
+
+    fn finish_if_done(&mut self, slot: usize) -> Result<(), BookError> {
+        let books = self.shard_mut(slot)?;
+        if !books.is_drained || !books.watermark.is_drained() || books.row.status == ShardStatus::Finished {
+            return Ok(());
+        }
+        books.row.status = ShardStatus::Finished;
+        books.row.debts.clear();
+        let finished = Event::ShardFinished(books.row.id.clone());
+        self.events.push(finished);
+        self.dirty.shards.insert(slot);
+        self.dirty.urgent = true;
+        Ok(())
+    }
+
+    /// Where every shard's dispatched records end now.
+    pub(crate) fn barrier(&self) -> Barrier {
+        let ends = self.shards.iter().filter(|shard| !shard.watermark.is_drained());
+        Barrier(ends.filter_map(|shard| Some((shard.row.id.clone(), shard.row.dispatch?))).collect())
+    }
+
+    /// Whether everything that was dispatched at a barrier is settled.
+    pub(crate) fn has_passed(&self, barrier: &Barrier) -> bool {
+        barrier.0.iter().all(|(shard, end)| {
+            let books = self.slots.get(shard).and_then(|slot| self.shards.get(*slot));
+            books.is_none_or(|books| books.row.checkpoint >= Some(*end) || books.watermark.is_drained())
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! From a link's configuration and its tables to what each stage is told.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Link;
+use crate::apply::engine::{EngineSettings, OnRejected};
+use crate::checkpoint::keeper::KeeperSettings;
+use crate::checkpoint::rows::LinkRow;
+use crate::config::{self, LinkConfig, OnGap, TtlDeletes};
+use crate::load::driver::LoadSettings;
+use crate::retry::Patience;
+use crate::runtime::board::Board;
+use crate::runtime::open::{self, apply_from};
+use crate::runtime::prepare::{Prepared, read_units, write_units};
+use crate::runtime::replica::ReplicaSettings;
+use crate::stream::Pace;
+use crate::stream::driver::StreamSettings;
+use crate::stream::filter::ChangeFilter;
+use crate::telemetry::lag::RETENTION;
+use crate::telemetry::{self, CapacityKind, LinkIdentity};
+use crate::verify::VerifySettings;
+
+impl Link {
+    pub(super) fn settings(&self, prepared: &Prepared, row: &LinkRow) -> ReplicaSettings {
+        let LinkConfig { load, apply, stream, .. } = &self.config;
+        let patience = self.patience();
+        let share = write_units(apply.write_capacity, &prepared.target);
+        #[expect(clippy::cast_precision_loss, reason = "the most that a user may set is far below 2^53")]
+        let ceiling = apply.max_wcu.map_or(f64::INFINITY, |most| most as f64);
+        ReplicaSettings {
+            keeper: KeeperSettings {
+                interval: self.shared.checkpoint.interval,
+                records: self.shared.checkpoint.records,
+                look_ahead_records: usize::try_from(apply.look_ahead_records).unwrap_or(usize::MAX),
+                look_ahead_bytes: usize::try_from(apply.look_ahead_bytes).unwrap_or(usize::MAX),
+            },
+            engine: EngineSettings {
+                max_in_flight: apply.max_in_flight as usize,
+                batch_items: apply.batch_items as usize,
+                write_limit: Some(share.min(ceiling)),
+                on_rejected: match apply.on_rejected {
+                    config::OnRejected::Stop => OnRejected::Stop,
+                    config::OnRejected::DeadLetter => OnRejected::DeadLetter,
+                },
+                patience,
+            },
+            stream: StreamSettings {
+                pace: Pace { poll_min: stream.poll_min, poll_max: stream.poll_max },
+                discovery_interval: stream.discovery_interval,
+                max_concurrent: stream.max_concurrent_shards as usize,
+                filter: ChangeFilter {
+                    from: apply_from(row),
+                    max_age: stream.max_record_age,
+                    skip_ttl_deletes: stream.ttl_deletes == TtlDeletes::Skip,
+                },
+                patience,
+                stop_on_gap: stream.on_gap == OnGap::Stop,
+            },
+            load: LoadSettings {
+                concurrency: load.concurrency as usize,
+                read_limit: Some(read_units(load.read_capacity, &prepared.source)),
+                patience,
+            },
+            drain: self.shared.drain,
+        }
+    }
+
+    pub(super) fn verify_settings(&self, prepared: &Prepared, owns_target: bool) -> VerifySettings {
+        verify_settings(&self.config, prepared, owns_target, self.patience())
+    }
+
+    pub(super) fn board(&self, prepared: &Prepared, row: &LinkRow) -> Arc<Board> {
+        let (source, target) = (&prepared.source.arn, &prepared.target.arn);
+        let identity = LinkIdentity {
+            link: self.config.name.clone(),
+            source_account: source.account.clone(),
+            source_region: source.region.clone(),
+            source_table: source.name.clone(),
+            target_account: target.account.clone(),
+            target_region: target.region.clone(),
+            target_table: target.name.clone(),
+        };
+        let metrics = self.shared.metrics.link(&identity, self.shared.mode);
+        let limits = self.settings(prepared, row);
+        metrics.rate_limit(telemetry::Side::Target, CapacityKind::Write, limits.engine.write_limit);
+        metrics.rate_limit(telemetry::Side::Source, CapacityKind::Read, limits.load.read_limit);
+        metrics.lease_held(true);
+        // Without a load everything is owed that the stream still keeps.
+        let owed_from = apply_from(row).unwrap_or_else(|| self.aws_now().minus(RETENTION));
+        let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from));
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&board));
+        board
+    }
+}
+
+/// How both tables of a link are compared.
+pub(crate) fn verify_settings(
+    config: &LinkConfig,
+    prepared: &Prepared,
+    owns_target: bool,
+    patience: Patience,
+) -> VerifySettings {
+    let size = prepared.source.size_bytes.max(prepared.target.size_bytes);
+    VerifySettings {
+        segments: open::segments_of(config.verify.segments, size),
+        source_rate: Some(read_units(config.verify.rate, &prepared.source)),
+        target_rate: Some(read_units(config.verify.rate, &prepared.target)),
+        owns_target,
+        patience,
+        ..VerifySettings::default()
+    }
+}

@@ -1,0 +1,99 @@
+//! `dead-letter`: what the target refused, listed and replayed.
+
+use std::sync::Arc;
+
+use super::Program;
+use crate::checkpoint::rows::{DeadLetterRow, DoubtRow};
+use crate::checkpoint::{StateStore, StateWrite};
+use crate::decode::KeyCodec;
+use crate::error::{Error, Exit, Result};
+use crate::runtime::prepare::{Accounts, Needs, prepare};
+use crate::runtime::repair::DirectRepairs;
+
+/// Dead letters read at once.
+const LETTERS: usize = 100;
+
+/// A dead letter and the link it belongs to.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The link.
+    pub link: String,
+    /// The letter.
+    pub letter: DeadLetterRow,
+}
+
+impl Program {
+    /// All dead letters of these links; empty: of all that the state knows.
+    ///
+    /// # Errors
+    /// State that cannot be read, or that a process holds.
+    pub async fn dead_letters(self: &Arc<Self>, links: &[String]) -> Result<Vec<DeadLetter>> {
+        let store = self.open_store()?;
+        let known = store.links().await?;
+        let mut letters = Vec::new();
+        for link in known.into_iter().filter(|link| links.is_empty() || links.contains(link)) {
+            letters.extend(
+                letters_of(store.as_ref(), &link)
+                    .await?
+                    .into_iter()
+                    .map(|letter| DeadLetter { link: link.clone(), letter }),
+            );
+        }
+        Ok(letters)
+    }
+
+    /// Replays dead letters: each key is synced, so that the target holds what the source holds now. Answers how many
+    /// letters are gone; those that the target refuses again stay.
+    ///
+    /// # Errors
+    /// A side that cannot be reached; state that a process holds.
+    pub async fn retry_dead_letters(self: &Arc<Self>, links: &[String]) -> Result<u64> {
+        let configs = self.chosen(links).await?;
+        let store = self.open_store()?;
+        let mut gone = 0;
+        for config in configs {
+            let letters = letters_of(store.as_ref(), &config.name).await?;
+            if letters.is_empty() {
+                continue;
+            }
+            let clients = self.clients(&config);
+            let accounts = Accounts::connect(&config, &clients, None).await?;
+            let prepared = prepare(&config, accounts, &self.context, Needs { stream: false, target: true }).await?;
+            let (fence, _) = store.take(&config.name, self.context.worker()).await?;
+            let codec = KeyCodec::new(&prepared.identity.keys);
+            let repairs = DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() };
+            for letter in letters {
+                let key = codec.key(letter.key_json.clone().into());
+                let key =
+                    key.map_err(|error| Error::new(Exit::Unexpected, "read a dead letter's key").because(error))?;
+                // A write of ours may land late, so the next run syncs the key once more.
+                let until = self.context.now().plus(config.apply.in_doubt_for);
+                let doubt =
+                    DoubtRow { key: key.canonical.clone(), key_json: letter.key_json.clone(), until, page: None };
+                store.commit(&config.name, &fence, vec![StateWrite::Doubt(doubt)]).await?;
+                match repairs.sync_key(&key).await {
+                    Ok(()) => {
+                        store.commit(&config.name, &fence, vec![StateWrite::RemoveDeadLetter(letter.id)]).await?;
+                        gone += 1;
+                    }
+                    Err(failure) => {
+                        tracing::warn!(link = config.name, letter = letter.id, error = %failure, "not written: the letter stays");
+                    }
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
+
+async fn letters_of(store: &dyn StateStore, link: &str) -> Result<Vec<DeadLetterRow>> {
+    let mut letters: Vec<DeadLetterRow> = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.id);
+        let page = store.dead_letters(link, after, LETTERS).await?;
+        if page.is_empty() {
+            return Ok(letters);
+        }
+        letters.extend(page);
+    }
+}

@@ -1,0 +1,108 @@
+//! `migrate`: load, catch up, compare, done.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::Program;
+use super::verify::verify_running;
+use crate::context::Context;
+use crate::error::{Error, Exit, Result};
+use crate::runtime::link::{Companion, Running, applied_until_now};
+use crate::verify::VerifyReport;
+
+/// A migration has caught up when it is no further behind than this.
+pub(super) const CAUGHT_UP: Duration = Duration::from_secs(5);
+/// How often a migration looks whether it has caught up.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often it says what it waits for.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
+/// What a finished migration tells, one for each link.
+#[derive(Debug, Clone, Serialize)]
+pub struct MigrateReport {
+    /// The link.
+    pub link: String,
+    /// Items that the initial load settled, also in earlier runs.
+    pub items_loaded: u64,
+    /// Changes of the stream that were settled by this run.
+    pub changes_replicated: u64,
+    /// What the comparison of both tables found.
+    pub verification: VerifyReport,
+}
+
+impl Program {
+    /// Loads, catches up and verifies every link, one after the other; each is drained before the next one begins.
+    ///
+    /// # Errors
+    /// The first fault. Told to stop: exit 7, since progress is saved and it may be run again.
+    pub async fn migrate(self: &Arc<Self>, stop: CancellationToken) -> Result<Vec<MigrateReport>> {
+        let links = self.links().await?;
+        let store = self.open_store()?;
+        let mut reports = Vec::new();
+        for config in links {
+            let name = config.name.clone();
+            let link = self.link(config, &store);
+            let report = Arc::new(Mutex::new(None));
+            let (slot, context, link_name) = (Arc::clone(&report), self.context.clone(), name.clone());
+            let companion: Companion<'_> = Box::new(move |running| {
+                let (slot, context, name) = (Arc::clone(&slot), context.clone(), link_name.clone());
+                Box::pin(async move {
+                    let found = finish_migration(&name, running, context).await?;
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+                    Ok(())
+                })
+            });
+            Box::pin(link.run(Some(companion), stop.clone())).await?;
+            let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
+            reports.push(found.ok_or_else(|| {
+                Error::new(Exit::Timeout, format!("link `{name}` was stopped before it was done"))
+                    .hint("progress is saved: run the same command again to go on")
+            })?);
+        }
+        Ok(reports)
+    }
+}
+
+/// Waits until the load is done, the stream is applied, no gap is open and no key in doubt.
+pub(super) async fn catch_up(name: &str, running: &Running) {
+    let mut said_at = tokio::time::Instant::now();
+    loop {
+        let now = running.board.snapshot();
+        let is_current = now.watermarks.lag(now.now).is_some_and(|lag| lag <= CAUGHT_UP);
+        if !running.board.is_loading() && is_current && now.books.doubts == 0 && now.books.open_gaps.is_empty() {
+            return;
+        }
+        if said_at.elapsed() >= SAY_EVERY {
+            said_at = tokio::time::Instant::now();
+            if is_current && now.books.doubts > 0 {
+                let until = now.books.last_doubt_due.map(|due| due.to_string()).unwrap_or_default();
+                tracing::info!(
+                    link = name,
+                    keys = now.books.doubts,
+                    until,
+                    "waiting for keys in doubt: a late write may still land on them"
+                );
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn finish_migration(name: &str, running: Running, context: Context) -> Result<MigrateReport> {
+    catch_up(name, &running).await;
+    applied_until_now(Arc::clone(&running.board)).await;
+    tracing::info!(link = name, "caught up: comparing both tables");
+    let verification = verify_running(name, &running, context, false, false, None).await?;
+    // A write that was lost meanwhile may still land: the migration ends when it no longer can.
+    catch_up(name, &running).await;
+    let now = running.board.snapshot();
+    Ok(MigrateReport {
+        link: name.to_owned(),
+        items_loaded: now.load.items,
+        changes_replicated: now.totals.applied + now.totals.superseded,
+        verification,
+    })
+}

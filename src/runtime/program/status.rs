@@ -1,0 +1,165 @@
+//! What a link's state is: from its board while it runs, from its rows when no process does.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Program;
+use crate::checkpoint::LinkState;
+use crate::checkpoint::rows::{GapRow, Stage};
+use crate::context::Context;
+use crate::error::Result;
+use crate::http::{LinkReadiness, NotReady, StatusSource};
+use crate::model::{GapScope, ShardStatus};
+use crate::runtime::board::{Board, Snapshot};
+use crate::runtime::link::BoardSlot;
+use crate::telemetry::lag::{RETENTION, Watermarks};
+use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
+use crate::telemetry::{GapCause, Label as _, Phase, ShardState, ThrottleReason};
+
+impl Program {
+    /// What HTTP answers from.
+    #[must_use]
+    pub fn status_source(self: &Arc<Self>) -> Arc<dyn StatusSource> {
+        Arc::new(Watched(Arc::clone(self)))
+    }
+
+    /// The status that the state tells, when no process answers.
+    ///
+    /// # Errors
+    /// State that cannot be read, or that a process holds.
+    pub async fn stored_status(self: &Arc<Self>) -> Result<Status> {
+        let store = self.open_store()?;
+        let mut links = Vec::new();
+        for name in store.links().await? {
+            let state = store.read(&name).await?;
+            links.push(stored_link(&name, &state, &self.context));
+        }
+        Ok(Status::new(self.context.now(), links))
+    }
+}
+
+struct Watched(Arc<Program>);
+
+impl StatusSource for Watched {
+    fn status(&self) -> Status {
+        let slots: Vec<(String, BoardSlot)> =
+            self.0.boards().iter().map(|(name, slot)| (name.clone(), Arc::clone(slot))).collect();
+        let links = slots.iter().map(|(name, slot)| match board_in(slot) {
+            Some(board) => live_link(name, &board.snapshot()),
+            None => LinkStatus::new(name, Phase::Starting),
+        });
+        Status::new(self.0.context.now(), links.collect())
+    }
+
+    fn readiness(&self) -> Vec<LinkReadiness> {
+        let slots: Vec<(String, BoardSlot)> =
+            self.0.boards().iter().map(|(name, slot)| (name.clone(), Arc::clone(slot))).collect();
+        slots
+            .into_iter()
+            .map(|(link, slot)| {
+                let snapshot = board_in(&slot).map(|board| board.snapshot());
+                let mut reasons = Vec::new();
+                match snapshot {
+                    None => reasons.push(NotReady::NotStarted),
+                    Some(now) => {
+                        if now.is_denied {
+                            reasons.push(NotReady::Credentials);
+                        }
+                        if !now.stream_opened {
+                            reasons.push(NotReady::StreamNotOpened);
+                        }
+                        if !now.books.open_gaps.is_empty() {
+                            reasons.push(NotReady::GapOpen);
+                        }
+                    }
+                }
+                LinkReadiness { link, reasons }
+            })
+            .collect()
+    }
+
+    fn refresh_metrics(&self) {
+        let slots: Vec<BoardSlot> = self.0.boards().values().cloned().collect();
+        slots.iter().filter_map(board_in).for_each(|board| drop(board.snapshot()));
+    }
+}
+
+fn board_in(slot: &BoardSlot) -> Option<Arc<Board>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn live_link(name: &str, now: &Snapshot) -> LinkStatus {
+    let mut status = LinkStatus::new(name, now.phase);
+    status.set_lag(now.watermarks, Some(now.retention_deadline), now.now);
+    status.load = now.load.plan.as_ref().map(|plan| {
+        let running = now.load.elapsed.as_secs_f64();
+        let mut load = LoadStatus {
+            bytes: now.load.bytes,
+            expected_bytes: Some(plan.expected_bytes).filter(|bytes| *bytes > 0),
+            items: now.load.items,
+            segments_done: u64::from(now.load.segments_done),
+            segments: u64::from(plan.total_segments),
+            rate_bytes_per_second: (running > 0.0).then(|| now.load.bytes as f64 / running),
+            eta_seconds: None,
+        };
+        load.eta_seconds = load.estimate_eta_seconds(running);
+        load
+    });
+    status.shards = vec![
+        (ShardState::Open, now.counts.open as u64),
+        (ShardState::WaitingParent, now.counts.waiting_parent as u64),
+        (ShardState::ClosedPending, now.counts.closed_pending as u64),
+    ];
+    status.gaps = now.books.open_gaps.iter().filter_map(gap_status).collect();
+    status.dead_letters = now.books.dead_letters;
+    status.in_doubt = now.books.doubts as u64;
+    status.throttle = match () {
+        () if now.load.waits_for_stream => Some(ThrottleReason::StreamFirst),
+        () if now.is_target_throttled => Some(ThrottleReason::TargetThrottling),
+        () => None,
+    };
+    status.needs = needs(&status);
+    status
+}
+
+fn stored_link(name: &str, state: &LinkState, context: &Context) -> LinkStatus {
+    let phase = match state.link.as_ref().map(|row| row.stage) {
+        Some(Stage::Loading) => Phase::InitialLoad,
+        Some(Stage::Streaming) => Phase::CatchingUp,
+        None => Phase::Starting,
+    };
+    let mut status = LinkStatus::new(name, phase);
+    let unfinished = state.shards.iter().filter(|row| row.status != ShardStatus::Finished);
+    let settled = unfinished.clone().map(|row| row.checkpoint_time).min().flatten();
+    if phase == Phase::CatchingUp {
+        let watermarks = Watermarks { read: None, applied: settled, checkpointed: settled };
+        let deadline = settled.map(|time| time.plus(RETENTION));
+        status.set_lag(watermarks, deadline, context.now());
+    }
+    status.gaps = state.gaps.iter().filter(|gap| gap.healed.is_none()).filter_map(gap_status).collect();
+    status.dead_letters = state.dead_letters.0;
+    status.in_doubt = state.doubts.iter().filter(|doubt| doubt.page.is_none()).count() as u64;
+    status.needs = needs(&status);
+    status.needs.push("no process is running this link".to_owned());
+    status
+}
+
+fn gap_status(gap: &GapRow) -> Option<GapStatus> {
+    let cause = GapCause::ALL.iter().copied().find(|cause| cause.as_str() == gap.cause)?;
+    let shard = match &gap.scope {
+        GapScope::Shard(shard) => Some(shard.to_string()),
+        GapScope::All => None,
+    };
+    Some(GapStatus { cause, shard, from: gap.from, to: gap.to })
+}
+
+fn needs(status: &LinkStatus) -> Vec<String> {
+    let mut needs = Vec::new();
+    if !status.gaps.is_empty() {
+        needs.push(format!("{} gaps are open: they heal by themselves, see the log", status.gaps.len()));
+    }
+    if status.dead_letters > 0 {
+        needs.push(format!("{} dead letters: dynaferry dead-letter list", status.dead_letters));
+    }
+    needs
+}

@@ -1,0 +1,142 @@
+//! `verify`: both tables of a link, compared and repaired, whether the link runs or not.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Program;
+use super::migrate::{CAUGHT_UP, catch_up};
+use crate::checkpoint::StateStore;
+use crate::config::LinkConfig;
+use crate::context::Context;
+use crate::error::{Error, Exit, Result};
+use crate::retry::Patience;
+use crate::runtime::link::{Companion, Running, applied_until_now, verify_settings};
+use crate::runtime::prepare::{Accounts, Needs, prepare};
+use crate::runtime::repair::{DirectRepairs, KeeperRepairs};
+use crate::verify::{self, Settle, VerifyJob, VerifyReport};
+
+/// How tables are compared by a command.
+#[derive(Default)]
+pub struct VerifyOptions {
+    /// Whether confirmed differences are synced and looked at again.
+    pub repair: bool,
+    /// Whether the report shows both images, not the key alone.
+    pub show_values: bool,
+    /// Where the report goes, one JSON object per line.
+    pub report: Option<Box<dyn Write + Send>>,
+    /// The links to compare; empty: all.
+    pub links: Vec<String>,
+}
+
+impl Program {
+    /// Compares both tables of each link; repairs through lanes of its own, for which it needs the link's state.
+    ///
+    /// # Errors
+    /// A side that cannot be read; with `repair`, state that another process holds (exit 6).
+    pub async fn verify(
+        self: &Arc<Self>,
+        options: VerifyOptions,
+        stop: CancellationToken,
+    ) -> Result<Vec<(String, VerifyReport)>> {
+        let links = self.chosen(&options.links).await?;
+        let store = if options.repair { Some(self.open_store()?) } else { None };
+        let mut out = options.report;
+        let mut reports = Vec::new();
+        for config in links {
+            let name = config.name.clone();
+            let one = self.verify_one(config, store.as_ref(), options.show_values, out.take());
+            let report = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
+                report = one => report?,
+            };
+            reports.push((name, report));
+        }
+        Ok(reports)
+    }
+
+    async fn verify_one(
+        &self,
+        config: LinkConfig,
+        store: Option<&Arc<dyn StateStore>>,
+        show_values: bool,
+        out: Option<Box<dyn Write + Send>>,
+    ) -> Result<VerifyReport> {
+        let clients = self.clients(&config);
+        let accounts = Accounts::connect(&config, &clients, None).await?;
+        let create_nothing = LinkConfig { target_create: false, ..config.clone() };
+        let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
+        let is_running_link = match store {
+            Some(store) => store.read(&config.name).await?.link.is_some(),
+            None => false,
+        };
+        let Some(store) = store.filter(|_| is_running_link) else {
+            let repairs = Arc::new(DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() });
+            let owns_target = config.target_exclusive.unwrap_or(false);
+            let settings = verify_settings(&config, &prepared, owns_target, Patience::COMMAND);
+            let job = VerifyJob {
+                source: Arc::clone(&prepared.ends.source),
+                target: Arc::clone(&prepared.ends.target_reader),
+                settings: verify::VerifySettings { show_values, ..settings },
+                context: self.context.clone(),
+                settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
+                repairer: store.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
+                report: out,
+                progress: None,
+            };
+            return verify::run(job).await.map_err(|error| cannot_verify(&config.name, error));
+        };
+        // Repairs run inside the link's lanes, so the link runs while they are made.
+        let link = self.link(config.clone(), store);
+        let report = Arc::new(Mutex::new(None));
+        let out = Arc::new(Mutex::new(out));
+        let (slot, context, name) = (Arc::clone(&report), self.context.clone(), config.name.clone());
+        let companion: Companion<'_> = Box::new(move |running| {
+            let (slot, context, name, out) = (Arc::clone(&slot), context.clone(), name.clone(), Arc::clone(&out));
+            Box::pin(async move {
+                catch_up(&name, &running).await;
+                let out = out.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let found = verify_running(&name, &running, context, true, show_values, out).await?;
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+                Ok(())
+            })
+        });
+        Box::pin(link.run(Some(companion), CancellationToken::new())).await?;
+        let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
+        found.ok_or_else(|| Error::new(Exit::Unexpected, "the comparison did not finish"))
+    }
+}
+
+pub(super) async fn verify_running(
+    name: &str,
+    running: &Running,
+    context: Context,
+    repair: bool,
+    show_values: bool,
+    report: Option<Box<dyn Write + Send>>,
+) -> Result<VerifyReport> {
+    let board = Arc::clone(&running.board);
+    let settle = Settle::Until(Arc::new(move || Box::pin(applied_until_now(Arc::clone(&board)))));
+    let repairer = repair.then(|| Arc::new(KeeperRepairs(running.keeper.clone())) as Arc<dyn verify::Repairer>);
+    let job = VerifyJob {
+        source: Arc::clone(&running.ends.source),
+        target: Arc::clone(&running.ends.target_reader),
+        settings: verify::VerifySettings { show_values, owns_target: running.owns_target, ..running.verify.clone() },
+        context: context.clone(),
+        settle,
+        repairer,
+        report,
+        progress: None,
+    };
+    let found = verify::run(job).await.map_err(|error| cannot_verify(name, error))?;
+    running.board.verified(&found);
+    Ok(found)
+}
+
+fn cannot_verify(name: &str, error: verify::VerifyError) -> Error {
+    Error::new(Exit::Precondition, format!("compare both tables of link `{name}`"))
+        .hint("allow dynamodb:Scan and GetItem on both tables")
+        .because(error)
+}

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::moment::Moment;
 use super::options::Options;
 use super::reply::{ApiError, xml_escape};
-use super::stream::Moment;
 use crate::model::WallTime;
 
 /// Longest session of a role that was assumed by a role (AWS facts 5.1).
@@ -135,7 +135,7 @@ impl Identities {
         operation: &str,
         form: &BTreeMap<String, String>,
         caller: &Caller,
-        moment: &mut Moment<'_>,
+        moment: &mut Moment,
     ) -> Result<Bytes, ApiError> {
         let result = match operation {
             "GetCallerIdentity" => format!(
@@ -160,7 +160,7 @@ impl Identities {
         &mut self,
         form: &BTreeMap<String, String>,
         caller: &Caller,
-        moment: &mut Moment<'_>,
+        moment: &mut Moment,
     ) -> Result<String, ApiError> {
         let member = |name: &str| form.get(name).map(String::as_str);
         let missing = |name: &str| ApiError::validation(format!("Value null at '{name}' failed to satisfy constraint"));
@@ -198,8 +198,8 @@ impl Identities {
         let letters = |rng: &mut fastrand::Rng, count: usize| -> String {
             std::iter::repeat_with(|| rng.alphanumeric()).take(count).collect()
         };
-        let key = format!("ASIA{}", letters(moment.rng, 16).to_ascii_uppercase());
-        let (secret, token) = (letters(moment.rng, 40), letters(moment.rng, 120));
+        let key = format!("ASIA{}", letters(&mut moment.rng, 16).to_ascii_uppercase());
+        let (secret, token) = (letters(&mut moment.rng, 40), letters(&mut moment.rng, 120));
         // Whole seconds, as the service answers.
         let expires = WallTime::from_secs(moment.now.millis().div_euclid(1000)).plus(Duration::from_secs(secs));
         let answer = format!(

@@ -74,7 +74,7 @@ pub(super) fn batch_write_item(
     let spared = match fate {
         BatchFate::Whole => BTreeSet::new(),
         BatchFate::Nothing => (0..total).collect(),
-        BatchFate::Subset => spare_some(total, &mut world.rng),
+        BatchFate::Subset => spare_some(total, &mut world.moment.rng),
     };
     let mut unprocessed: BTreeMap<&str, Vec<&Write>> = BTreeMap::new();
     let mut capacity = Vec::new();
@@ -221,7 +221,7 @@ pub(super) fn batch_get_item(
     let spared = match fate {
         BatchFate::Whole => BTreeSet::new(),
         BatchFate::Nothing => (0..total).collect(),
-        BatchFate::Subset => spare_some(total, &mut world.rng),
+        BatchFate::Subset => spare_some(total, &mut world.moment.rng),
     };
     let mut capacity = Vec::new();
     let (mut responses, mut unprocessed) = (Answer::default(), Answer::default());

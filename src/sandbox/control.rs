@@ -1,15 +1,16 @@
 //! The control API: what a test or the demo does to the world besides sending requests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::auth::{Caller, Trust};
+use super::events::EventObserver;
 use super::faults::Faults;
+use super::moment::Moment;
 use super::reply::ApiError;
-use super::stream::{Moment, Shard, Stream};
+use super::stream::{Shard, Stream};
 use super::value::{Item, Stored, WireItem, read_item};
 use super::world::{Address, BatchFate, Place, World};
 use super::{Observer, Sandbox, Stats};
@@ -59,7 +60,7 @@ fn address(account: &str, region: &str, table: &str) -> Address {
 }
 
 impl World {
-    fn stream(&mut self, address: &Address) -> Result<(&mut Stream, Moment<'_>), ApiError> {
+    fn stream(&mut self, address: &Address) -> Result<(&mut Stream, &mut Moment), ApiError> {
         self.tick();
         let Place { stream, moment, .. } = self.place_any(address)?;
         Ok((stream.ok_or_else(|| ApiError::not_found("the table has no stream"))?, moment))
@@ -93,7 +94,7 @@ impl Sandbox {
     pub fn expire_sessions(&self) {
         let mut world = self.lock();
         world.tick();
-        let now = world.now;
+        let now = world.moment.now;
         world.identities.expire_sessions(now);
     }
 
@@ -115,6 +116,7 @@ impl Sandbox {
         world.tick();
         let caller = Caller::root(account, region);
         let stats = world.stats;
+        world.moment.events.by = "control.call";
         let result = world.execute(service, operation, &caller, body.as_bytes(), BatchFate::Whole);
         world.stats = stats;
         Ok(result?)
@@ -131,6 +133,7 @@ impl Sandbox {
         let stored = Stored::new(read_attributes(item_json)?);
         let key = place.table.key_of_item(&stored.attributes)?;
         place.table.check_item(&stored)?;
+        place.moment.events.by = "control.put_item";
         place.change(&key, Some(stored), false);
         world.stats.writes += 1;
         Ok(())
@@ -174,11 +177,11 @@ impl Sandbox {
         children: usize,
     ) -> Result<usize, ControlError> {
         let mut world = self.lock();
-        let (stream, mut moment) = world.stream(&address(account, region, table))?;
+        let (stream, moment) = world.stream(&address(account, region, table))?;
         let now = moment.now;
         let open = stream.open_shards();
         let wanted = open.iter().enumerate().filter(|(index, _)| only.is_none_or(|only| only == *index));
-        Ok(wanted.filter(|(_, id)| stream.replace_shard(id, now, children, &mut moment)).count())
+        Ok(wanted.filter(|(_, id)| stream.replace_shard(id, now, children, moment)).count())
     }
 
     /// The shards of a table's latest stream, in the order of their creation.
@@ -208,7 +211,7 @@ impl Sandbox {
     pub fn trim_now(&self, account: &str, region: &str, table: &str, keep: Duration) -> Result<(), ControlError> {
         let mut world = self.lock();
         let (stream, moment) = world.stream(&address(account, region, table))?;
-        stream.trim(moment.now, keep);
+        stream.trim(keep, moment);
         Ok(())
     }
 
@@ -234,9 +237,22 @@ impl Sandbox {
         self.lock().faults = faults;
     }
 
-    /// Hangs in an observer, or takes it away.
+    /// Hangs in an observer of exchanges, or takes it away.
     pub fn set_observer(&self, observer: Option<Observer>) {
-        self.lock().observer = observer.map(|observer| Arc::clone(&observer));
+        self.lock().observer = observer;
+    }
+
+    /// Hangs in an observer of events, or takes it away.
+    pub fn set_event_observer(&self, observer: Option<EventObserver>) {
+        self.lock().moment.events.observer = observer;
+    }
+
+    /// Lets everything happen that is due by now: late deliveries, roll-overs, splits, trims, deletes by time to live.
+    /// Requests do this for what they touch; a checker calls it to hear of the rest.
+    pub fn catch_up(&self) {
+        let mut world = self.lock();
+        world.tick();
+        world.advance_all();
     }
 }
 

@@ -36,6 +36,50 @@ pub enum FaultKind {
     ExpiredToken,
 }
 
+impl FaultKind {
+    /// The kind's short name, by which faults are counted.
+    pub(super) fn name(&self, operation: &str) -> &'static str {
+        match self {
+            Self::Throttle(code) => match (operation, code.as_str()) {
+                ("Scan", _) => "scan.throttle",
+                (_, "ProvisionedThroughputExceededException") => "throttle.provisioned",
+                (_, "RequestLimitExceeded") => "throttle.request_limit",
+                (_, "LimitExceededException") => "throttle.limit_exceeded",
+                _ => "throttle.throttling",
+            },
+            Self::Error { .. } => "error.other",
+            Self::InternalError => "error.500",
+            Self::LoseAnswer if operation == "GetShardIterator" => "iterator.lose_response",
+            Self::LoseAnswer => "error.reset_after",
+            Self::Refuse => "error.reset_before",
+            Self::DeliverLate(_) => "error.reset_then_late_delivery",
+            Self::Hold(_) => "answer.slow",
+            Self::UnprocessedSubset => "batch.unprocessed_subset",
+            Self::UnprocessedAll => "batch.unprocessed_all",
+            Self::ExpiredToken => "auth.expired_token",
+        }
+    }
+}
+
+/// Every short name of a fault, sorted.
+pub const FAULT_NAMES: &[&str] = &[
+    "answer.slow",
+    "auth.expired_token",
+    "batch.unprocessed_all",
+    "batch.unprocessed_subset",
+    "error.500",
+    "error.other",
+    "error.reset_after",
+    "error.reset_before",
+    "error.reset_then_late_delivery",
+    "iterator.lose_response",
+    "scan.throttle",
+    "throttle.limit_exceeded",
+    "throttle.provisioned",
+    "throttle.request_limit",
+    "throttle.throttling",
+];
+
 /// When a rule fires.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]

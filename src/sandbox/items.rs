@@ -8,12 +8,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::auth::Caller;
+use super::events::{Changed, Event, RecordAt};
 use super::expression::{Condition, Names, Projection, Update};
 use super::reply::ApiError;
 use super::stream::Record;
 use super::table::{ItemKey, read_units, write_units};
 use super::value::{Item, Stored, Wire, WireItem, item_json, item_size, read_item, write_item};
-use super::world::{Place, World, parse};
+use super::world::{Address, Place, World, parse};
 
 /// What PutItem, DeleteItem, UpdateItem and the actions of a transaction have in common.
 #[derive(Debug, Deserialize)]
@@ -166,33 +167,55 @@ impl Place<'_> {
     /// Changes one item and records the change; hands back what was there. A change of nothing leaves no record.
     pub(super) fn change(&mut self, key: &ItemKey, new: Option<Arc<Stored>>, expired: bool) -> Option<Arc<Stored>> {
         let old = self.table.replace(key, new.clone());
-        let same = match (&old, &new) {
+        let is_noop = match (&old, &new) {
             (None, None) => true,
             (Some(old), Some(new)) => old.attributes == new.attributes,
             _ => false,
         };
-        let Some(stream) = self.stream.as_deref_mut().filter(|stream| !same && stream.disabled.is_none()) else {
-            return old;
-        };
-        let Some(image) = new.as_ref().or(old.as_ref()) else { return old };
-        let keys = self.table.key_attributes(&image.attributes);
-        let (keys_size, keys) = (item_size(&keys), item_json(&keys));
         let at = self.moment.now;
-        let before = old.clone();
-        let make = |sequence, event_id| Record { sequence, at, event_id, keys, keys_size, new, old: before, expired };
-        stream.append(key.hash, make, &mut self.moment);
+        let mut record = None;
+        if let Some(stream) = self.stream.as_deref_mut().filter(|stream| !is_noop && stream.disabled.is_none())
+            && let Some(image) = new.as_ref().or(old.as_ref())
+        {
+            let keys = self.table.key_attributes(&image.attributes);
+            let (keys_size, keys) = (item_size(&keys), item_json(&keys));
+            let (new, old) = (new.clone(), old.clone());
+            let make = |sequence, event_id| Record { sequence, at, event_id, keys, keys_size, new, old, expired };
+            let place = stream.append(key.hash, make, self.moment);
+            if self.moment.events.are_watched() {
+                record = place.map(|(shard, sequence)| (shard.to_owned(), sequence.to_string()));
+            }
+        }
+        if self.moment.events.are_watched() {
+            let Address { account, region, table } = &self.table.address;
+            let stream = self.stream.as_deref().map_or("", |stream| &stream.arn);
+            let record = record.as_ref().map(|(shard, sequence)| RecordAt { stream, shard, sequence });
+            self.moment.events.tell(&Event::Changed(Changed {
+                account,
+                region,
+                table,
+                key: &key.canonical(),
+                image: new.as_ref().map(|stored| &stored.attributes),
+                before: old.as_ref().map(|stored| &stored.attributes),
+                record,
+                at,
+                is_noop,
+                is_late: self.moment.events.is_late,
+                by: if expired { "TimeToLive" } else { self.moment.events.by },
+            }));
+        }
         old
     }
 
     /// Takes write units from the table's capacity.
     pub(super) fn take_writes(&mut self, units: f64) -> bool {
-        let options = self.moment.options;
+        let options = &self.moment.options;
         self.table.writes.take(units, options.write_capacity, options.capacity_burst, self.moment.now)
     }
 
     /// Takes read units from the table's capacity.
     pub(super) fn take_reads(&mut self, units: f64) -> Result<(), ApiError> {
-        let options = self.moment.options;
+        let options = &self.moment.options;
         if self.table.reads.take(units, options.read_capacity, options.capacity_burst, self.moment.now) {
             Ok(())
         } else {

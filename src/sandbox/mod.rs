@@ -27,9 +27,11 @@ mod batch;
 mod client;
 mod control;
 mod definition;
+mod events;
 mod expression;
 mod faults;
 mod items;
+mod moment;
 mod number;
 mod options;
 mod read;
@@ -52,7 +54,8 @@ use bytes::Bytes;
 
 pub use auth::Trust;
 pub use control::{ControlError, ShardView, Snapshot};
-pub use faults::{FaultKind, FaultRule, Faults, Trigger};
+pub use events::{Changed, Event, EventObserver, RecordAt};
+pub use faults::{FAULT_NAMES, FaultKind, FaultRule, Faults, Trigger};
 pub use number::Number;
 pub use options::Options;
 pub use value::{Item, Value};
@@ -89,6 +92,8 @@ pub struct Exchange<'a> {
     pub request: &'a [u8],
     /// What the service answered; `None` if nothing was done. With a lost answer, the client never sees this.
     pub reply: Option<&'a http::Response<Bytes>>,
+    /// Delivered late: nobody hears the answer.
+    pub is_late: bool,
 }
 
 /// Sees every exchange, in the order of execution; one that is delivered late, when it is done. It is called under the sandbox's lock: it must not call the sandbox.

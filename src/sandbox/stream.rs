@@ -10,19 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::options::Options;
+use super::events::Event;
+use super::moment::Moment;
 use super::value::Stored;
 use crate::model::WallTime;
 
 /// Smallest number that has the 21 digits of the service's shortest sequence number.
 const FIRST_SEQUENCE: u128 = 100_000_000_000_000_000_000;
-
-/// Time and chance of one request.
-pub(super) struct Moment<'a> {
-    pub(super) now: WallTime,
-    pub(super) rng: &'a mut fastrand::Rng,
-    pub(super) options: &'a Options,
-}
 
 /// Which images a stream's records carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +132,7 @@ pub(super) struct Shard {
 /// One stream of one table.
 #[derive(Debug)]
 pub(super) struct Stream {
+    pub(super) arn: String,
     pub(super) label: String,
     pub(super) table: String,
     pub(super) view: View,
@@ -157,6 +152,7 @@ pub(super) struct Stream {
 
 /// What a new stream is made of.
 pub(super) struct NewStream {
+    pub(super) arn: String,
     pub(super) label: String,
     pub(super) table: String,
     pub(super) view: View,
@@ -165,8 +161,9 @@ pub(super) struct NewStream {
 }
 
 impl Stream {
-    pub(super) fn new(new: NewStream, moment: &mut Moment<'_>) -> Self {
+    pub(super) fn new(new: NewStream, moment: &mut Moment) -> Self {
         let mut stream = Self {
+            arn: new.arn,
             label: new.label,
             table: new.table,
             view: new.view,
@@ -191,18 +188,24 @@ impl Stream {
         stream
     }
 
-    /// Appends a change of an item whose partition key has this hash; not to a closed stream.
-    pub(super) fn append(&mut self, hash: u64, make: impl FnOnce(u128, u128) -> Record, moment: &mut Moment<'_>) {
-        let sequence = self.draw_sequence(moment.rng);
+    /// Appends a change of an item whose partition key has this hash; not to a closed stream. Hands back where: the
+    /// shard's id and the record's number.
+    pub(super) fn append(
+        &mut self,
+        hash: u64,
+        make: impl FnOnce(u128, u128) -> Record,
+        moment: &mut Moment,
+    ) -> Option<(&str, u128)> {
+        let sequence = self.draw_sequence(&mut moment.rng);
         let event_id = moment.rng.u128(..);
-        let Some(id) = self.open.range(hash..).next().map(|(_, id)| id) else { return };
-        if let Some(shard) = self.shards.get_mut(id) {
-            let record = make(sequence, event_id);
-            if shard.records.is_empty() {
-                self.due = self.due.min(record.at.plus(moment.options.retention));
-            }
-            shard.records.push_back(record);
+        let id = self.open.range(hash..).next().map(|(_, id)| id)?;
+        let shard = self.shards.get_mut(id)?;
+        let record = make(sequence, event_id);
+        if shard.records.is_empty() {
+            self.due = self.due.min(record.at.plus(moment.options.retention));
         }
+        shard.records.push_back(record);
+        Some((id, sequence))
     }
 
     fn draw_sequence(&mut self, rng: &mut fastrand::Rng) -> u128 {
@@ -221,7 +224,7 @@ impl Stream {
         hashes: RangeInclusive<u64>,
         created: WallTime,
         visible: WallTime,
-        moment: &mut Moment<'_>,
+        moment: &mut Moment,
     ) {
         self.shards_made += 1;
         let millis = created.millis().max(0);
@@ -229,7 +232,14 @@ impl Stream {
         let life = moment.options.shard_life;
         let expires = created.plus(life.mul_f64(0.9 + 0.2 * moment.rng.f64()));
         self.open.insert(*hashes.end(), id.clone());
-        let start = self.draw_sequence(moment.rng);
+        let start = self.draw_sequence(&mut moment.rng);
+        moment.events.tell(&Event::ShardOpened {
+            stream: &self.arn,
+            shard: &id,
+            parent: parent.as_deref(),
+            at: created,
+            listed_from: visible,
+        });
         let shard = Shard {
             parent,
             hashes,
@@ -245,9 +255,12 @@ impl Stream {
         self.due = self.due.min(expires);
     }
 
-    fn close_shard(&mut self, id: &str, at: WallTime, moment: &mut Moment<'_>) -> Option<RangeInclusive<u64>> {
-        let end = self.draw_sequence(moment.rng);
+    fn close_shard(&mut self, id: &str, at: WallTime, moment: &mut Moment) -> Option<RangeInclusive<u64>> {
+        let end = self.draw_sequence(&mut moment.rng);
         let shard = self.shards.get_mut(id).filter(|shard| shard.end.is_none())?;
+        if moment.events.are_watched() {
+            moment.events.tell(&Event::ShardClosed { stream: &self.arn, shard: id, end: &end.to_string(), at });
+        }
         shard.end = Some(end);
         shard.closed = Some(at);
         self.open.remove(shard.hashes.end());
@@ -256,7 +269,7 @@ impl Stream {
     }
 
     /// Closes a shard and opens its children, one or two. Returns whether there was such an open shard.
-    pub(super) fn replace_shard(&mut self, id: &str, at: WallTime, children: usize, moment: &mut Moment<'_>) -> bool {
+    pub(super) fn replace_shard(&mut self, id: &str, at: WallTime, children: usize, moment: &mut Moment) -> bool {
         let Some(hashes) = self.close_shard(id, at, moment) else { return false };
         let (first, last) = hashes.into_inner();
         let parent_visible = self.shards.get(id).map_or(at, |shard| shard.visible);
@@ -275,8 +288,9 @@ impl Stream {
     }
 
     /// Closes every shard; what they hold stays readable for the retention.
-    pub(super) fn disable(&mut self, moment: &mut Moment<'_>) {
+    pub(super) fn disable(&mut self, moment: &mut Moment) {
         self.disabled = Some(moment.now);
+        moment.events.tell(&Event::StreamDisabled { stream: &self.arn, at: moment.now });
         for id in self.open_shards() {
             let now = moment.now;
             self.close_shard(&id, now, moment);
@@ -289,7 +303,7 @@ impl Stream {
     }
 
     /// Brings the stream up to now: roll-overs, splits, trims.
-    pub(super) fn advance(&mut self, moment: &mut Moment<'_>) {
+    pub(super) fn advance(&mut self, moment: &mut Moment) {
         if moment.now < self.due {
             return;
         }
@@ -298,7 +312,7 @@ impl Stream {
             let splits = may_split && moment.rng.f64() < moment.options.split_chance;
             self.replace_shard(&id, at, 1 + usize::from(splits), moment);
         }
-        self.trim(moment.now, moment.options.retention);
+        self.trim(moment.options.retention, moment);
         self.due = self.next_due(moment.options.retention);
     }
 
@@ -320,14 +334,27 @@ impl Stream {
     }
 
     /// Drops what is as old as `keep`: records, then closed shards.
-    pub(super) fn trim(&mut self, now: WallTime, keep: Duration) {
-        let horizon = now.minus(keep);
-        for shard in self.shards.values_mut() {
+    pub(super) fn trim(&mut self, keep: Duration, moment: &Moment) {
+        let horizon = moment.now.minus(keep);
+        let stream = &self.arn;
+        self.shards.retain(|id, shard| {
+            let before = shard.trimmed_through;
             while let Some(record) = shard.records.pop_front_if(|record| record.at <= horizon) {
                 shard.trimmed_through = record.sequence;
             }
-        }
-        self.shards.retain(|_, shard| shard.closed.is_none_or(|closed| closed > horizon));
+            let shard_gone = shard.closed.is_some_and(|closed| closed <= horizon);
+            if moment.events.are_watched() && (shard_gone || shard.trimmed_through > before) {
+                let through = (shard.trimmed_through > 0).then(|| shard.trimmed_through.to_string());
+                moment.events.tell(&Event::Trimmed {
+                    stream,
+                    shard: id,
+                    through: through.as_deref(),
+                    at: moment.now,
+                    shard_gone,
+                });
+            }
+            !shard_gone
+        });
     }
 
     /// Whether the stream itself is gone: disabled, and as old as its retention.

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::auth::Caller;
 use super::items::Answer;
+use super::moment::Moment;
 use super::reply::ApiError;
-use super::stream::{Moment, Shard, Stream};
+use super::stream::{Shard, Stream};
 use super::world::{World, body, parse};
 use crate::model::WallTime;
 
@@ -30,19 +31,15 @@ fn no_stream(arn: &str) -> ApiError {
 }
 
 /// A stream that this caller may read, brought up to now.
-fn open<'a>(world: &'a mut World, caller: &Caller, arn: &str) -> Result<(&'a mut Stream, Moment<'a>), ApiError> {
+fn open<'a>(world: &'a mut World, caller: &Caller, arn: &str) -> Result<(&'a mut Stream, &'a mut Moment), ApiError> {
     if !arn.contains("/stream/") {
         return Err(ApiError::validation(format!("Invalid StreamArn: {arn}")));
     }
     let address = world.address(caller, arn)?;
-    let World { regions, rng, options, now, .. } = world;
-    let mut moment = Moment { now: *now, rng, options };
+    let World { regions, moment, .. } = world;
     let region = regions.get_mut(&(address.account, address.region)).ok_or_else(|| no_stream(arn))?;
-    if region.streams.get(arn).is_some_and(|stream| stream.is_gone(moment.now, moment.options.retention)) {
-        region.streams.remove(arn);
-    }
+    region.advance_stream(arn, moment);
     let stream = region.streams.get_mut(arn).ok_or_else(|| no_stream(arn))?;
-    stream.advance(&mut moment);
     Ok((stream, moment))
 }
 
@@ -57,7 +54,7 @@ struct ListStreams {
 fn list_streams(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
     let request: ListStreams = parse(bytes)?;
     let limit = page_limit(request.limit, 100)?;
-    let (now, retention) = (world.now, world.options.retention);
+    let (now, retention) = (world.moment.now, world.moment.options.retention);
     let region = world.regions.get(&(caller.account.clone(), caller.region.clone()));
     let after = request.exclusive_start_stream_arn.unwrap_or_default();
     let wanted = |(arn, stream): &(&String, &Stream)| {
@@ -255,13 +252,14 @@ struct GetRecords {
 
 fn get_records(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
     let request: GetRecords = parse(bytes)?;
-    let limit = page_limit(request.limit, 1000)?.min(world.options.max_page_records);
+    let limit = page_limit(request.limit, 1000)?.min(world.moment.options.max_page_records);
     let position =
         Position::decode(&request.shard_iterator).ok_or_else(|| ApiError::validation("Invalid ShardIterator"))?;
     let generation = world.iterator_generation;
     let region = caller.region.clone();
     let (stream, moment) = open(world, caller, &position.arn)?;
-    let (now, options) = (moment.now, moment.options);
+    let Moment { now, rng, options, .. } = moment;
+    let now = *now;
     if position.generation != generation || now.since(position.issued) > options.iterator_life {
         return Err(ApiError::new(
             "ExpiredIteratorException",
@@ -274,7 +272,7 @@ fn get_records(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes
     }
     let first = shard.records.partition_point(|record| record.sequence < position.from);
     let has_records = first < shard.records.len();
-    let is_empty_page = has_records && moment.rng.f64() < options.empty_page_chance;
+    let is_empty_page = has_records && rng.f64() < options.empty_page_chance;
     let mut answer = Answer::default();
     let out = answer.member("Records");
     out.push(b'[');
@@ -292,7 +290,7 @@ fn get_records(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes
     out.push(b']');
     let at_end = first + taken == shard.records.len();
     let is_last = shard.end.is_some() && at_end && !is_empty_page;
-    let ends = is_last && (taken == 0 || moment.rng.f64() < options.final_page_with_records_chance);
+    let ends = is_last && (taken == 0 || rng.f64() < options.final_page_with_records_chance);
     if !ends {
         let next = Position { from: next, issued: now, generation, ..position };
         answer.add("NextShardIterator", Some(next.encode().into()));

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 use super::reply::ApiError;
 use super::value::{Item, Stored, Value};
+use super::world::Address;
 use crate::model::WallTime;
 
 /// Bytes of an item at most (AWS facts 4.3).
@@ -83,7 +84,7 @@ impl Bucket {
 /// One table.
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) name: String,
+    pub(super) address: Address,
     pub(super) arn: String,
     pub(super) id: String,
     pub(super) partition: KeyAttribute,

@@ -7,6 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::auth::Caller;
 use super::definition::{read_definition, read_index, stream_view};
+use super::events::Event;
+use super::moment::Moment;
 use super::reply::ApiError;
 use super::stream::{NewStream, Stream};
 use super::table::{Bucket, Table};
@@ -72,16 +74,16 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
     let arn = format!("arn:aws:dynamodb:{}:{}:table/{}", address.region, address.account, address.table);
     let definition = read_definition(request, &arn)?;
     let view = stream_view(request)?;
-    let now = world.now;
-    let options = world.options.clone();
+    let now = world.moment.now;
+    let options = world.moment.options.clone();
     let active_from = now.plus(options.table_delay);
     let id = {
-        let id = format!("{:032x}", world.rng.u128(..));
+        let id = format!("{:032x}", world.moment.rng.u128(..));
         let part = |from: usize, to: usize| id.get(from..to).unwrap_or_default().to_owned();
         [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
     };
     let mut table = Table {
-        name: address.table.clone(),
+        address: address.clone(),
         arn,
         id,
         partition: definition.partition,
@@ -102,10 +104,16 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
         reads: Bucket::full(options.read_capacity, options.capacity_burst, now),
         writes: Bucket::full(options.write_capacity, options.capacity_burst, now),
     };
+    world.moment.events.tell(&Event::TableCreated {
+        account: &address.account,
+        region: &address.region,
+        table: &address.table,
+        id: &table.id,
+        at: now,
+    });
     let region = world.regions.entry((address.account.clone(), address.region.clone())).or_default();
     if let Some(Some(view)) = view {
-        let mut moment = super::stream::Moment { now, rng: &mut world.rng, options: &world.options };
-        open_stream(&mut table, &mut region.streams, view, active_from, &mut moment);
+        open_stream(&mut table, &mut region.streams, view, active_from, &mut world.moment);
     }
     region.tables.insert(address.table.clone(), table);
     Ok(json!({"TableDescription": describe(world, &address)?}))
@@ -117,9 +125,10 @@ fn open_stream(
     streams: &mut BTreeMap<String, Stream>,
     view: super::stream::View,
     enabled_from: WallTime,
-    moment: &mut super::stream::Moment<'_>,
+    moment: &mut Moment,
 ) {
-    let mut at = moment.now;
+    let now = moment.now;
+    let mut at = now;
     let (label, arn) = loop {
         let label = jiff::Timestamp::from_millisecond(at.millis())
             .map_or_else(|_| at.millis().to_string(), |time| time.strftime("%Y-%m-%dT%H:%M:%S.%3f").to_string());
@@ -130,7 +139,9 @@ fn open_stream(
         at = at.plus(std::time::Duration::from_millis(1));
     };
     let key_schema = table.described.get("KeySchema").cloned().unwrap_or_default();
-    let new = NewStream { label, table: table.name.clone(), view, key_schema, enabled_from };
+    let Address { account, region, table: name } = &table.address;
+    moment.events.tell(&Event::StreamEnabled { account, region, table: name, stream: &arn, at: now });
+    let new = NewStream { arn: arn.clone(), label, table: name.clone(), view, key_schema, enabled_from };
     streams.insert(arn.clone(), Stream::new(new, moment));
     table.stream = Some(arn);
     table.stream_view = Some(view.name());
@@ -139,7 +150,7 @@ fn open_stream(
 fn update_table(world: &mut World, caller: &Caller, request: &Request) -> Result<Json, ApiError> {
     let address = named(world, caller, request)?;
     let view = stream_view(request)?;
-    let delay = world.options.table_delay;
+    let delay = world.moment.options.table_delay;
     let place = world.place_any(&address).map_err(|_| no_such_table(&address))?;
     let now = place.moment.now;
     if place.table.status(now) != "ACTIVE" {
@@ -168,18 +179,16 @@ fn update_table(world: &mut World, caller: &Caller, request: &Request) -> Result
         match view {
             None => {
                 table.stream_view = None;
-                let mut moment = place.moment;
                 if let Some(stream) = place.stream {
-                    stream.disable(&mut moment);
+                    stream.disable(place.moment);
                 }
             }
             Some(view) => {
                 let key = (address.account.clone(), address.region.clone());
-                let World { regions, rng, options, .. } = world;
+                let World { regions, moment, .. } = world;
                 let Some(Region { tables, streams }) = regions.get_mut(&key) else { return Err(ApiError::internal()) };
                 let Some(table) = tables.get_mut(&address.table) else { return Err(ApiError::internal()) };
-                let mut moment = super::stream::Moment { now, rng, options };
-                open_stream(table, streams, view, enabled_from, &mut moment);
+                open_stream(table, streams, view, enabled_from, moment);
             }
         }
     }
@@ -188,7 +197,7 @@ fn update_table(world: &mut World, caller: &Caller, request: &Request) -> Result
 
 fn delete_table(world: &mut World, caller: &Caller, request: &Request) -> Result<Json, ApiError> {
     let address = named(world, caller, request)?;
-    let delay = world.options.table_delay;
+    let delay = world.moment.options.table_delay;
     let place = world.place_any(&address).map_err(|_| no_such_table(&address))?;
     if place.table.deletion_protection {
         return Err(ApiError::validation(
@@ -198,11 +207,18 @@ fn delete_table(world: &mut World, caller: &Caller, request: &Request) -> Result
     if place.table.status(place.moment.now) != "ACTIVE" {
         return Err(ApiError::in_use(format!("Table is being changed: {}", address.table)));
     }
-    let mut moment = place.moment;
+    let moment = place.moment;
     if let Some(stream) = place.stream.filter(|stream| stream.disabled.is_none()) {
-        stream.disable(&mut moment);
+        stream.disable(moment);
     }
     place.table.deleted_at = Some(moment.now.plus(delay));
+    moment.events.tell(&Event::TableDeleted {
+        account: &address.account,
+        region: &address.region,
+        table: &address.table,
+        id: &place.table.id,
+        at: moment.now,
+    });
     let description = description(place.table, moment.now);
     if delay.is_zero() {
         // Gone with the next look at it.
@@ -219,9 +235,9 @@ fn list_tables(world: &World, caller: &Caller, request: &Request) -> Result<Json
     };
     let after = request.get("ExclusiveStartTableName").and_then(Json::as_str).unwrap_or_default();
     let region = world.regions.get(&(caller.account.clone(), caller.region.clone()));
-    let alive = |table: &&Table| table.deleted_at.is_none_or(|at| at > world.now);
+    let alive = |table: &&Table| table.deleted_at.is_none_or(|at| at > world.moment.now);
     let tables = region.iter().flat_map(|region| region.tables.values()).filter(alive);
-    let mut names: Vec<&str> = tables.map(|table| table.name.as_str()).filter(|name| *name > after).collect();
+    let mut names: Vec<&str> = tables.map(|table| table.address.table.as_str()).filter(|name| *name > after).collect();
     let more = names.len() > limit;
     names.truncate(limit);
     let mut answer = json!({"TableNames": names});
@@ -306,7 +322,7 @@ fn description(table: &Table, now: WallTime) -> Json {
     }
     let created = serde_json::Number::from_f64(table.created.as_secs_f64()).map_or(Json::Null, Json::Number);
     members.extend([
-        ("TableName".to_owned(), table.name.clone().into()),
+        ("TableName".to_owned(), table.address.table.clone().into()),
         ("TableArn".to_owned(), table.arn.clone().into()),
         ("TableId".to_owned(), table.id.clone().into()),
         ("TableStatus".to_owned(), status.into()),

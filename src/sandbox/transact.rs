@@ -57,7 +57,7 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
         ));
     }
     let token = request.client_request_token.map(|token| (caller.account.clone(), caller.region.clone(), token));
-    let now = world.now;
+    let now = world.moment.now;
     world.transactions.retain(|_, (done, _)| now.since(*done) < TOKEN_LIFE);
     if let Some((_, same)) = token.as_ref().and_then(|token| world.transactions.get(token)) {
         // Done before: the answer was lost, or the client is mistaken.

@@ -11,9 +11,11 @@ use serde::de::DeserializeOwned;
 
 use super::auth::{Caller, Identities, read_form};
 use super::faults::{FaultKind, Faults};
+use super::events::{Event, static_name};
+use super::moment::Moment;
 use super::options::Options;
 use super::reply::{ApiError, Protocol, respond};
-use super::stream::{Moment, Stream};
+use super::stream::Stream;
 use super::table::Table;
 use super::{Exchange, Observer, Outcome, Stats, batch, items, read, streams, tables, transact};
 use crate::model::WallTime;
@@ -24,6 +26,17 @@ pub(super) struct Region {
     pub(super) tables: BTreeMap<String, Table>,
     /// By ARN; of deleted tables too, for the retention.
     pub(super) streams: BTreeMap<String, Stream>,
+}
+
+impl Region {
+    /// Brings a stream up to now: what is due happens to it, and it leaves when it is old.
+    pub(super) fn advance_stream(&mut self, arn: &str, moment: &mut Moment) {
+        let Some(stream) = self.streams.get_mut(arn) else { return };
+        stream.advance(moment);
+        if stream.is_gone(moment.now, moment.options.retention) {
+            self.streams.remove(arn);
+        }
+    }
 }
 
 /// Where a table is: owner, Region, name.
@@ -46,13 +59,11 @@ pub(super) enum BatchFate {
 pub(super) struct Place<'a> {
     pub(super) table: &'a mut Table,
     pub(super) stream: Option<&'a mut Stream>,
-    pub(super) moment: Moment<'a>,
+    pub(super) moment: &'a mut Moment,
 }
 
 pub(super) struct World {
-    pub(super) options: Options,
-    pub(super) rng: fastrand::Rng,
-    pub(super) now: WallTime,
+    pub(super) moment: Moment,
     pub(super) regions: BTreeMap<(String, String), Region>,
     pub(super) identities: Identities,
     /// Principals of other accounts that may use a table.
@@ -88,8 +99,7 @@ pub(super) fn body(value: &serde_json::Value) -> Bytes {
 impl World {
     pub(super) fn new(options: Options) -> Self {
         Self {
-            rng: fastrand::Rng::with_seed(options.seed),
-            now: options.clock.now(),
+            moment: Moment::new(options),
             regions: BTreeMap::new(),
             identities: Identities::default(),
             grants: BTreeSet::new(),
@@ -99,22 +109,33 @@ impl World {
             iterator_generation: 0,
             transactions: BTreeMap::new(),
             late: BTreeMap::new(),
-            options,
         }
     }
 
     /// Brings the world up to now: its clock, which never goes back, and the requests that were delivered late.
     pub(super) fn tick(&mut self) {
-        let now = self.now.max(self.options.clock.now());
+        let now = self.moment.now.max(self.moment.options.clock.now());
         while let Some(entry) = self.late.first_entry()
             && entry.key().0 <= now
         {
             let ((due, _), request) = entry.remove_entry();
-            self.now = due;
+            self.moment.now = due;
             let request = Incoming::read(self, &request);
+            self.moment.events.is_late = true;
             self.perform(&request, BatchFate::Whole);
+            self.moment.events.is_late = false;
         }
-        self.now = now;
+        self.moment.now = now;
+    }
+
+    /// Brings every stream up to now, whoever looks at it.
+    pub(super) fn advance_all(&mut self) {
+        for region in self.regions.values_mut() {
+            let arns: Vec<String> = region.streams.keys().cloned().collect();
+            for arn in arns {
+                region.advance_stream(&arn, &mut self.moment);
+            }
+        }
     }
 
     /// One request, from bytes to outcome.
@@ -122,15 +143,23 @@ impl World {
         self.tick();
         self.stats.requests += 1;
         let incoming = Incoming::read(self, request);
-        let fault = self.faults.decide(&incoming.operation, incoming.account(), incoming.body, &mut self.rng);
-        self.stats.faults += u64::from(fault.is_some());
+        let fault = self.faults.decide(&incoming.operation, incoming.account(), incoming.body, &mut self.moment.rng);
+        if let Some(fault) = &fault {
+            self.stats.faults += 1;
+            self.moment.events.tell(&Event::Fault {
+                operation: &incoming.operation,
+                account: incoming.account(),
+                kind: fault.name(&incoming.operation),
+                at: self.moment.now,
+            });
+        }
         let fate = match fault {
             Some(FaultKind::UnprocessedSubset) => BatchFate::Subset,
             Some(FaultKind::UnprocessedAll) => BatchFate::Nothing,
             _ => BatchFate::Whole,
         };
         if let Some(FaultKind::DeliverLate(time)) = fault {
-            self.late.insert((self.now.plus(time), self.stats.requests), request.clone());
+            self.late.insert((self.moment.now.plus(time), self.stats.requests), request.clone());
             return Outcome::LoseAnswer;
         }
         match refusal(fault.as_ref()) {
@@ -139,7 +168,7 @@ impl World {
                 Outcome::Refuse
             }
             Some(Refusal::Answer(error)) => {
-                let reply = respond(incoming.protocol, Err(error), &incoming.id, self.now);
+                let reply = respond(incoming.protocol, Err(error), &incoming.id, self.moment.now);
                 self.observe(&incoming, None);
                 Outcome::Reply(reply)
             }
@@ -156,15 +185,15 @@ impl World {
 
     /// Does what a request asks for.
     fn perform(&mut self, incoming: &Incoming<'_>, fate: BatchFate) -> Response<Bytes> {
+        self.moment.events.by = static_name(&incoming.operation);
         let result = incoming.caller.clone().and_then(|caller| match incoming.protocol {
             Protocol::Json => self.execute(&incoming.service, &incoming.operation, &caller, incoming.body, fate),
             Protocol::Query => {
-                let mut moment = Moment { now: self.now, rng: &mut self.rng, options: &self.options };
-                self.identities.sts(&incoming.operation, &incoming.form, &caller, &mut moment)
+                self.identities.sts(&incoming.operation, &incoming.form, &caller, &mut self.moment)
             }
         });
         self.stats.errors += u64::from(result.is_err());
-        let reply = respond(incoming.protocol, result, &incoming.id, self.now);
+        let reply = respond(incoming.protocol, result, &incoming.id, self.moment.now);
         self.observe(incoming, Some(&reply));
         reply
     }
@@ -175,9 +204,10 @@ impl World {
                 operation: &incoming.operation,
                 account: incoming.account(),
                 region: incoming.caller.as_ref().map_or("", |caller| &caller.region),
-                at: self.now,
+                at: self.moment.now,
                 request: incoming.body,
                 reply,
+                is_late: self.moment.events.is_late,
             });
         }
     }
@@ -246,16 +276,16 @@ impl World {
     pub(super) fn place_any(&mut self, address: &Address) -> Result<Place<'_>, ApiError> {
         let region =
             self.regions.get_mut(&(address.account.clone(), address.region.clone())).ok_or_else(ApiError::no_table)?;
-        let now = self.now;
+        let now = self.moment.now;
         if region.tables.get(&address.table).is_some_and(|table| table.deleted_at.is_some_and(|at| at <= now)) {
             region.tables.remove(&address.table);
         }
         let table = region.tables.get_mut(&address.table).ok_or_else(ApiError::no_table)?;
         table.was_active |= now >= table.active_from;
-        let mut moment = Moment { now, rng: &mut self.rng, options: &self.options };
+        let moment = &mut self.moment;
         let mut stream = table.stream.as_ref().and_then(|arn| region.streams.get_mut(arn));
         if let Some(stream) = stream.as_deref_mut() {
-            stream.advance(&mut moment);
+            stream.advance(moment);
         }
         Ok(Place { table, stream, moment })
     }
@@ -280,9 +310,9 @@ struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     fn read(world: &mut World, request: &'a Request<Bytes>) -> Self {
-        let id = format!("{:032X}", world.rng.u128(..));
+        let id = format!("{:032X}", world.moment.rng.u128(..));
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let caller = world.identities.caller(request.headers(), &world.options, world.now);
+        let caller = world.identities.caller(request.headers(), &world.moment.options, world.moment.now);
         let body = request.body();
         match target.split_once('.') {
             Some((service, operation)) => {

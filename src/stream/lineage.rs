@@ -174,6 +174,12 @@ impl Lineage {
         self.nodes.get(shard).map(|node| node.status)
     }
 
+    /// Whether the shard has a row and has not left the listing.
+    #[must_use]
+    pub fn is_present(&self, shard: &ShardId) -> bool {
+        self.nodes.get(shard).is_some_and(|node| node.presence != Presence::Left)
+    }
+
     /// Whether any child of the shard is known.
     #[must_use]
     pub fn has_known_children(&self, shard: &ShardId) -> bool {

@@ -121,7 +121,8 @@ impl StreamDriver {
         for shard in std::mem::take(&mut self.settled_by_listing) {
             self.finished_lately.remove(&shard);
         }
-        self.finished_lately.retain(|shard| self.lineage.status(shard).is_some());
+        // One that left the listing is waited for no longer: a vanished shard may never show a child.
+        self.finished_lately.retain(|shard| self.lineage.is_present(shard));
         if !self.finished_lately.is_empty() && listing.status() == StreamStatus::Enabled {
             self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
         }

@@ -109,11 +109,7 @@ impl StreamDriver {
         };
         self.observer.page(&shard, facts);
         self.confirm(&shard, was_unproved).await?;
-        let polled = match facts.records {
-            0 => Polled::Empty,
-            n if n >= PAGE_RECORDS as usize || facts.bytes >= FULL_PAGE_BYTES => Polled::GoOn,
-            _ => Polled::Some,
-        };
+        let polled = polled(&facts);
         changes.drain(..read.skip.min(changes.len()));
         if let Some(floor) = self.floors.get(&shard) {
             changes.retain(|change| change.sequence > *floor);
@@ -214,5 +210,37 @@ impl StreamDriver {
             self.floors.insert(shard.clone(), last);
         }
         self.schedule.remove(shard);
+    }
+}
+
+/// What a page says of when the next one is wanted. Only an open shard can be idle: on a closed one an empty page lies
+/// before what is still to come, were it only the end.
+fn polled(page: &PageFacts) -> Polled {
+    match page.records {
+        0 if !page.is_closed => Polled::Empty,
+        n if n >= PAGE_RECORDS as usize || page.bytes >= FULL_PAGE_BYTES => Polled::GoOn,
+        _ => Polled::Some,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(records: usize, bytes: usize, is_closed: bool) -> PageFacts {
+        PageFacts { asked_at: WallTime::from_secs(0), records, bytes, is_closed, is_last: false }
+    }
+
+    #[test]
+    fn only_an_empty_page_of_an_open_shard_is_idle() {
+        assert_eq!(polled(&page(0, 20, false)), Polled::Empty);
+        assert_eq!(polled(&page(0, 20, true)), Polled::Some);
+        assert_eq!(polled(&page(1, 300, true)), Polled::Some);
+    }
+
+    #[test]
+    fn after_a_full_page_the_next_one_is_wanted_at_once() {
+        assert_eq!(polled(&page(1000, 300_000, false)), Polled::GoOn);
+        assert_eq!(polled(&page(2, 1_000_000, false)), Polled::GoOn);
     }
 }

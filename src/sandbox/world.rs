@@ -10,8 +10,8 @@ use http::{Request, Response};
 use serde::de::DeserializeOwned;
 
 use super::auth::{Caller, Identities, read_form};
-use super::faults::{FaultKind, Faults};
 use super::events::{Event, static_name};
+use super::faults::{FaultKind, Faults};
 use super::moment::Moment;
 use super::options::Options;
 use super::reply::{ApiError, Protocol, respond};
@@ -188,9 +188,7 @@ impl World {
         self.moment.events.by = static_name(&incoming.operation);
         let result = incoming.caller.clone().and_then(|caller| match incoming.protocol {
             Protocol::Json => self.execute(&incoming.service, &incoming.operation, &caller, incoming.body, fate),
-            Protocol::Query => {
-                self.identities.sts(&incoming.operation, &incoming.form, &caller, &mut self.moment)
-            }
+            Protocol::Query => self.identities.sts(&incoming.operation, &incoming.form, &caller, &mut self.moment),
         });
         self.stats.errors += u64::from(result.is_err());
         let reply = respond(incoming.protocol, result, &incoming.id, self.moment.now);

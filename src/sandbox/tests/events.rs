@@ -24,7 +24,9 @@ fn line(event: &Event<'_>) -> Option<String> {
             let id = String::from_utf8_lossy(change.key.get(5..).unwrap()).into_owned();
             let image = if change.image.is_some() { "put" } else { "gone" };
             let record = if change.record.is_some() { "record" } else { "no record" };
-            assert!(change.record.is_none_or(|record| record.shard.starts_with("shardId-") && record.sequence.len() >= 21));
+            assert!(
+                change.record.is_none_or(|record| record.shard.starts_with("shardId-") && record.sequence.len() >= 21)
+            );
             let extra = [(change.is_noop, " noop"), (change.is_late, " late")];
             let extra: String = extra.iter().filter(|(is, _)| *is).map(|(_, text)| *text).collect();
             format!("{} {} {} {id} {image} {record}{extra}", change.account, change.table, change.by)

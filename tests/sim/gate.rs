@@ -1,0 +1,97 @@
+//! The border of a process: everything that it sends or stores passes here, so here it dies, freezes, or is alone.
+//!
+//! A process that was killed does no more I/O at that very point, before or after the effect; its tasks are dropped a
+//! moment later. One that is frozen does none for a while, and its timers fire late.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use dynaferry::sandbox::Sandbox;
+use tokio::sync::Notify;
+
+/// Steps that never come.
+const NEVER: u64 = u64::MAX;
+
+/// The gate of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    dead: AtomicBool,
+    frozen: AtomicBool,
+    changed: Notify,
+    steps: AtomicU64,
+    dies_at: AtomicU64,
+    pub(crate) died: Notify,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { dies_at: AtomicU64::new(NEVER), ..Self::default() })
+    }
+
+    /// The process dies at the so manieth step from now.
+    pub(crate) fn die_after(&self, steps: u64) {
+        self.dies_at.store(self.steps.load(Ordering::Relaxed) + steps, Ordering::Relaxed);
+    }
+
+    pub(crate) fn kill(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+        self.died.notify_one();
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// One step of I/O: goes on at once, later, or never.
+    pub(crate) async fn pass(&self) {
+        if self.steps.fetch_add(1, Ordering::Relaxed) >= self.dies_at.load(Ordering::Relaxed) {
+            self.kill();
+        }
+        loop {
+            let thawed = self.changed.notified();
+            if self.is_dead() {
+                std::future::pending::<()>().await;
+            }
+            if !self.frozen.load(Ordering::Relaxed) {
+                return;
+            }
+            thawed.await;
+        }
+    }
+
+    /// The sandbox as this process reaches it.
+    pub(crate) fn http_client(self: &Arc<Self>, sandbox: &Sandbox) -> SharedHttpClient {
+        let (gate, client) = (Arc::clone(self), sandbox.http_client());
+        http_client_fn(move |settings, components| {
+            let inner = client.http_connector(settings, components);
+            SharedHttpConnector::new(Gated { inner, gate: Arc::clone(&gate) })
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Gated {
+    inner: SharedHttpConnector,
+    gate: Arc<Gate>,
+}
+
+impl HttpConnector for Gated {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (inner, gate) = (self.inner.clone(), Arc::clone(&self.gate));
+        HttpConnectorFuture::new(async move {
+            gate.pass().await;
+            let answer = inner.call(request).await;
+            gate.pass().await;
+            answer
+        })
+    }
+}

@@ -1,0 +1,537 @@
+//! The checkers. They stand on the sandbox's side and at the state store: they see data writes and state writes, and judge
+//! both by the truth, at each of them.
+//!
+//! | | what must hold |
+//! |---|---|
+//! | C1 | in the end both tables are equal; at no time does the target get an image that the source never had |
+//! | C2 | no checkpoint passes a record that is not settled; no shard is finished before it was read to its end |
+//! | C3 | no key goes backwards but where the protocol says so: replay, reads that ran ahead, writes in doubt |
+//! | C4 | no record of a child is dispatched before its parent's row says that it is finished |
+//! | C5 | every record that was trimmed unread lies under a gap; no gap is closed before the keys in it are right |
+//! | C7 | no request that the service must refuse; DescribeStream at most ten times a second |
+//! | C9 | no more records ahead of the checkpoints than was configured; none is sent beyond the dispatch watermark |
+//!
+//! C8 (liveness) and the lag are looked at by the run itself, C10 (determinism) by running twice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dynaferry::checkpoint::rows::{GapRow, GapScope, LinkRow, ShardRow, ShardStatus};
+use dynaferry::checkpoint::{LinkState, StateWrite};
+use dynaferry::model::{ShardId, WallTime};
+use dynaferry::sandbox::{Changed, Event, Exchange};
+
+use crate::state::CommitObserver;
+use crate::trace::Trace;
+use crate::truth::{Lost, Record, Truth, VersionIndex, number_of};
+use crate::world::{COPY, SOURCE, TABLE, TARGET};
+
+/// Changes created so long before the load began are in its pages (`src/runtime/open.rs`).
+const LOAD_MARGIN: Duration = Duration::from_secs(300);
+/// DescribeStream calls of an account in a second. Source: DynamoDB Streams API reference.
+const DESCRIBE_STREAM_LIMIT: usize = 10;
+
+/// A promise that was broken.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    /// Which one: `C1` to `C10`, `lag`, `panic`.
+    pub(crate) check: &'static str,
+    pub(crate) at: Duration,
+    pub(crate) what: String,
+}
+
+/// What the checkers know.
+pub(crate) struct Judge {
+    pub(crate) truth: Truth,
+    pub(crate) trace: Trace,
+    pub(crate) violations: Vec<Violation>,
+    /// Faults that fired, by kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// The rows as they are durable.
+    rows: BTreeMap<ShardId, ShardRow>,
+    link: Option<LinkRow>,
+    gaps: BTreeMap<u64, GapRow>,
+    look_ahead: usize,
+    describe_calls: VecDeque<WallTime>,
+    /// Items that the target refuses, by version number.
+    pub(crate) poison: BTreeSet<u64>,
+    /// Writes at the target that came late, and what was accepted there.
+    pub(crate) late_writes: u64,
+    pub(crate) accepted_writes: u64,
+    pub(crate) exchanges: u64,
+}
+
+/// Shared by all who see something.
+#[derive(Clone)]
+pub(crate) struct Court(Arc<Mutex<Judge>>);
+
+impl Court {
+    pub(crate) fn new(look_ahead: usize, trace: Trace) -> Self {
+        Self(Arc::new(Mutex::new(Judge {
+            truth: Truth::default(),
+            trace,
+            violations: Vec::new(),
+            faults: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            link: None,
+            gaps: BTreeMap::new(),
+            look_ahead,
+            describe_calls: VecDeque::new(),
+            poison: BTreeSet::new(),
+            late_writes: 0,
+            accepted_writes: 0,
+            exchanges: 0,
+        })))
+    }
+
+    pub(crate) fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn since_start(at: WallTime) -> Duration {
+    at.since(crate::clocks::EPOCH)
+}
+
+impl Judge {
+    /// A promise is broken.
+    pub(crate) fn violated(&mut self, check: &'static str, at: WallTime, what: String) {
+        self.trace.say(at, || format!("VIOLATION {check}: {what}"));
+        // One is enough to know, and a few more tell what kind it is.
+        if self.violations.len() < 5 {
+            self.violations.push(Violation { check, at: since_start(at), what });
+        }
+    }
+
+    pub(crate) fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Changed(change) if change.account == SOURCE && change.table == TABLE => self.source_changed(change),
+            Event::Changed(change) if change.account == TARGET && change.table == COPY => self.target_changed(change),
+            Event::Trimmed { shard, through, at, shard_gone, .. } => self.trimmed(shard, *through, *at, *shard_gone),
+            Event::ShardOpened { shard, parent, at, .. } => {
+                self.trace.say(*at, || format!("  shard {shard} opened, child of {parent:?}"));
+                let id = ShardId::new(*shard);
+                self.truth.shards.entry(id).or_default().parent = parent.map(ShardId::new);
+            }
+            Event::ShardClosed { shard, at, .. } => {
+                self.trace.say(*at, || format!("  shard {shard} closed"));
+                self.truth.shards.entry(ShardId::new(*shard)).or_default().is_closed = true;
+            }
+            Event::TableDeleted { account, table, at, .. } => {
+                self.trace.say(*at, || format!("  table {table} of {account} deleted"));
+                if *account == SOURCE && *table == TABLE {
+                    self.truth.source_deleted();
+                } else if *account == TARGET && *table == COPY {
+                    self.truth.target_deleted();
+                }
+            }
+            Event::StreamEnabled { stream, at, .. } => self.trace.say(*at, || format!("  stream {stream} enabled")),
+            Event::StreamDisabled { stream, at } => self.trace.say(*at, || format!("  stream {stream} disabled")),
+            Event::Fault { kind, at, operation, .. } => {
+                self.trace.say(*at, || format!("  fault {kind} at {operation}"));
+                self.fault(kind);
+            }
+            _ => {}
+        }
+    }
+
+    fn source_changed(&mut self, change: &Changed<'_>) {
+        if change.is_noop {
+            return;
+        }
+        let (key, version) = self.truth.changed_at_source(change);
+        self.trace.say(change.at, || {
+            let place = change.record.map_or("no stream".to_owned(), |r| format!("{} {}", r.shard, r.sequence));
+            format!("  source: key {key} version {version} ({:?}) by {}, {place}", number_of(change.image), change.by)
+        });
+        if change.record.is_none() && self.link.is_some() {
+            self.truth.lost.push(Lost { key, version, at: change.at, shard: None });
+        }
+    }
+
+    fn target_changed(&mut self, change: &Changed<'_>) {
+        self.accepted_writes += 1;
+        let key = self.truth.key(change.key);
+        let number = number_of(change.image);
+        let candidates = self.truth.candidates(key, number);
+        self.trace.say(change.at, || {
+            let late = if change.is_late { " LATE" } else { "" };
+            format!("  target: key {key} version {candidates:?} ({number:?}) by {}{late}", change.by)
+        });
+        let Some(&newest) = candidates.last() else {
+            return self.violated(
+                "C1",
+                change.at,
+                format!("key {key} got an image that the source never had: {number:?}"),
+            );
+        };
+        let truth = &mut self.truth.keys[key];
+        truth.high = truth.high.max(Some(newest));
+        truth.target = number;
+        if change.is_late {
+            self.late_writes += 1;
+            return;
+        }
+        let before = truth.streamed.clone();
+        let read = truth.read;
+        let is_read = candidates.iter().any(|version| read.is_some_and(|read| *version <= read));
+        if !truth.written(&candidates) {
+            self.violated(
+                "C3",
+                change.at,
+                format!(
+                    "key {key} went back to version {candidates:?}; the stream was at {before:?}, {read:?} was read"
+                ),
+            );
+        }
+        if !is_read {
+            self.check_dispatch(key, &candidates, change.at);
+        }
+    }
+
+    /// What the stream tells is sent only below the durable dispatch watermark.
+    fn check_dispatch(&mut self, key: usize, candidates: &[VersionIndex], at: WallTime) {
+        let may_be_sent = candidates.iter().any(|version| {
+            let version = self.truth.keys[key].versions.get(*version);
+            match version.and_then(|version| version.record.as_ref()) {
+                None => true,
+                Some((shard, sequence)) => self
+                    .rows
+                    .get(shard)
+                    .is_none_or(|row| row.status == ShardStatus::Finished || row.dispatch.as_ref() >= Some(sequence)),
+            }
+        });
+        if !may_be_sent {
+            self.violated("C9", at, format!("key {key} version {candidates:?} was sent beyond the dispatch watermark"));
+        }
+    }
+
+    fn trimmed(&mut self, shard: &str, through: Option<&str>, at: WallTime, is_gone: bool) {
+        self.trace.say(at, || format!("  shard {shard} trimmed through {through:?}, gone: {is_gone}"));
+        let id = ShardId::new(shard);
+        let through = through.and_then(|text| dynaferry::model::SequenceNumber::parse(text).ok());
+        let Some(truth) = self.truth.shards.get_mut(&id) else { return };
+        truth.is_gone |= is_gone;
+        let mut gone = Vec::new();
+        while let Some(record) = truth.records.pop_front_if(|record| is_gone || Some(record.sequence) <= through) {
+            gone.push(record);
+        }
+        if self.link.is_none() {
+            return;
+        }
+        for record in gone {
+            if !self.is_settled(&record) {
+                let Record { key, version, at, .. } = record;
+                self.trace.say(at, || format!("  lost: key {key} version {version} of shard {id}"));
+                self.truth.lost.push(Lost { key, version, at, shard: Some(id.clone()) });
+            }
+        }
+    }
+
+    fn is_settled(&self, record: &Record) -> bool {
+        self.truth.is_applied(record.key, record.version) || self.is_filtered(record.at) || self.is_poison(record)
+    }
+
+    fn is_poison(&self, record: &Record) -> bool {
+        let number = self.truth.keys[record.key].versions[record.version].number;
+        number.is_some_and(|number| self.poison.contains(&number))
+    }
+
+    /// Changes of so long ago are in the load's pages.
+    fn is_filtered(&self, at: WallTime) -> bool {
+        let began = self.link.as_ref().and_then(|link| link.load.as_ref()).map(|load| load.began.minus(LOAD_MARGIN));
+        let created = WallTime::from_secs(at.millis().div_euclid(1000));
+        began.is_some_and(|began| created < began)
+    }
+
+    pub(crate) fn exchange(&mut self, exchange: &Exchange<'_>) {
+        self.exchanges += 1;
+        self.trace.exchange(exchange);
+        let Some(reply) = exchange.reply else { return };
+        match exchange.operation {
+            "DescribeStream" if exchange.account == SOURCE => self.count_describe(exchange.at),
+            "Scan" | "GetItem" if exchange.account == SOURCE && reply.status() == 200 => {
+                self.source_was_read(exchange.operation, reply.body());
+            }
+            _ => {}
+        }
+        if reply.status() == 400 && is_our_fault(reply.body()) && !self.is_about_poison(exchange.request) {
+            let text = String::from_utf8_lossy(reply.body()).into_owned();
+            self.violated("C7", exchange.at, format!("{} is refused as invalid: {text}", exchange.operation));
+        }
+    }
+
+    fn is_about_poison(&self, request: &[u8]) -> bool {
+        !self.poison.is_empty() && memchr::memmem::find(request, b"poison").is_some()
+    }
+
+    fn count_describe(&mut self, at: WallTime) {
+        self.describe_calls.push_back(at);
+        while self.describe_calls.front().is_some_and(|first| at.since(*first) >= Duration::from_secs(1)) {
+            self.describe_calls.pop_front();
+        }
+        if self.describe_calls.len() > DESCRIBE_STREAM_LIMIT {
+            let count = self.describe_calls.len();
+            self.violated("C7", at, format!("{count} DescribeStream calls within a second"));
+        }
+    }
+
+    /// What was read at the source table may be written from now on, ahead of the stream.
+    fn source_was_read(&mut self, operation: &str, body: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+        let items = match operation {
+            "Scan" => answer.get("Items").and_then(|items| items.as_array()).cloned().unwrap_or_default(),
+            _ => answer.get("Item").cloned().into_iter().collect(),
+        };
+        if items.is_empty() && operation == "GetItem" {
+            // An absent item: it may be any key that is absent now.
+            for key in &mut self.truth.keys {
+                if key.versions[key.last()].number.is_none() {
+                    key.read = key.read.max(Some(key.last()));
+                }
+            }
+            return;
+        }
+        for item in items {
+            let number = item.pointer("/v/S").and_then(|text| text.as_str()?.parse().ok());
+            if let Some((key, version)) = number.and_then(|number| self.truth.version(number)) {
+                let truth = &mut self.truth.keys[key];
+                truth.read = truth.read.max(Some(version));
+            }
+        }
+    }
+
+    fn commit(&mut self, write: &StateWrite, at: WallTime) {
+        match write {
+            StateWrite::Link(row) => self.link = Some(row.clone()),
+            StateWrite::Shard(row) => self.commit_shard(row, at),
+            StateWrite::ForgetShard(id) => drop(self.rows.remove(id)),
+            StateWrite::Gap(row) => self.commit_gap(row, at),
+            _ => {}
+        }
+    }
+
+    fn commit_shard(&mut self, row: &ShardRow, at: WallTime) {
+        self.check_parent(row, at);
+        self.rows.insert(row.id.clone(), row.clone());
+        self.check_checkpoint(row, at);
+        if row.status == ShardStatus::Finished && !row.is_lost {
+            self.check_finished(row, at);
+        }
+        self.check_look_ahead(at);
+    }
+
+    /// C4.
+    fn check_parent(&mut self, row: &ShardRow, at: WallTime) {
+        let Some(parent) = row.parent.as_ref().filter(|_| row.dispatch.is_some()) else { return };
+        let is_first = self.rows.get(&row.id).is_none_or(|before| before.dispatch.is_none());
+        let is_finished = match self.rows.get(parent) {
+            Some(parent) => parent.status == ShardStatus::Finished,
+            None => self.truth.shards.get(parent).is_none_or(|shard| shard.is_gone),
+        };
+        if is_first && !is_finished {
+            self.violated("C4", at, format!("shard {} is dispatched before its parent {parent} is finished", row.id));
+        }
+    }
+
+    /// C2: everything up to the checkpoint is settled.
+    fn check_checkpoint(&mut self, row: &ShardRow, at: WallTime) {
+        let Some(checkpoint) = row.checkpoint else { return };
+        let mut passed = Vec::new();
+        if let Some(shard) = self.truth.shards.get_mut(&row.id) {
+            while let Some(record) = shard.records.pop_front_if(|record| record.sequence <= checkpoint) {
+                passed.push(record);
+            }
+        }
+        for record in passed {
+            if !self.is_settled(&record) {
+                let Record { sequence, key, version, .. } = &record;
+                self.violated("C2", at, format!(
+                    "the checkpoint of shard {} passed record {sequence} of key {key} (version {version}), which is not settled",
+                    row.id
+                ));
+            }
+            self.truth.keys[record.key].checkpointed(record.version);
+        }
+    }
+
+    /// C2: what is finished was read to its end.
+    fn check_finished(&mut self, row: &ShardRow, at: WallTime) {
+        let Some(shard) = self.truth.shards.get(&row.id) else { return };
+        let left = shard.records.iter().filter(|record| !self.is_settled(record)).count();
+        if !shard.is_closed || left > 0 {
+            let open = if shard.is_closed { "closed" } else { "open" };
+            self.violated(
+                "C2",
+                at,
+                format!("shard {} is finished: it is {open}, and {left} records are not settled", row.id),
+            );
+        }
+        if let Some(shard) = self.truth.shards.get_mut(&row.id) {
+            shard.records.clear();
+        }
+    }
+
+    /// C9: records between checkpoints and dispatch watermarks.
+    fn check_look_ahead(&mut self, at: WallTime) {
+        let ahead: usize = self
+            .rows
+            .values()
+            .filter(|row| row.status != ShardStatus::Finished)
+            .filter_map(|row| Some((self.truth.shards.get(&row.id)?, row.dispatch?)))
+            .map(|(shard, dispatch)| shard.records.partition_point(|record| record.sequence <= dispatch))
+            .sum();
+        if ahead > self.look_ahead {
+            self.violated(
+                "C9",
+                at,
+                format!("{ahead} records are ahead of the checkpoints; {} may be", self.look_ahead),
+            );
+        }
+    }
+
+    /// C5: a gap is closed when what was lost in it is right.
+    fn commit_gap(&mut self, row: &GapRow, at: WallTime) {
+        self.trace.say(at, || format!("  gap {}: {:?}", row.id, row));
+        self.gaps.insert(row.id, row.clone());
+        if row.healed.is_none() {
+            return;
+        }
+        let lost = std::mem::take(&mut self.truth.lost);
+        let (covered, rest): (Vec<_>, Vec<_>) = lost.into_iter().partition(|lost| self.covers(row, lost));
+        self.truth.lost = rest;
+        for lost in covered {
+            if !self.is_right(&lost) {
+                self.violated(
+                    "C5",
+                    at,
+                    format!("gap {} is closed, but key {} still lacks version {}", row.id, lost.key, lost.version),
+                );
+            }
+        }
+    }
+
+    fn is_right(&self, lost: &Lost) -> bool {
+        self.truth.is_applied(lost.key, lost.version) || self.truth.is_equal(lost.key)
+    }
+
+    fn covers(&self, gap: &GapRow, lost: &Lost) -> bool {
+        // The program's clock may be off; the interval is by it.
+        let slack = Duration::from_secs(180);
+        let in_time = gap.from.is_none_or(|from| from.minus(slack) <= lost.at) && lost.at <= gap.to.plus(slack);
+        in_time
+            && match (&gap.scope, &lost.shard) {
+                (GapScope::All, _) => true,
+                (GapScope::Shard(_), None) => false,
+                (GapScope::Shard(id), Some(shard)) => self.truth.descends(id, shard) || self.truth.descends(shard, id),
+            }
+    }
+
+    /// C5, when the program has had its time to notice: every loss that nothing made good lies under a gap.
+    pub(crate) fn check_losses(&mut self, at: WallTime) {
+        let lost = std::mem::take(&mut self.truth.lost);
+        let lost: Vec<Lost> = lost.into_iter().filter(|lost| !self.is_right(lost)).collect();
+        for lost in &lost {
+            if !self.gaps.values().any(|gap| self.covers(gap, lost)) {
+                self.violated(
+                    "C5",
+                    at,
+                    format!(
+                        "version {} of key {} was lost at {:?} ({:?}), and no gap says so",
+                        lost.version,
+                        lost.key,
+                        since_start(lost.at),
+                        lost.shard
+                    ),
+                );
+            }
+        }
+        self.truth.lost = lost;
+    }
+
+    /// C1, at the end.
+    pub(crate) fn check_equal(&mut self, at: WallTime) {
+        for key in 0..self.truth.keys.len() {
+            if !self.truth.is_equal(key) {
+                let truth = &self.truth.keys[key];
+                let what = format!(
+                    "key {key} ended as {:?}, not as version {}, last written by {:?}",
+                    truth.target,
+                    truth.last(),
+                    truth.versions[truth.last()].record
+                );
+                self.violated("C1", at, what);
+            }
+        }
+    }
+
+    /// The time of the oldest change that a stream tells of, or has told of, and that the target lacks.
+    pub(crate) fn oldest_unapplied(&self) -> Option<WallTime> {
+        let shards = self.truth.shards.values();
+        let oldest = shards.filter_map(|shard| shard.records.iter().find(|record| !self.is_settled(record)));
+        oldest.map(|record| record.at).min()
+    }
+
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = &GapRow> {
+        self.gaps.values()
+    }
+
+    /// The operator throws the state away and begins anew.
+    pub(crate) fn state_dropped(&mut self) {
+        self.rows.clear();
+        self.gaps.clear();
+        self.link = None;
+        self.truth.lost.clear();
+    }
+}
+
+/// Answers that say that a request was malformed.
+fn is_our_fault(body: &[u8]) -> bool {
+    [&b"ValidationException"[..], b"SerializationException", b"MissingParameter", b"UnknownOperation"]
+        .iter()
+        .any(|code| memchr::memmem::find(body, code).is_some())
+}
+
+/// The court sees commits at the time of the world.
+pub(crate) struct Clerk {
+    pub(crate) court: Court,
+    pub(crate) clock: Arc<crate::clocks::WorldClock>,
+}
+
+impl CommitObserver for Clerk {
+    fn taken(&self, before: &LinkState) {
+        use dynaferry::context::WallClock as _;
+        let now = self.clock.now();
+        let mut judge = self.court.judge();
+        judge.trace.say(now, || format!("state taken: {} shards, {} doubts", before.shards.len(), before.doubts.len()));
+        // What was read at the table, and what was applied beyond the checkpoints, belongs to an earlier process.
+        let judge = &mut *judge;
+        for key in &mut judge.truth.keys {
+            let is_passed = |version: &crate::truth::Version| {
+                version.record.as_ref().is_some_and(|(shard, sequence)| {
+                    let row = judge.rows.get(shard);
+                    row.is_some_and(|row| {
+                        row.status == ShardStatus::Finished || row.checkpoint.as_ref() >= Some(sequence)
+                    })
+                })
+            };
+            key.streamed = vec![key.versions.iter().rposition(is_passed).unwrap_or(0)];
+            key.read = None;
+        }
+    }
+
+    fn committed(&self, writes: &[StateWrite]) {
+        use dynaferry::context::WallClock as _;
+        let now = self.clock.now();
+        let mut judge = self.court.judge();
+        judge.trace.commit(now, writes);
+        for write in writes {
+            judge.commit(write, now);
+        }
+    }
+}

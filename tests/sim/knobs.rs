@@ -1,0 +1,148 @@
+//! The kinds of faults: what each is called, and how it is turned on.
+//!
+//! A name is stable: reports count by it, and `--without` leaves it out of a run.
+
+use std::time::Duration;
+
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+
+use crate::state::StateFaults;
+
+/// Something that is done to the world now and then while an episode lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    RollShards,
+    SplitShard,
+    ExpireIterators,
+    ExpireSessions,
+    TrimEarly,
+    Freeze,
+    Crash,
+    Restart,
+    StateOutage,
+    ReplaceStream,
+    SourceOutage,
+    TargetOutage,
+    StreamOutage,
+    TargetThrottle,
+}
+
+/// How a kind is turned on.
+#[derive(Clone, Copy)]
+pub(crate) enum Setting {
+    /// A rule of the sandbox's fault plan: its operations, the highest chance for a request, and what happens.
+    Rule(&'static [&'static str], f64, fn(&mut fastrand::Rng) -> FaultKind),
+    /// The world is so from its beginning to its end.
+    World(fn(&mut Options, f64, &mut fastrand::Rng)),
+    /// Done so often: the mean time between two at full strength.
+    Act(Act, Duration),
+    /// The state store misbehaves.
+    State(fn(&mut StateFaults, f64)),
+}
+
+/// A kind of fault.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) setting: Setting,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+const ALL: &[&str] = &["*"];
+const READS: &[&str] = &["GetRecords", "GetShardIterator", "DescribeStream", "Scan", "GetItem"];
+const STREAM: &[&str] = &["GetRecords", "GetShardIterator", "DescribeStream"];
+const WRITES: &[&str] = &["BatchWriteItem"];
+const TABLES: &[&str] = &["Scan", "GetItem", "BatchWriteItem"];
+
+fn throttle(name: &str) -> FaultKind {
+    FaultKind::Throttle(name.to_owned())
+}
+
+fn millis(random: &mut fastrand::Rng, least: u64, most: u64) -> Duration {
+    Duration::from_millis(random.u64(least..=most))
+}
+
+const fn rule(
+    name: &'static str,
+    operations: &'static [&'static str],
+    chance: f64,
+    make: fn(&mut fastrand::Rng) -> FaultKind,
+) -> Kind {
+    Kind { name, setting: Setting::Rule(operations, chance, make) }
+}
+
+const fn world(name: &'static str, set: fn(&mut Options, f64, &mut fastrand::Rng)) -> Kind {
+    Kind { name, setting: Setting::World(set) }
+}
+
+const fn act(name: &'static str, act: Act, every_secs: u64) -> Kind {
+    Kind { name, setting: Setting::Act(act, Duration::from_secs(every_secs)) }
+}
+
+const fn state(name: &'static str, set: fn(&mut StateFaults, f64)) -> Kind {
+    Kind { name, setting: Setting::State(set) }
+}
+
+/// All kinds.
+pub(crate) static KINDS: &[Kind] = &[
+    rule("throttle.provisioned", TABLES, 0.3, |_| throttle("ProvisionedThroughputExceededException")),
+    rule("throttle.throttling", ALL, 0.3, |_| throttle("ThrottlingException")),
+    rule("throttle.request_limit", TABLES, 0.3, |_| throttle("RequestLimitExceeded")),
+    rule("throttle.limit_exceeded", STREAM, 0.3, |_| throttle("LimitExceededException")),
+    rule("error.500", ALL, 0.3, |_| FaultKind::InternalError),
+    rule("error.reset_before", ALL, 0.3, |_| FaultKind::Refuse),
+    rule("error.reset_after", ALL, 0.3, |_| FaultKind::LoseAnswer),
+    rule("error.timeout_then_late_delivery", WRITES, 0.2, |random| FaultKind::DeliverLate(millis(random, 1, 50_000))),
+    rule("error.slow", ALL, 0.2, |random| FaultKind::Hold(millis(random, 1, 12_000))),
+    rule("iterator.lose_response", &["GetRecords", "GetShardIterator"], 0.3, |_| FaultKind::LoseAnswer),
+    rule("scan.throttle", &["Scan"], 0.5, |_| throttle("ProvisionedThroughputExceededException")),
+    rule("batch.unprocessed_subset", WRITES, 0.6, |_| FaultKind::UnprocessedSubset),
+    rule("batch.unprocessed_all", WRITES, 0.4, |_| FaultKind::UnprocessedAll),
+    rule("auth.expired_token", READS, 0.1, |_| FaultKind::ExpiredToken),
+    world("describe.page_size", |options, _, random| options.max_page_shards = random.usize(1..4)),
+    world("children.delay", |options, strength, _| options.children_delay = Duration::from_secs(300).mul_f64(strength)),
+    world("children.stagger", |options, strength, _| {
+        options.children_stagger = Duration::from_secs(300).mul_f64(strength);
+    }),
+    world("split", |options, _, _| options.split_chance = 0.9),
+    world("iterator.expire", |options, _, random| options.iterator_life = millis(random, 500, 60_000)),
+    world("page.empty_run", |options, strength, _| options.empty_page_chance = strength * 0.8),
+    world("page.final_with_records", |options, _, _| options.final_page_with_records_chance = 1.0),
+    world("page.final_empty", |options, _, _| options.final_page_with_records_chance = 0.0),
+    world("page.one_record", |options, _, _| options.max_page_records = 1),
+    world("stream.enabling", |options, _, random| options.table_delay = millis(random, 1, 20_000)),
+    act("split.now", Act::SplitShard, 10),
+    act("rollover", Act::RollShards, 5),
+    act("iterator.expire_all", Act::ExpireIterators, 15),
+    act("auth.sessions_expire", Act::ExpireSessions, 15),
+    act("trim.early_at_any_moment", Act::TrimEarly, 60),
+    act("stream.reenable_new_arn", Act::ReplaceStream, 90),
+    act("source.outage", Act::SourceOutage, 120),
+    act("target.outage", Act::TargetOutage, 120),
+    act("worker.freeze", Act::Freeze, 40),
+    act("worker.crash", Act::Crash, 20),
+    act("worker.shutdown", Act::Restart, 30),
+    act("state_table.outage", Act::StateOutage, 60),
+    state("state_table.throttle", |faults, strength| faults.throttle = 0.3 * strength),
+    state("state_table.lost_reply", |faults, strength| faults.lost_reply = 0.2 * strength),
+    state("state_table.slow", |faults, strength| {
+        faults.slow = Some((0.3 * strength, Duration::from_secs(3)));
+    }),
+];
+
+/// The rules of a kind at this strength.
+pub(crate) fn rule_of(setting: Setting, strength: f64, seed: u64) -> Vec<FaultRule> {
+    let Setting::Rule(operations, chance, make) = setting else { return Vec::new() };
+    let mut random = fastrand::Rng::with_seed(seed);
+    let kind = make(&mut random);
+    // One of the operations, or each of them.
+    let chosen: &[&str] = match random.usize(0..=operations.len()) {
+        n if n < operations.len() => &operations[n..=n],
+        _ => operations,
+    };
+    chosen.iter().map(|operation| FaultRule::new(operation, Trigger::Chance(chance * strength), kind.clone())).collect()
+}

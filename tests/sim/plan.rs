@@ -1,0 +1,490 @@
+//! What a seed means: the world, the workload, the faults and the life of the process, all drawn before anything runs.
+//!
+//! A knob can be left out without changing what else was drawn: that is how a failing run is shrunk.
+
+use std::fmt;
+use std::time::Duration;
+
+use dynaferry::sandbox::Options;
+
+use crate::clocks::Drift;
+use crate::knobs::{Act, KINDS, Kind, Setting};
+
+/// What a run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Family {
+    /// A bit of everything.
+    Mix,
+    /// The process is down for 25 hours and more.
+    Down25,
+    /// For 72 hours.
+    Down72,
+    /// The stream is turned off, and on again later under a new name.
+    Replaced,
+    /// The source table is made anew under its name.
+    Recreated,
+    /// Quiet faults, and the lag is compared with the truth every second.
+    Lag(LagScenario),
+    /// The process lives all the time.
+    Long,
+}
+
+/// Where the lag is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LagScenario {
+    Idle,
+    Burst,
+    StuckShard,
+    Split,
+    Throttle,
+    Skew,
+    Down,
+    Restart,
+    Load,
+}
+
+impl LagScenario {
+    /// What is done to the world meanwhile.
+    pub(crate) fn act(self) -> Option<Act> {
+        match self {
+            Self::StuckShard => Some(Act::StreamOutage),
+            Self::Split => Some(Act::SplitShard),
+            Self::Throttle => Some(Act::TargetThrottle),
+            _ => None,
+        }
+    }
+
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Idle,
+        Self::Burst,
+        Self::StuckShard,
+        Self::Split,
+        Self::Throttle,
+        Self::Skew,
+        Self::Down,
+        Self::Restart,
+        Self::Load,
+    ];
+}
+
+impl Family {
+    /// The names that the command line takes.
+    pub(crate) const NAMES: [&'static str; 8] =
+        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages"];
+
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        match random.u32(0..100) {
+            0..80 => Self::Mix,
+            80..84 => Self::Down25,
+            84..87 => Self::Down72,
+            87..91 => Self::Replaced,
+            91..93 => Self::Recreated,
+            93..98 => Self::Lag(random.choice(LagScenario::ALL).unwrap_or(LagScenario::Idle)),
+            _ => Self::Long,
+        }
+    }
+
+    fn named(name: &str, random: &mut fastrand::Rng) -> Option<Self> {
+        Some(match name {
+            "mix" => Self::Mix,
+            "down25" => Self::Down25,
+            "down72" => Self::Down72,
+            "replaced" => Self::Replaced,
+            "recreated" => Self::Recreated,
+            "lag" => Self::Lag(random.choice(LagScenario::ALL)?),
+            "long" => Self::Long,
+            "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
+            _ => return None,
+        })
+    }
+
+    /// Whether history is lost in every run of it.
+    pub(crate) fn always_loses_history(self) -> bool {
+        matches!(self, Self::Down25 | Self::Down72 | Self::Replaced)
+    }
+}
+
+/// The primary key of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyShape {
+    Text,
+    TextAndNumber,
+    Number,
+    BytesAndText,
+}
+
+/// How the source is written during an episode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writing {
+    /// Changes.
+    pub(crate) count: usize,
+    /// Longest pause between two.
+    pub(crate) pause: Duration,
+    /// How much the first keys are preferred: 1 for not at all.
+    pub(crate) skew: u32,
+    /// Changes that come without a pause, now and then.
+    pub(crate) burst: usize,
+}
+
+/// How an episode ends for the process.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Ending {
+    /// It goes on.
+    LeaveRunning,
+    /// SIGKILL, when the episode is over.
+    Kill,
+    /// SIGKILL at the so manieth step of its I/O from the beginning of the episode.
+    KillAtStep(u64),
+    /// SIGTERM.
+    Stop,
+    /// SIGTERM, and SIGKILL so much later.
+    StopThenKill(Duration),
+}
+
+/// A stretch of the run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Episode {
+    /// Whether the knobs are in force.
+    pub(crate) has_faults: bool,
+    pub(crate) writing: Writing,
+    /// Nobody writes, and the process runs, so much longer.
+    pub(crate) idle: Duration,
+    pub(crate) ending: Ending,
+    /// The process stays away so much longer, if it ended.
+    pub(crate) down: Duration,
+    /// Changes made meanwhile.
+    pub(crate) writes_while_down: usize,
+    pub(crate) drift: Drift,
+}
+
+/// A knob that is turned on.
+#[derive(Debug, Clone)]
+pub(crate) struct Knob {
+    pub(crate) kind: &'static Kind,
+    /// How strong, between 0 and 1.
+    pub(crate) strength: f64,
+    /// For what it draws by itself.
+    pub(crate) seed: u64,
+}
+
+/// A run.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) family: Family,
+    pub(crate) keys: usize,
+    pub(crate) shape: KeyShape,
+    /// Big items, up to the limit of the service.
+    pub(crate) has_big_items: bool,
+    /// How old the source's history is when the process first starts.
+    pub(crate) age: Duration,
+    /// Changes before the first start.
+    pub(crate) writes_before: usize,
+    pub(crate) episodes: Vec<Episode>,
+    pub(crate) settings: Settings,
+    pub(crate) knobs: Vec<Knob>,
+    world: Options,
+}
+
+/// What the configuration says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) segments: u32,
+    pub(crate) concurrency: u32,
+    pub(crate) batch_items: u32,
+    pub(crate) max_in_flight: u32,
+    pub(crate) concurrent_shards: u32,
+    pub(crate) poll_min: Duration,
+    pub(crate) poll_max: Duration,
+    pub(crate) discovery: Duration,
+    pub(crate) checkpoint_interval: Duration,
+    pub(crate) checkpoint_records: u32,
+    pub(crate) look_ahead_records: u32,
+    pub(crate) in_doubt_for: Duration,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) drain: Duration,
+}
+
+/// The least that a run lasts.
+pub(crate) const LEAST_LIFE: Duration = Duration::from_secs(30 * 3600);
+
+fn between(random: &mut fastrand::Rng, least: Duration, most: Duration) -> Duration {
+    // Even over orders of magnitude.
+    let (least, most) = (least.as_secs_f64().max(0.001).ln(), most.as_secs_f64().max(0.001).ln());
+    Duration::from_millis((least + (most - least) * random.f64()).exp().mul_add(1000.0, 0.0) as u64)
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Plan {
+    /// The plan of a seed; `family` by name, if one is wanted.
+    pub(crate) fn draw(seed: u64, family: Option<&str>) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0000_d1a5_f00d);
+        let drawn = Family::draw(&mut random);
+        let family = family.and_then(|name| Family::named(name, &mut random)).unwrap_or(drawn);
+        let settings = Settings::draw(&mut random, family);
+        let mut plan = Self {
+            seed,
+            family,
+            keys: random.usize(1..40).max(random.usize(1..40)),
+            shape: random
+                .choice([KeyShape::Text, KeyShape::TextAndNumber, KeyShape::Number, KeyShape::BytesAndText])
+                .unwrap_or(KeyShape::Text),
+            has_big_items: random.f64() < 0.05,
+            age: if random.bool() { between(&mut random, SECOND, 40 * HOUR) } else { SECOND },
+            writes_before: random.usize(0..80),
+            episodes: Vec::new(),
+            settings,
+            knobs: draw_knobs(&mut random, family),
+            world: draw_world(seed, &mut random),
+        };
+        plan.episodes = draw_episodes(&mut random, family);
+        if let Family::Lag(scenario) = family {
+            plan.calm(scenario);
+        }
+        plan
+    }
+
+    /// Quiet faults, and a world in which the lag can be known.
+    fn calm(&mut self, scenario: LagScenario) {
+        self.settings.poll_max = self.settings.poll_max.min(5 * SECOND);
+        if scenario == LagScenario::Load {
+            self.writes_before = 400;
+            self.settings.segments = 1;
+        }
+        if scenario == LagScenario::Burst {
+            self.episodes.iter_mut().for_each(|episode| episode.writing.burst = 200);
+        }
+        if scenario == LagScenario::Skew {
+            let millis = if self.seed.is_multiple_of(2) { 60_000 } else { -60_000 };
+            self.episodes.iter_mut().for_each(|episode| episode.drift.offset_millis = millis);
+        }
+    }
+
+    /// The options of the sandbox, with the knobs that change the world itself.
+    pub(crate) fn world(&self) -> Options {
+        let mut options = self.world.clone();
+        for knob in &self.knobs {
+            if let Setting::World(set) = knob.kind.setting {
+                set(&mut options, knob.strength, &mut fastrand::Rng::with_seed(knob.seed));
+            }
+        }
+        options
+    }
+
+    /// Leaves a knob out.
+    pub(crate) fn without(mut self, names: &[String]) -> Self {
+        self.knobs.retain(|knob| !names.iter().any(|name| name == knob.kind.name));
+        self
+    }
+
+    /// The link's settings as lines of the configuration.
+    pub(crate) fn config(&self) -> String {
+        let s = &self.settings;
+        let ms = |time: Duration| format!("\"{}ms\"", time.as_millis());
+        format!(
+            "load.segments = {}\nload.concurrency = {}\napply.batch_items = {}\napply.max_in_flight = {}\n\
+             apply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
+             stream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
+             stream.discovery_interval = {}\nload.read_capacity = 100000\napply.write_capacity = 100000\n\
+             verify.rate = 100000\n[checkpoint]\nstore = \"file:unused\"\ninterval = {}\nrecords = {}\n\
+             [service]\ndrain = {}\n",
+            s.segments,
+            s.concurrency,
+            s.batch_items,
+            s.max_in_flight,
+            s.look_ahead_records,
+            ms(s.in_doubt_for),
+            ms(s.attempt_timeout),
+            s.concurrent_shards,
+            ms(s.poll_min),
+            ms(s.poll_max),
+            ms(s.discovery),
+            ms(s.checkpoint_interval),
+            s.checkpoint_records,
+            ms(s.drain),
+        )
+    }
+}
+
+impl Settings {
+    fn draw(random: &mut fastrand::Rng, family: Family) -> Self {
+        let poll_min = between(random, 50 * MS, SECOND);
+        // A process that lives for hours polls seldom, or a run would take minutes.
+        let slowest = if family == Family::Long { (45 * SECOND, MINUTE) } else { (SECOND, MINUTE) };
+        Self {
+            segments: random.u32(1..9),
+            concurrency: random.u32(1..5),
+            batch_items: random.u32(1..=25),
+            max_in_flight: random.u32(1..=16),
+            concurrent_shards: random.u32(1..9),
+            poll_min,
+            poll_max: between(random, slowest.0, slowest.1).max(poll_min),
+            discovery: between(random, 10 * SECOND, 10 * MINUTE),
+            checkpoint_interval: between(random, 100 * MS, 30 * SECOND),
+            checkpoint_records: random.u32(1..1000),
+            look_ahead_records: if random.bool() { 1000 } else { 10_000 },
+            in_doubt_for: random.choice([16 * MINUTE, 16 * MINUTE, MINUTE]).unwrap_or(16 * MINUTE),
+            attempt_timeout: between(random, 200 * MS, 10 * SECOND),
+            drain: random.choice([20 * SECOND, 20 * SECOND, SECOND]).unwrap_or(20 * SECOND),
+        }
+    }
+}
+
+fn draw_world(seed: u64, random: &mut fastrand::Rng) -> Options {
+    Options {
+        seed,
+        // Each shard costs some calls, and a run lives 30 hours: more of them come by acts.
+        shard_life: between(random, HOUR, 4 * HOUR),
+        split_chance: random.f64() * 0.5,
+        initial_shards: 1..=random.usize(1..4),
+        max_open_shards: random.usize(1..5),
+        final_page_with_records_chance: random.f64(),
+        max_page_records: random.usize(1..300),
+        max_page_bytes: random.usize(2_000..200_000),
+        ..Options::default()
+    }
+}
+
+/// A random part of the kinds, each with a strength of its own.
+fn draw_knobs(random: &mut fastrand::Rng, family: Family) -> Vec<Knob> {
+    let share = match family {
+        Family::Lag(_) => 0.0,
+        _ if random.f64() < 0.05 => 0.0,
+        _ => random.f64() * 0.35,
+    };
+    let mut knobs = Vec::new();
+    for kind in KINDS {
+        // Always drawn, so that a kind more or less moves nothing else.
+        let (chance, strength, seed) = (random.f64(), random.f64(), random.u64(..));
+        if chance < share {
+            knobs.push(Knob { kind, strength, seed });
+        }
+    }
+    knobs
+}
+
+fn draw_writing(random: &mut fastrand::Rng) -> Writing {
+    Writing {
+        count: if random.f64() < 0.15 { 0 } else { random.usize(1..120) },
+        pause: between(random, MS, 2 * SECOND),
+        skew: random.u32(1..5),
+        burst: if random.f64() < 0.3 { random.usize(10..80) } else { 0 },
+    }
+}
+
+fn draw_ending(random: &mut fastrand::Rng) -> Ending {
+    match random.u32(0..10) {
+        0..2 => Ending::LeaveRunning,
+        2..4 => Ending::Kill,
+        4..7 => Ending::KillAtStep(between(random, 2 * MS, 2 * SECOND).as_millis() as u64),
+        7..9 => Ending::Stop,
+        _ => Ending::StopThenKill(between(random, MS, 10 * SECOND)),
+    }
+}
+
+fn draw_drift(random: &mut fastrand::Rng) -> Drift {
+    if random.f64() < 0.8 {
+        return Drift::default();
+    }
+    Drift { offset_millis: random.i64(-120_000..120_000), millis_per_hour: random.i64(-2_000..2_000) }
+}
+
+fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
+    let count = random.usize(2..6);
+    let mut episodes: Vec<Episode> = (0..count)
+        .map(|n| {
+            let ending = draw_ending(random);
+            let is_last = n + 1 == count;
+            Episode {
+                has_faults: random.f64() < 0.8,
+                writing: draw_writing(random),
+                idle: if random.f64() < 0.3 { between(random, SECOND, 30 * MINUTE) } else { Duration::ZERO },
+                ending: if is_last && ending == Ending::LeaveRunning { Ending::Kill } else { ending },
+                down: if random.f64() < 0.3 { between(random, SECOND, 20 * HOUR) } else { SECOND },
+                writes_while_down: random.usize(0..30),
+                drift: draw_drift(random),
+            }
+        })
+        .collect();
+    let which = random.usize(0..count);
+    match family {
+        Family::Down25 | Family::Down72 => {
+            let down = if family == Family::Down25 { 25 * HOUR } else { 72 * HOUR };
+            let episode = &mut episodes[which];
+            episode.down = down + between(random, SECOND, HOUR);
+            episode.writes_while_down = episode.writes_while_down.max(10);
+            if episode.ending == Ending::LeaveRunning {
+                episode.ending = Ending::Kill;
+            }
+        }
+        Family::Long => {
+            episodes.truncate(2);
+            for episode in &mut episodes {
+                episode.idle = 15 * HOUR;
+                episode.ending = Ending::LeaveRunning;
+            }
+        }
+        Family::Lag(scenario) => {
+            episodes.truncate(3);
+            for episode in &mut episodes {
+                episode.has_faults = false;
+                episode.idle = 2 * MINUTE;
+                episode.drift = Drift::default();
+                episode.ending = match scenario {
+                    LagScenario::Restart => Ending::Stop,
+                    LagScenario::Down => Ending::Kill,
+                    _ => Ending::LeaveRunning,
+                };
+                episode.down = if scenario == LagScenario::Down { 5 * MINUTE } else { SECOND };
+            }
+        }
+        Family::Mix | Family::Replaced | Family::Recreated => {}
+    }
+    pad(&mut episodes);
+    episodes
+}
+
+/// A run lasts 30 hours at least: what is missing, the process is away, in two parts that lose nothing each.
+fn pad(episodes: &mut [Episode]) {
+    let planned: Duration = episodes.iter().map(|episode| episode.idle + episode.down).sum();
+    let missing = LEAST_LIFE.saturating_sub(planned);
+    let stopped = episodes.iter_mut().filter(|episode| episode.ending != Ending::LeaveRunning);
+    let mut stopped: Vec<&mut Episode> = stopped.filter(|episode| episode.down < 20 * HOUR).collect();
+    let Ok(parts) = u32::try_from(stopped.len()) else { return };
+    if parts > 0 {
+        stopped.iter_mut().for_each(|episode| episode.down += missing / parts);
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seed {}: {:?}, {} keys ({:?}), history of {:?}",
+            self.seed, self.family, self.keys, self.shape, self.age
+        )?;
+        writeln!(f, "  {:?}", self.settings)?;
+        for (n, episode) in self.episodes.iter().enumerate() {
+            writeln!(f, "  episode {n}: {episode:?}")?;
+        }
+        let world = self.world();
+        writeln!(
+            f,
+            "  world: shards live {:?}, split {:.2}, {:?} at first, up to {} open, pages of {} records / {} bytes",
+            world.shard_life,
+            world.split_chance,
+            world.initial_shards,
+            world.max_open_shards,
+            world.max_page_records,
+            world.max_page_bytes
+        )?;
+        for knob in &self.knobs {
+            writeln!(f, "  knob {} at {:.3}", knob.kind.name, knob.strength)?;
+        }
+        Ok(())
+    }
+}

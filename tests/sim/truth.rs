@@ -1,0 +1,226 @@
+//! What is true: every version that a key had at the source, every record that tells of one, and what the target took.
+//!
+//! It is fed by the sandbox's events alone, so it knows nothing of what the program believes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use dynaferry::model::{SequenceNumber, ShardId, WallTime};
+use dynaferry::sandbox::{Changed, Item, Value};
+
+/// Index of a version in the history of its key; the first is «there is no such item».
+pub(crate) type VersionIndex = usize;
+
+/// A state that a key had at the source.
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    /// The number in the image; `None`: the item was absent.
+    pub(crate) number: Option<u64>,
+    /// The record that tells of it; `None`: no stream does.
+    pub(crate) record: Option<(ShardId, SequenceNumber)>,
+}
+
+/// One key, at both sides.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyTruth {
+    pub(crate) versions: Vec<Version>,
+    /// Indexes of the versions in which it was absent.
+    absents: Vec<VersionIndex>,
+    /// The newest version that the target ever took.
+    pub(crate) high: Option<VersionIndex>,
+    /// What the target has now: the number in its image.
+    pub(crate) target: Option<u64>,
+    /// How far the stream's own writes may have come in this run of the process. Several answers are possible where
+    /// deletes look alike.
+    pub(crate) streamed: Vec<VersionIndex>,
+    /// The newest version that this run of the process read at the source table.
+    pub(crate) read: Option<VersionIndex>,
+}
+
+impl KeyTruth {
+    fn new() -> Self {
+        let absent = Version { number: None, record: None };
+        Self { versions: vec![absent], absents: vec![0], high: None, target: None, streamed: vec![0], read: None }
+    }
+
+    pub(crate) fn last(&self) -> VersionIndex {
+        self.versions.len() - 1
+    }
+
+    /// A write that looks like one of these versions came to the target, in time. Answers whether it may be.
+    ///
+    /// The stream's own writes never go back. What was read at the table is never older than where the stream is; after
+    /// it, the stream goes on where it was.
+    pub(crate) fn written(&mut self, candidates: &[VersionIndex]) -> bool {
+        let mut possible = Vec::new();
+        for &at in &self.streamed {
+            let reachable = candidates.iter().copied().filter(|version| *version >= at);
+            possible.extend(reachable.clone());
+            if reachable.clone().any(|version| self.read.is_some_and(|read| version <= read)) {
+                possible.push(at);
+            }
+        }
+        possible.sort_unstable();
+        possible.dedup();
+        let may_be = !possible.is_empty();
+        if may_be {
+            self.streamed = possible;
+        } else {
+            // Judged once, not at every write that follows.
+            self.streamed = candidates.to_vec();
+        }
+        may_be
+    }
+
+    /// A checkpoint passed the record of this version.
+    pub(crate) fn checkpointed(&mut self, version: VersionIndex) {
+        self.streamed.iter_mut().for_each(|at| *at = (*at).max(version));
+        self.streamed.dedup();
+    }
+}
+
+/// A record of a shard.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) sequence: SequenceNumber,
+    pub(crate) key: usize,
+    pub(crate) version: VersionIndex,
+    pub(crate) at: WallTime,
+}
+
+/// A shard, as far as its records are not settled in the program's books.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShardTruth {
+    pub(crate) parent: Option<ShardId>,
+    pub(crate) records: VecDeque<Record>,
+    pub(crate) is_closed: bool,
+    pub(crate) is_gone: bool,
+}
+
+/// A change that no stream tells of any more, and that was not settled when it was lost.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    pub(crate) key: usize,
+    pub(crate) version: VersionIndex,
+    pub(crate) at: WallTime,
+    /// The shard that it was trimmed from; `None`: it was in no stream.
+    pub(crate) shard: Option<ShardId>,
+}
+
+/// Everything that is true.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) keys: Vec<KeyTruth>,
+    by_canonical: HashMap<Vec<u8>, usize>,
+    by_number: HashMap<u64, (usize, VersionIndex)>,
+    pub(crate) shards: BTreeMap<ShardId, ShardTruth>,
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// The version number in an image.
+pub(crate) fn number_of(image: Option<&Item>) -> Option<u64> {
+    match image?.get("v") {
+        Some(Value::S(text)) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+impl Truth {
+    /// The key with these canonical bytes; it is made known if it is new.
+    pub(crate) fn key(&mut self, canonical: &[u8]) -> usize {
+        if let Some(&key) = self.by_canonical.get(canonical) {
+            return key;
+        }
+        self.keys.push(KeyTruth::new());
+        self.by_canonical.insert(canonical.to_vec(), self.keys.len() - 1);
+        self.keys.len() - 1
+    }
+
+    /// The key and version of an image, by its number.
+    pub(crate) fn version(&self, number: u64) -> Option<(usize, VersionIndex)> {
+        self.by_number.get(&number).copied()
+    }
+
+    /// The versions of a key that look like what the target has now.
+    pub(crate) fn candidates(&self, key: usize, number: Option<u64>) -> Vec<VersionIndex> {
+        match number {
+            None => self.keys[key].absents.clone(),
+            Some(number) => self
+                .by_number
+                .get(&number)
+                .filter(|(owner, _)| *owner == key)
+                .map(|(_, version)| vec![*version])
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The source changed. Answers the key and its new version.
+    pub(crate) fn changed_at_source(&mut self, change: &Changed<'_>) -> (usize, VersionIndex) {
+        let key = self.key(change.key);
+        let number = number_of(change.image);
+        let record = change.record.and_then(|record| {
+            let sequence = SequenceNumber::parse(record.sequence).ok()?;
+            Some((ShardId::new(record.shard), sequence))
+        });
+        let version = self.push(key, Version { number, record: record.clone() });
+        if let Some((shard, sequence)) = record {
+            let record = Record { sequence, key, version, at: change.at };
+            self.shards.entry(shard).or_default().records.push_back(record);
+        }
+        (key, version)
+    }
+
+    fn push(&mut self, key: usize, version: Version) -> VersionIndex {
+        let truth = &mut self.keys[key];
+        let index = truth.versions.len();
+        match version.number {
+            Some(number) => drop(self.by_number.insert(number, (key, index))),
+            None => truth.absents.push(index),
+        }
+        truth.versions.push(version);
+        index
+    }
+
+    /// The source table is gone, with all its items.
+    pub(crate) fn source_deleted(&mut self) {
+        for key in 0..self.keys.len() {
+            if self.keys[key].versions.last().is_some_and(|version| version.number.is_some()) {
+                self.push(key, Version { number: None, record: None });
+            }
+        }
+        self.shards.clear();
+        self.lost.clear();
+    }
+
+    /// The target table is gone, or a new process life begins with nothing at the target.
+    pub(crate) fn target_deleted(&mut self) {
+        for key in &mut self.keys {
+            (key.target, key.high, key.read) = (None, None, None);
+            key.streamed = vec![0];
+        }
+        self.lost.clear();
+    }
+
+    /// Whether the target took this version, or a newer one.
+    pub(crate) fn is_applied(&self, key: usize, version: VersionIndex) -> bool {
+        self.keys[key].high.is_some_and(|high| high >= version)
+    }
+
+    /// Whether both sides look the same for this key.
+    pub(crate) fn is_equal(&self, key: usize) -> bool {
+        let truth = &self.keys[key];
+        truth.target == truth.versions[truth.last()].number
+    }
+
+    /// Whether one shard descends from the other, or is it.
+    pub(crate) fn descends(&self, shard: &ShardId, ancestor: &ShardId) -> bool {
+        let mut at = Some(shard);
+        for _ in 0..=self.shards.len() {
+            match at {
+                None => return false,
+                Some(id) if id == ancestor => return true,
+                Some(id) => at = self.shards.get(id).and_then(|shard| shard.parent.as_ref()),
+            }
+        }
+        false
+    }
+}

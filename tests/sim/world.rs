@@ -1,0 +1,125 @@
+//! The place of a run: two accounts in a sandbox, the state that outlives processes, and the court that watches both.
+
+use std::sync::Arc;
+
+use dynaferry::aws::AccessKey;
+use dynaferry::checkpoint::MemoryStore;
+use dynaferry::config;
+use dynaferry::context::Context;
+use dynaferry::runtime::Program;
+use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox, Trust};
+use dynaferry::telemetry::Mode;
+
+use crate::clocks::{Drift, ProcessClock, WorldClock};
+use crate::gate::Gate;
+use crate::judge::{Clerk, Court};
+use crate::plan::Plan;
+use crate::state::{ProcessStore, StateTrouble};
+use crate::trace::Trace;
+
+pub(crate) const SOURCE: &str = "111111111111";
+pub(crate) const TARGET: &str = "222222222222";
+const OURS: &str = "333333333333";
+pub(crate) const REGION: &str = "eu-west-1";
+pub(crate) const TABLE: &str = "orders";
+pub(crate) const COPY: &str = "orders-copy";
+pub(crate) const LINK: &str = "orders";
+
+/// Everything around the process.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) clock: Arc<WorldClock>,
+    pub(crate) court: Court,
+    pub(crate) trouble: Arc<StateTrouble>,
+    store: Arc<MemoryStore>,
+    lives: u64,
+}
+
+impl World {
+    /// The world of a plan, with the source table in it.
+    pub(crate) fn new(plan: Plan, trace: Trace) -> Self {
+        let clock = WorldClock::start();
+        let sandbox = Sandbox::new(Options { clock: Arc::clone(&clock) as _, ..plan.world() });
+        sandbox.add_role(SOURCE, "dynaferry-source", Trust::new(OURS, Some("between-us")));
+        sandbox.add_role(TARGET, "dynaferry-target", Trust::new(OURS, Some("between-us")));
+        // A page that is larger than all of the look-ahead takes all of it.
+        let look_ahead = plan.settings.look_ahead_records as usize + 1000;
+        let court = Court::new(look_ahead, trace);
+        let watched = court.clone();
+        sandbox.set_event_observer(Some(Arc::new(move |event| watched.judge().event(event))));
+        let watched = court.clone();
+        sandbox.set_observer(Some(Arc::new(move |exchange| watched.judge().exchange(exchange))));
+        let trouble = StateTrouble::new(plan.seed ^ 0x57a7e);
+        let world = Self { plan, sandbox, clock, court, trouble, store: Arc::new(MemoryStore::new()), lives: 0 };
+        assert!(world.create_source(), "an empty world takes a table");
+        world
+    }
+
+    /// Makes the source table, unless one is still there.
+    pub(crate) fn create_source(&self) -> bool {
+        let definition = self.plan.shape.definition().to_string();
+        self.sandbox.call(SOURCE, REGION, "CreateTable", &definition).is_ok()
+    }
+
+    /// The operator begins anew: no state, no target.
+    pub(crate) fn begin_anew(&mut self) {
+        self.store = Arc::new(MemoryStore::new());
+        let target = format!(r#"{{"TableName":"{COPY}"}}"#);
+        drop(self.sandbox.call(TARGET, REGION, "DeleteTable", &target));
+        self.court.judge().state_dropped();
+    }
+
+    pub(crate) fn store(&self) -> &Arc<MemoryStore> {
+        &self.store
+    }
+
+    pub(crate) fn set_faults(&self, rules: Vec<FaultRule>) {
+        self.sandbox.set_faults(Faults::new(rules));
+    }
+
+    fn config(&self) -> config::Config {
+        let text = format!(
+            r#"
+version = 1
+[defaults.source]
+region = "{REGION}"
+role_arn = "arn:aws:iam::{SOURCE}:role/dynaferry-source"
+external_id = "between-us"
+[defaults.target]
+region = "{REGION}"
+role_arn = "arn:aws:iam::{TARGET}:role/dynaferry-target"
+external_id = "between-us"
+[link.{LINK}]
+source.table = "{TABLE}"
+target.table = "{COPY}"
+target.create = true
+{}
+"#,
+            self.plan.config()
+        );
+        match config::parse("sim.toml", &text, Vec::new()) {
+            Ok(config) => config,
+            Err(error) => panic!("a plan makes an invalid configuration: {error:?}"),
+        }
+    }
+
+    /// A new process, behind this gate.
+    pub(crate) fn program(&mut self, gate: &Arc<Gate>, drift: Drift) -> Arc<Program> {
+        self.lives += 1;
+        let clock = Arc::new(ProcessClock { world: Arc::clone(&self.clock), drift });
+        let random = fastrand::Rng::with_seed(self.plan.seed.wrapping_mul(31).wrapping_add(self.lives));
+        let store = ProcessStore {
+            memory: Arc::clone(&self.store),
+            gate: Arc::clone(gate),
+            trouble: Arc::clone(&self.trouble),
+            observer: Arc::new(Clerk { court: self.court.clone(), clock: Arc::clone(&self.clock) }),
+        };
+        let key = AccessKey { id: OURS.to_owned(), secret: "secret".to_owned() };
+        let program = Program::new(self.config(), Context::new(clock, random), Mode::Service)
+            .with_http(gate.http_client(&self.sandbox))
+            .with_access_key(key)
+            .with_store(Arc::new(store));
+        Arc::new(program)
+    }
+}

@@ -91,6 +91,7 @@ pub struct Error {
     /// What the user can do about it.
     pub hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    is_bug: bool,
 }
 
 /// A result that ends the command when it is an error.
@@ -100,7 +101,19 @@ impl Error {
     /// An error with this exit code.
     #[must_use]
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), hint: None, source: None }
+        Self { exit, what: what.into(), hint: None, source: None, is_bug: false }
+    }
+
+    /// A fault of the program itself. Nothing is tried again in the same process.
+    #[must_use]
+    pub fn bug(what: impl Into<String>) -> Self {
+        Self { is_bug: true, ..Self::new(Exit::Unexpected, what) }
+    }
+
+    /// Whether the program itself is to blame.
+    #[must_use]
+    pub const fn is_bug(&self) -> bool {
+        self.is_bug
     }
 
     /// Adds what to try.

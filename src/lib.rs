@@ -48,6 +48,7 @@ pub mod docs {
 }
 pub mod error;
 pub mod http;
+mod invariant;
 pub mod lanes;
 pub mod load;
 pub mod model;

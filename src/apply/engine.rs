@@ -7,6 +7,7 @@
 //! The loop is here. `handle` is what others hold, `sending` fills the wire, `answers` takes what comes back.
 
 mod answers;
+mod arrived;
 mod handle;
 mod sending;
 mod settled;
@@ -36,6 +37,7 @@ use crate::retry::Patience;
 use crate::telemetry::AppliedOp;
 
 use answers::Answer;
+use arrived::Arrived;
 use handle::Message;
 pub(crate) use handle::{Engine, EngineGone};
 use trouble::Trouble;
@@ -116,6 +118,7 @@ pub(crate) struct EngineTask {
     inbox: mpsc::Receiver<Message>,
     syncs: mpsc::UnboundedReceiver<SyncOrder>,
     lanes: Lanes<Token>,
+    arrived: Arrived,
     on_wire: FuturesUnordered<BoxFuture<'static, Answer>>,
     requests_out: usize,
     reads_out: usize,
@@ -156,6 +159,7 @@ impl EngineTask {
             inbox,
             syncs,
             lanes: Lanes::new(),
+            arrived: Arrived::default(),
             on_wire: FuturesUnordered::new(),
             requests_out: 0,
             reads_out: 0,
@@ -176,7 +180,7 @@ impl EngineTask {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), EngineError> {
         loop {
             if !stop.is_cancelled() {
-                let wake = self.send_what_may_be_sent();
+                let wake = self.send_what_may_be_sent()?;
                 self.step(&stop, wake).await?;
             } else if let Some(answer) = self.on_wire.next().await {
                 self.take_answer(answer).await?;
@@ -193,21 +197,22 @@ impl EngineTask {
             () = stop.cancelled() => return Ok(()),
             Some(answer) = self.on_wire.next(), if !self.on_wire.is_empty() => self.take_answer(answer).await?,
             Some((key, token)) = self.syncs.recv() => self.lanes.push_sync(key, token),
-            Some(message) = self.inbox.recv() => self.take_message(message),
+            Some(message) = self.inbox.recv() => self.take_message(message)?,
             () = sleep_until(wake) => {}
         }
         for _ in 0..INBOX {
             match self.inbox.try_recv() {
-                Ok(message) => self.take_message(message),
+                Ok(message) => self.take_message(message)?,
                 Err(_) => break,
             }
         }
         Ok(())
     }
 
-    fn take_message(&mut self, message: Message) {
+    fn take_message(&mut self, message: Message) -> Result<(), LaneError> {
         match message {
             Message::Changes(changes) => {
+                self.arrived.check(changes.iter().map(|(_, token)| token))?;
                 for (change, token) in changes {
                     self.lanes.push_change(change.key, change.op, token);
                 }
@@ -218,14 +223,10 @@ impl EngineTask {
                     self.lanes.abandon_page(page);
                 }
             }
-            Message::Page(page, items) => {
-                // A page is handed over once by construction; the lanes check it.
-                if let Err(error) = self.lanes.push_page(page, items.into_iter()) {
-                    tracing::error!(%error, "a page of the load was not taken");
-                }
-            }
+            Message::Page(page, items) => self.lanes.push_page(page, items.into_iter())?,
             Message::AbandonPage(page) => self.lanes.abandon_page(page),
         }
+        Ok(())
     }
 
     fn monotonic(&self) -> Duration {

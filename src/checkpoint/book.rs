@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use super::rows::{DeadLetterRow, Debt, DoubtRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus};
 use super::{LinkState, Ordinal, WatermarkError};
+use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, SequenceNumber, ShardId, WallTime};
 
 use doubts::Doubt;
@@ -79,8 +80,11 @@ pub(crate) enum Event {
 /// A note that does not fit the books: a bug of ours, so the link stops.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BookError {
-    /// Of a shard.
-    #[error("keep the books of shard {shard}")]
+    /// A rule of the protocol.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// A shard's watermark would not keep to L3.
+    #[error("invariant {}: shard {shard}", Invariant::L3)]
     Shard {
         /// Which.
         shard: ShardId,
@@ -116,6 +120,8 @@ pub(crate) struct Book {
     dead_letters: u64,
     last_letter: u64,
     dirty: Dirty,
+    /// Shards whose rows were given out to be written.
+    written: BTreeSet<usize>,
     events: Vec<Event>,
     ghost_life: Duration,
     /// Records beyond the watermarks, and their share of the look-ahead.
@@ -139,6 +145,7 @@ impl Book {
             dead_letters: 0,
             last_letter: 0,
             dirty: Dirty::default(),
+            written: BTreeSet::new(),
             events: Vec::new(),
             ghost_life,
             ahead: (0, 0),
@@ -165,7 +172,7 @@ impl Book {
                 row.debts.push(Debt { to, until });
                 book.dirty.shards.insert(book.shards.len());
             }
-            book.add_shard(row);
+            book.add_shard(row, true);
         }
         book.segments = state.segments.into_iter().map(|row| (row.segment, row)).collect();
         for row in state.doubts {

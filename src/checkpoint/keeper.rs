@@ -24,11 +24,11 @@ use super::book::{Barrier, Book, BookError, Event, ShardProgress, Token};
 use super::rows::{Fence, GapRow, PageId};
 use super::{StateStore, StateWrite, StoreError};
 use crate::context::Context;
-use crate::model::{CanonicalKey, Key, ShardId, WallTime};
+use crate::model::{CanonicalKey, Key, SequenceNumber, ShardId, WallTime};
 
 use budget::Budget;
 use handle::Note;
-pub(crate) use handle::{Admission, Keeper, KeeperGone};
+pub(crate) use handle::{Admission, Keeper, KeeperGone, Settlement};
 
 /// Notes that may wait. Senders wait when there are more, which slows reading and settling, and loses nothing.
 const NOTES: usize = 256;
@@ -104,6 +104,8 @@ pub(crate) struct KeeperTask {
     syncs: mpsc::UnboundedSender<SyncOrder>,
     syncs_out: usize,
     finished: mpsc::UnboundedSender<ShardId>,
+    /// How far the records reach that may be sent when the next commit is durable.
+    to_dispatch: Vec<(ShardId, SequenceNumber)>,
     /// To be answered when the next commit is durable.
     acks: Vec<Box<dyn FnOnce() + Send>>,
     pages: HashMap<PageId, oneshot::Sender<()>>,
@@ -157,6 +159,7 @@ impl KeeperTask {
             syncs,
             syncs_out: 0,
             finished,
+            to_dispatch: Vec::new(),
             acks: Vec::new(),
             pages: HashMap::new(),
             sync_waits: Vec::new(),
@@ -237,6 +240,10 @@ impl KeeperTask {
                 wait = (wait * 2).min(LONGEST_STORE_WAIT);
             }
             self.observer.committed(true);
+        }
+        self.book.committed();
+        for (shard, last) in self.to_dispatch.drain(..) {
+            self.book.check_dispatch(&shard, last)?;
         }
         self.acks.drain(..).for_each(|ack| ack());
         Ok(())

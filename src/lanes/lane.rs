@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::{LaneError, PageNumber, Tokens};
+use super::{LaneError, NOT_OUT, PageNumber, Tokens, one_write};
+use crate::invariant::{Invariant, Violation};
 use crate::model::{Key, RawItem, Write};
 
 /// What an operation does.
@@ -47,6 +48,8 @@ pub(super) struct Operation<T> {
     pub(super) key: Key,
     pub(super) work: Work,
     pub(super) tokens: Tokens<T>,
+    /// Its place among all that were pushed.
+    pub(super) number: u64,
 }
 
 impl<T> Operation<T> {
@@ -85,11 +88,13 @@ pub(super) struct Lane<T> {
     is_out: bool,
     /// Those after the head; empty where there is no head.
     waiting: VecDeque<Operation<T>>,
+    /// The number of the operation that was issued last.
+    issued: u64,
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
-        Self { head: None, is_out: false, waiting: VecDeque::new() }
+        Self { head: None, is_out: false, waiting: VecDeque::new(), issued: 0 }
     }
 }
 
@@ -124,23 +129,29 @@ impl<T> Lane<T> {
         None
     }
 
-    pub(super) fn head(&self) -> Option<&Work> {
-        if self.is_out { None } else { self.head.as_ref().map(|operation| &operation.work) }
+    /// What is to be done next; a lane whose head is under way is not asked.
+    pub(super) fn head(&self) -> Result<Option<&Work>, LaneError> {
+        if self.is_out { Err(TWICE) } else { Ok(self.head.as_ref().map(|operation| &operation.work)) }
     }
 
     /// Removes the head if it is an item of the load and the key was executed since its page was requested.
     pub(super) fn take_stale_load(&mut self, touched_at: Option<u64>) -> Option<Operation<T>> {
         let touched_at = touched_at?;
-        let is_stale = matches!(self.head()?, Work::Load { opened_at, .. } if touched_at > *opened_at);
+        let head = self.head.as_ref().filter(|_| !self.is_out)?;
+        let is_stale = matches!(&head.work, Work::Load { opened_at, .. } if touched_at > *opened_at);
         if is_stale { self.pop() } else { None }
     }
 
     /// Puts the head under way.
-    pub(super) fn issue(&mut self) -> Option<Issue> {
+    pub(super) fn issue(&mut self) -> Result<Issue, LaneError> {
         if self.is_out {
-            return None;
+            return Err(TWICE);
         }
-        let head = self.head.as_ref()?;
+        let head = self.head.as_ref().ok_or(EMPTY)?;
+        if head.number < self.issued {
+            return Err(Violation::new(Invariant::L2, "a later operation of the key was issued before").into());
+        }
+        self.issued = head.number;
         let key = head.key.clone();
         let issue = match &head.work {
             Work::Sync => Issue::Read(key),
@@ -149,7 +160,7 @@ impl<T> Lane<T> {
             Work::Synced(image) => Issue::Write(Write { key, image: image.clone() }),
         };
         self.is_out = true;
-        Some(issue)
+        Ok(issue)
     }
 
     /// Ends what is under way.
@@ -163,6 +174,7 @@ impl<T> Lane<T> {
     pub(super) fn put_back(&mut self, in_doubt: bool) -> Result<Option<PageNumber>, LaneError> {
         self.come_back()?;
         let head = self.head.as_mut().ok_or(NOT_OUT)?;
+        head.tokens.is_doubtful |= in_doubt;
         if in_doubt && matches!(head.work, Work::Synced(_)) {
             head.work = Work::Sync;
         }
@@ -178,7 +190,7 @@ impl<T> Lane<T> {
         self.come_back()?;
         let head = self.head.as_mut().ok_or(NOT_OUT)?;
         if !matches!(head.work, Work::Sync) {
-            return Err(LaneError("a read came back for a key that is not being read"));
+            return Err(one_write("a read came back for a key that is not being read"));
         }
         head.work = Work::Synced(image);
         Ok(())
@@ -193,4 +205,34 @@ impl<T> Lane<T> {
     }
 }
 
-const NOT_OUT: LaneError = LaneError("an answer names a key that is not under way");
+const TWICE: LaneError = one_write("a key is to be sent that is under way");
+const EMPTY: LaneError = one_write("a key is to be sent that has nothing to do");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CanonicalKey;
+
+    fn put(number: u64) -> Operation<u64> {
+        let key = Key { canonical: CanonicalKey::from_canonical([1]), json: "{}".into() };
+        let work = Work::Put(RawItem::new(number.to_string().into()));
+        Operation { key, work, tokens: Tokens::one(number), number }
+    }
+
+    #[test]
+    fn an_operation_is_not_issued_after_a_later_one_of_its_key() {
+        let mut lane = Lane::default();
+        lane.push(put(1));
+        lane.issue().unwrap();
+        lane.push(put(2));
+        // As if what came back unprocessed had gone to the end.
+        let older = lane.head.take().unwrap();
+        lane.head = lane.waiting.pop_front();
+        lane.waiting.push_back(older);
+        lane.is_out = false;
+        lane.issue().unwrap();
+        lane.finish().unwrap();
+        let refused = lane.issue().unwrap_err();
+        assert!(matches!(&refused, LaneError::Violation(violation) if violation.rule == Invariant::L2), "{refused}");
+    }
+}

@@ -5,7 +5,10 @@
 //!
 //! - **L1** at most one operation of a key is under way (`has_one_in_flight_per_key`).
 //! - **L2** the operations of a key are issued in the order in which they were pushed.
-//! - **L5** an operation whose outcome is unknown is issued again, with the newest image that is queued by then.
+//! - **L5** an operation whose outcome is unknown is issued again, with the newest image that is queued by then; its tokens
+//!   remember it.
+//!
+//! Each step checks the first two for its own key; what would break them is a [`Violation`], and the link stops.
 //!
 //! Coalescing: only of queued operations, never of one under way, never across a `sync`; the last image wins and takes the
 //! tokens of those it absorbed.
@@ -22,6 +25,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lane::{Lane, Operation, Work};
 
+use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, ChangeOp, Key, RawItem, Write};
 
 /// What an operation settles. `T` is opaque here.
@@ -29,16 +33,23 @@ use crate::model::{CanonicalKey, ChangeOp, Key, RawItem, Write};
 pub(crate) struct Tokens<T> {
     first: T,
     more: Vec<T>,
+    is_doubtful: bool,
 }
 
 impl<T> Tokens<T> {
     fn one(first: T) -> Self {
-        Self { first, more: Vec::new() }
+        Self { first, more: Vec::new(), is_doubtful: false }
     }
 
     fn absorb(&mut self, other: Self) {
         self.more.push(other.first);
         self.more.extend(other.more);
+        self.is_doubtful |= other.is_doubtful;
+    }
+
+    /// Whether a write for one of them may have been done without an answer: its key is listed as in doubt.
+    pub(crate) const fn are_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 
     /// All of them, in no particular order.
@@ -57,8 +68,8 @@ pub(crate) struct Ready<T> {
     pub(crate) writes: Vec<Write>,
     /// Keys to be read at the source, now under way.
     pub(crate) reads: Vec<Key>,
-    /// Tokens of load items that were dropped: settled.
-    pub(crate) dropped: Vec<T>,
+    /// Load items that were dropped: settled.
+    pub(crate) dropped: Vec<(CanonicalKey, Tokens<T>)>,
 }
 
 /// Bounds of one batch.
@@ -75,10 +86,22 @@ pub(crate) struct BatchLimits {
 /// Reads that wait are passed over for writes behind them, so many at most: a look at all of them each time would cost.
 const MAX_PASSED_OVER: usize = 256;
 
-/// A call that does not fit the state of the lanes: a bug of the driver, or an answer that names a key that was not sent.
+/// A call that does not fit the state of the lanes: a bug of ours, so the link stops.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("lane: {0}")]
-pub(crate) struct LaneError(&'static str);
+pub(crate) enum LaneError {
+    /// A rule of the protocol.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// A page of the load.
+    #[error("page of the load: {0}")]
+    Page(&'static str),
+}
+
+const fn one_write(what: &'static str) -> LaneError {
+    LaneError::Violation(Violation::new(Invariant::L1, what))
+}
+
+const NOT_OUT: LaneError = one_write("an answer names a key that is not under way");
 
 /// The lanes of one link.
 #[derive(Debug)]
@@ -96,6 +119,8 @@ pub(crate) struct Lanes<T> {
     pages: BTreeMap<PageNumber, OpenPage>,
     next_page: PageNumber,
     in_flight: usize,
+    /// Counts the operations that were pushed.
+    pushed: u64,
 }
 
 #[derive(Debug)]
@@ -116,6 +141,7 @@ impl<T> Lanes<T> {
             pages: BTreeMap::new(),
             next_page: 0,
             in_flight: 0,
+            pushed: 0,
         }
     }
 
@@ -137,12 +163,12 @@ impl<T> Lanes<T> {
             ChangeOp::Delete => Work::Delete,
             ChangeOp::Touch => Work::Sync,
         };
-        self.push(Operation { key, work, tokens: Tokens::one(token) });
+        self.push(key, work, token);
     }
 
     /// Queues a repair: read the key at the source, write what was read at the target.
     pub(crate) fn push_sync(&mut self, key: Key, token: T) {
-        self.push(Operation { key, work: Work::Sync, tokens: Tokens::one(token) });
+        self.push(key, Work::Sync, token);
     }
 
     /// Opens a page of the load, *before* it is requested. Close it with [`Lanes::push_page`] or [`Lanes::abandon_page`].
@@ -159,14 +185,14 @@ impl<T> Lanes<T> {
         page: PageNumber,
         items: impl ExactSizeIterator<Item = (Key, RawItem, T)>,
     ) -> Result<(), LaneError> {
-        let open = self.pages.get_mut(&page).ok_or(LaneError("a page was pushed that is not open"))?;
+        let open = self.pages.get_mut(&page).ok_or(LaneError::Page("it is pushed and not open"))?;
         if open.remaining.is_some() {
-            return Err(LaneError("a page was pushed twice"));
+            return Err(LaneError::Page("it is pushed twice"));
         }
         open.remaining = Some(items.len());
         let opened_at = open.opened_at;
         for (key, image, token) in items {
-            self.push(Operation { key, work: Work::Load { image, page, opened_at }, tokens: Tokens::one(token) });
+            self.push(key, Work::Load { image, page, opened_at }, token);
         }
         self.close_page_if_done(page);
         Ok(())
@@ -178,7 +204,9 @@ impl<T> Lanes<T> {
         self.forget_untouched();
     }
 
-    fn push(&mut self, operation: Operation<T>) {
+    fn push(&mut self, key: Key, work: Work, token: T) {
+        self.pushed += 1;
+        let operation = Operation { key, work, tokens: Tokens::one(token), number: self.pushed };
         let key = operation.key.canonical.clone();
         let lane = self.lanes.entry(key.clone()).or_default();
         let was_idle = lane.is_idle();
@@ -193,7 +221,7 @@ impl<T> Lanes<T> {
     }
 
     /// Takes what may be sent now: heads of lanes that are not under way, oldest first.
-    pub(crate) fn take(&mut self, limits: BatchLimits) -> Ready<T> {
+    pub(crate) fn take(&mut self, limits: BatchLimits) -> Result<Ready<T>, LaneError> {
         let writes = Vec::with_capacity(limits.writes.min(self.ready.len()));
         let mut out = Ready { writes, reads: Vec::new(), dropped: Vec::new() };
         let mut bytes = 0;
@@ -206,9 +234,9 @@ impl<T> Lanes<T> {
                 if let Work::Load { page, .. } = load.work {
                     Self::count_down(&mut self.pages, page);
                 }
-                out.dropped.extend(load.tokens.into_iter());
+                out.dropped.push((key.clone(), load.tokens));
             }
-            match lane.head() {
+            match lane.head()? {
                 None => {
                     self.lanes.remove(&key);
                     continue;
@@ -226,13 +254,12 @@ impl<T> Lanes<T> {
                 }
                 Some(_) => {}
             }
-            match lane.issue() {
-                Some(lane::Issue::Read(key)) => out.reads.push(key),
-                Some(lane::Issue::Write(write)) => {
+            match lane.issue()? {
+                lane::Issue::Read(key) => out.reads.push(key),
+                lane::Issue::Write(write) => {
                     bytes += write.wire_len();
                     out.writes.push(write);
                 }
-                None => continue,
             }
             self.in_flight += 1;
         }
@@ -241,7 +268,7 @@ impl<T> Lanes<T> {
         }
         self.forget_untouched();
         debug_assert!(self.has_one_in_flight_per_key());
-        out
+        Ok(out)
     }
 
     /// The target acknowledged the write: everything that the operation stood for is settled.
@@ -276,17 +303,17 @@ impl<T> Lanes<T> {
 
     /// The read of a `sync` came back: what was read goes to the head of the lane, to be written next.
     pub(crate) fn sync_read(&mut self, key: &CanonicalKey, image: Option<RawItem>) -> Result<(), LaneError> {
-        let lane = self.lanes.get_mut(key).ok_or(LaneError("an answer names a key that is not under way"))?;
+        let lane = self.lanes.get_mut(key).ok_or(NOT_OUT)?;
         lane.sync_read(image)?;
-        self.in_flight -= 1;
+        self.came_back()?;
         self.ready.push_front(key.clone());
         Ok(())
     }
 
     fn return_to_head(&mut self, key: &CanonicalKey, in_doubt: bool) -> Result<(), LaneError> {
-        let lane = self.lanes.get_mut(key).ok_or(LaneError("an answer names a key that is not under way"))?;
+        let lane = self.lanes.get_mut(key).ok_or(NOT_OUT)?;
         let absorbed_from = lane.put_back(in_doubt)?;
-        self.in_flight -= 1;
+        self.came_back()?;
         self.ready.push_front(key.clone());
         if let Some(page) = absorbed_from {
             self.settle_page_item(page);
@@ -296,16 +323,21 @@ impl<T> Lanes<T> {
 
     fn finish(&mut self, key: &CanonicalKey) -> Result<Operation<T>, LaneError> {
         let Entry::Occupied(mut lane) = self.lanes.entry(key.clone()) else {
-            return Err(LaneError("an answer names a key that is not under way"));
+            return Err(NOT_OUT);
         };
         let operation = lane.get_mut().finish()?;
-        self.in_flight -= 1;
         if lane.get().is_empty() {
             lane.remove();
         } else {
             self.ready.push_back(key.clone());
         }
+        self.came_back()?;
         Ok(operation)
+    }
+
+    fn came_back(&mut self) -> Result<(), LaneError> {
+        self.in_flight = self.in_flight.checked_sub(1).ok_or(NOT_OUT)?;
+        Ok(())
     }
 
     fn note_executed(&mut self, key: &CanonicalKey) {

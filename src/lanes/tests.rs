@@ -25,6 +25,10 @@ fn written(ready: &Ready<u32>) -> Vec<Option<String>> {
     ready.writes.iter().map(|write| write.image.as_ref().map(text)).collect()
 }
 
+fn dropped(items: Vec<(CanonicalKey, Tokens<u32>)>) -> Vec<u32> {
+    items.into_iter().flat_map(|(_, tokens)| tokens.into_iter()).collect()
+}
+
 fn sorted(tokens: Tokens<u32>) -> Vec<u32> {
     let mut tokens: Vec<_> = tokens.into_iter().collect();
     tokens.sort_unstable();
@@ -35,11 +39,11 @@ fn sorted(tokens: Tokens<u32>) -> Vec<u32> {
 fn the_next_write_of_a_key_waits_for_the_one_on_the_wire() {
     let mut lanes = Lanes::new();
     lanes.push_change(key(1), put("a"), 1);
-    assert_eq!(lanes.take(LIMITS).writes.len(), 1);
+    assert_eq!(lanes.take(LIMITS).unwrap().writes.len(), 1);
     lanes.push_change(key(1), put("b"), 2);
-    assert!(lanes.take(LIMITS).writes.is_empty());
+    assert!(lanes.take(LIMITS).unwrap().writes.is_empty());
     assert_eq!(sorted(lanes.acknowledge(&key(1).canonical).unwrap()), [1]);
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("b".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("b".to_owned())]);
 }
 
 #[test]
@@ -49,7 +53,7 @@ fn queued_changes_coalesce_and_the_last_settles_them_all() {
         lanes.push_change(key(1), put(text), u32::try_from(n).unwrap());
     }
     lanes.push_change(key(1), ChangeOp::Delete, 3);
-    assert_eq!(written(&lanes.take(LIMITS)), [None]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [None]);
     assert_eq!(sorted(lanes.acknowledge(&key(1).canonical).unwrap()), [0, 1, 2, 3]);
     assert!(lanes.is_empty());
 }
@@ -60,26 +64,26 @@ fn a_sync_is_not_crossed_by_coalescing() {
     lanes.push_change(key(1), put("a"), 1);
     lanes.push_sync(key(1), 2);
     lanes.push_change(key(1), put("b"), 3);
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("a".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("a".to_owned())]);
     lanes.acknowledge(&key(1).canonical).unwrap();
-    let ready = lanes.take(LIMITS);
+    let ready = lanes.take(LIMITS).unwrap();
     assert_eq!((ready.reads.len(), ready.writes.len()), (1, 0));
     lanes.sync_read(&key(1).canonical, Some(image("now"))).unwrap();
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("now".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("now".to_owned())]);
     assert_eq!(sorted(lanes.acknowledge(&key(1).canonical).unwrap()), [2]);
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("b".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("b".to_owned())]);
 }
 
 #[test]
 fn an_unprocessed_write_goes_first_again_or_gives_way_to_a_newer_image() {
     let mut lanes = Lanes::new();
     lanes.push_change(key(1), put("a"), 1);
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     lanes.put_back(&key(1).canonical).unwrap();
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("a".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("a".to_owned())]);
     lanes.push_change(key(1), put("b"), 2);
     lanes.put_back_in_doubt(&key(1).canonical).unwrap();
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("b".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("b".to_owned())]);
     assert_eq!(sorted(lanes.acknowledge(&key(1).canonical).unwrap()), [1, 2]);
 }
 
@@ -87,11 +91,11 @@ fn an_unprocessed_write_goes_first_again_or_gives_way_to_a_newer_image() {
 fn a_sync_in_doubt_reads_again() {
     let mut lanes = Lanes::new();
     lanes.push_sync(key(1), 1);
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     lanes.sync_read(&key(1).canonical, Some(image("old"))).unwrap();
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     lanes.put_back_in_doubt(&key(1).canonical).unwrap();
-    assert_eq!(lanes.take(LIMITS).reads.len(), 1);
+    assert_eq!(lanes.take(LIMITS).unwrap().reads.len(), 1);
 }
 
 fn load(lanes: &mut Lanes<u32>, page: PageNumber, name: u8, text: &str, token: u32) {
@@ -103,12 +107,12 @@ fn a_load_item_is_dropped_when_its_key_was_executed_since_its_page_was_requested
     let mut lanes = Lanes::new();
     let page = lanes.open_page();
     lanes.push_change(key(1), ChangeOp::Delete, 1);
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     lanes.acknowledge(&key(1).canonical).unwrap();
     load(&mut lanes, page, 1, "stale", 2);
-    let ready = lanes.take(LIMITS);
+    let ready = lanes.take(LIMITS).unwrap();
     assert!(ready.writes.is_empty());
-    assert_eq!(ready.dropped, [2]);
+    assert_eq!(dropped(ready.dropped), [2]);
     assert_eq!((lanes.is_empty(), lanes.remembers()), (true, 0));
 }
 
@@ -116,22 +120,22 @@ fn a_load_item_is_dropped_when_its_key_was_executed_since_its_page_was_requested
 fn a_load_item_behind_a_change_on_the_wire_is_dropped() {
     let mut lanes = Lanes::new();
     lanes.push_change(key(1), ChangeOp::Delete, 1);
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     let page = lanes.open_page();
     load(&mut lanes, page, 1, "stale", 2);
     lanes.acknowledge(&key(1).canonical).unwrap();
-    assert_eq!(lanes.take(LIMITS).dropped, [2]);
+    assert_eq!(dropped(lanes.take(LIMITS).unwrap().dropped), [2]);
 }
 
 #[test]
 fn a_load_item_is_written_when_its_key_was_executed_before_its_page_was_requested() {
     let mut lanes = Lanes::new();
     lanes.push_change(key(1), put("a"), 1);
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     lanes.acknowledge(&key(1).canonical).unwrap();
     let page = lanes.open_page();
     load(&mut lanes, page, 1, "read later", 2);
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("read later".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("read later".to_owned())]);
 }
 
 #[test]
@@ -139,10 +143,10 @@ fn a_refused_change_does_not_drop_the_load_item() {
     let mut lanes = Lanes::new();
     let page = lanes.open_page();
     lanes.push_change(key(1), put("poison"), 1);
-    lanes.take(LIMITS);
+    lanes.take(LIMITS).unwrap();
     lanes.give_up(&key(1).canonical).unwrap();
     load(&mut lanes, page, 1, "loaded", 2);
-    assert_eq!(written(&lanes.take(LIMITS)), [Some("loaded".to_owned())]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("loaded".to_owned())]);
 }
 
 #[test]
@@ -151,7 +155,7 @@ fn a_change_takes_the_place_of_a_queued_load_item_and_settles_it() {
     let page = lanes.open_page();
     load(&mut lanes, page, 1, "loaded", 1);
     lanes.push_change(key(1), ChangeOp::Delete, 2);
-    assert_eq!(written(&lanes.take(LIMITS)), [None]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [None]);
     assert_eq!(sorted(lanes.acknowledge(&key(1).canonical).unwrap()), [1, 2]);
 }
 
@@ -161,7 +165,7 @@ fn only_keys_touched_since_the_oldest_open_page_are_remembered() {
     let oldest = lanes.open_page();
     for n in 0..100 {
         lanes.push_change(key(n), put("x"), 0);
-        lanes.take(LIMITS);
+        lanes.take(LIMITS).unwrap();
         lanes.acknowledge(&key(n).canonical).unwrap();
     }
     let newest = lanes.open_page();
@@ -178,9 +182,9 @@ fn a_batch_keeps_to_its_bytes_but_a_single_large_write_passes() {
         lanes.push_change(key(n), put(&"x".repeat(600)), 0);
     }
     let limits = BatchLimits { writes: 25, bytes: 1000, reads: 8 };
-    assert_eq!(lanes.take(limits).writes.len(), 1);
-    assert_eq!(lanes.take(BatchLimits { bytes: 10, ..limits }).writes.len(), 1);
-    assert_eq!(lanes.take(BatchLimits { bytes: 5000, ..limits }).writes.len(), 2);
+    assert_eq!(lanes.take(limits).unwrap().writes.len(), 1);
+    assert_eq!(lanes.take(BatchLimits { bytes: 10, ..limits }).unwrap().writes.len(), 1);
+    assert_eq!(lanes.take(BatchLimits { bytes: 5000, ..limits }).unwrap().writes.len(), 2);
 }
 
 #[test]
@@ -190,6 +194,51 @@ fn an_answer_for_a_key_that_was_not_sent_is_an_error() {
     lanes.push_change(key(1), put("a"), 1);
     assert!(lanes.acknowledge(&key(1).canonical).is_err());
     assert!(lanes.sync_read(&key(1).canonical, None).is_err());
+}
+
+fn rule<T: std::fmt::Debug>(result: Result<T, LaneError>) -> Invariant {
+    match result.unwrap_err() {
+        LaneError::Violation(violation) => violation.rule,
+        LaneError::Page(what) => panic!("{what}"),
+    }
+}
+
+#[test]
+fn a_key_on_the_wire_is_never_sent_again_and_never_forgotten() {
+    let mut lanes = Lanes::new();
+    lanes.push_change(key(1), put("a"), 1);
+    lanes.take(LIMITS).unwrap();
+    lanes.push_change(key(1), put("b"), 2);
+    // As if it had been told to be ready twice.
+    lanes.ready.push_back(key(1).canonical);
+    assert_eq!(rule(lanes.take(LIMITS)), Invariant::L1);
+    assert_eq!(sorted(lanes.acknowledge(&key(1).canonical).unwrap()), [1]);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("b".to_owned())]);
+    assert_eq!(rule(lanes.put_back(&key(2).canonical)), Invariant::L1);
+}
+
+#[test]
+fn what_may_have_been_done_without_an_answer_is_remembered_until_it_is_settled() {
+    let mut lanes = Lanes::new();
+    lanes.push_change(key(1), put("a"), 1);
+    lanes.take(LIMITS).unwrap();
+    lanes.put_back(&key(1).canonical).unwrap();
+    lanes.take(LIMITS).unwrap();
+    lanes.put_back_in_doubt(&key(1).canonical).unwrap();
+    lanes.push_change(key(1), put("b"), 2);
+    assert_eq!(written(&lanes.take(LIMITS).unwrap()), [Some("b".to_owned())]);
+    assert!(lanes.acknowledge(&key(1).canonical).unwrap().are_doubtful(), "also by the one that took its place");
+    lanes.push_change(key(1), put("c"), 3);
+    lanes.take(LIMITS).unwrap();
+    assert!(!lanes.acknowledge(&key(1).canonical).unwrap().are_doubtful());
+
+    let page = lanes.open_page();
+    load(&mut lanes, page, 2, "loaded", 4);
+    lanes.take(LIMITS).unwrap();
+    lanes.put_back_in_doubt(&key(2).canonical).unwrap();
+    let ready = lanes.take(LIMITS).unwrap();
+    assert_eq!(ready.writes.len(), 1);
+    assert!(lanes.acknowledge(&key(2).canonical).unwrap().are_doubtful());
 }
 
 /// A step of a random run. Keys are few, so that operations meet.
@@ -293,8 +342,8 @@ impl World {
                 }
             }
             Step::Take => {
-                let ready = lanes.take(BatchLimits { writes: 2, bytes: 1 << 20, reads: 1 });
-                self.settle(ready.dropped);
+                let ready = lanes.take(BatchLimits { writes: 2, bytes: 1 << 20, reads: 1 }).unwrap();
+                self.settle(dropped(ready.dropped));
                 for write in ready.writes {
                     let version = write.image.map(|i| std::str::from_utf8(i.json()).unwrap().parse().unwrap());
                     let name = *write.key.canonical.as_bytes().first().unwrap();

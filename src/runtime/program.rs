@@ -199,10 +199,16 @@ impl Program {
     }
 }
 
-/// Opens a link again and again, until it is told to stop.
+/// Opens a link again and again, until it is told to stop; not after a bug, which would strike again.
 async fn run_among_others(link: &Link, stop: CancellationToken) -> Result<()> {
     let mut wait = LINK_AGAIN.0;
     while let Err(error) = Box::pin(link.run(None, stop.clone())).await {
+        if error.is_bug() {
+            // The others go on; this link waits for a new process, and its fault is what the process exits with.
+            tracing::error!(link = link.config.name, error = chain(&error), "the link stays stopped");
+            stop.cancelled().await;
+            return Err(error);
+        }
         tracing::error!(
             link = link.config.name,
             error = chain(&error),

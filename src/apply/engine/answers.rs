@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::settled::Settled;
 use super::{EngineError, EngineTask, OnRejected};
-use crate::checkpoint::keeper::KeeperGone;
+use crate::checkpoint::keeper::{KeeperGone, Settlement};
 use crate::checkpoint::rows::DeadLetterRow;
 use crate::decode::WriteReply;
 use crate::error::{Failure, Fault};
@@ -58,7 +58,8 @@ impl EngineTask {
                 self.lanes.put_back(&write.key.canonical)?;
             } else {
                 let op = if write.image.is_some() { AppliedOp::Put } else { AppliedOp::Delete };
-                settled.add(op, self.lanes.acknowledge(&write.key.canonical)?, self.observer.as_ref());
+                let key = &write.key.canonical;
+                settled.add(key, op, self.lanes.acknowledge(key)?, self.observer.as_ref());
             }
         }
         Ok(self.keeper.settled(settled.tell(self.observer.as_ref())).await?)
@@ -124,7 +125,8 @@ impl EngineTask {
             at: self.context.now(),
         };
         let tokens = self.lanes.give_up(&write.key.canonical)?;
-        Ok(self.keeper.dead_letter(row, tokens.into_iter().collect()).await?)
+        let doubtful = tokens.are_doubtful().then_some(write.key.canonical).into_iter().collect();
+        Ok(self.keeper.dead_letter(row, Settlement { tokens: tokens.into_iter().collect(), doubtful }).await?)
     }
 
     fn read_answered(

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 use super::EngineTask;
 use super::answers::Answer;
 use crate::checkpoint::book::Token;
-use crate::lanes::BatchLimits;
-use crate::model::{Key, Write};
+use crate::checkpoint::keeper::Settlement;
+use crate::lanes::{BatchLimits, LaneError, Tokens};
+use crate::model::{CanonicalKey, Key, Write};
 
 /// Reads for `sync` that may be out at once.
 const MAX_READS: usize = 16;
@@ -17,18 +18,18 @@ const MAX_BATCH_BYTES: usize = 15 << 20;
 
 impl EngineTask {
     /// Fills the wire. Answers when to come back, where only time is in the way.
-    pub(super) fn send_what_may_be_sent(&mut self) -> Option<Instant> {
+    pub(super) fn send_what_may_be_sent(&mut self) -> Result<Option<Instant>, LaneError> {
         loop {
             let now = Instant::now();
             if self.not_before > now && self.has_work() {
-                return Some(self.not_before);
+                return Ok(Some(self.not_before));
             }
             if self.requests_out >= self.settings.max_in_flight || !self.has_work() {
-                return None;
+                return Ok(None);
             }
             if let Err(wait) = self.pacer.may_send(self.monotonic()) {
                 self.report_throttle();
-                return Some(now + wait);
+                return Ok(Some(now + wait));
             }
             if let Some(half) = self.halves.pop_front() {
                 self.send(half);
@@ -37,7 +38,7 @@ impl EngineTask {
             let may_read = self.reads_not_before <= now;
             let reads = if may_read { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
             let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES, reads };
-            let ready = self.lanes.take(limits);
+            let ready = self.lanes.take(limits)?;
             let is_idle = ready.writes.is_empty() && ready.reads.is_empty();
             ready.reads.into_iter().for_each(|key| self.read(key));
             if !ready.writes.is_empty() {
@@ -47,7 +48,7 @@ impl EngineTask {
                 self.dropped(ready.dropped);
             }
             if is_idle {
-                return if may_read { None } else { Some(self.reads_not_before) };
+                return Ok(if may_read { None } else { Some(self.reads_not_before) });
             }
         }
     }
@@ -56,9 +57,14 @@ impl EngineTask {
         self.lanes.has_ready() || !self.halves.is_empty()
     }
 
-    fn dropped(&mut self, tokens: Vec<Token>) {
+    fn dropped(&mut self, items: Vec<(CanonicalKey, Tokens<Token>)>) {
+        let mut settled = Settlement::default();
+        for (key, tokens) in items {
+            settled.doubtful.extend(tokens.are_doubtful().then_some(key));
+            settled.tokens.extend(tokens.into_iter());
+        }
         let keeper = self.keeper.clone();
-        let tell = async move { Answer::Told(keeper.settled(tokens).await) };
+        let tell = async move { Answer::Told(keeper.settled(settled).await) };
         self.on_wire.push(Box::pin(tell));
     }
 

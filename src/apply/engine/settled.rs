@@ -2,23 +2,32 @@
 
 use super::EngineObserver;
 use crate::checkpoint::book::Token;
+use crate::checkpoint::keeper::Settlement;
 use crate::lanes::Tokens;
-use crate::model::WallTime;
+use crate::model::{CanonicalKey, WallTime};
 use crate::telemetry::AppliedOp;
 
 /// What an answer settled, told to the observer in runs: records of one second come together.
 pub(super) struct Settled {
-    tokens: Vec<Token>,
+    settlement: Settlement,
     run: Option<(AppliedOp, WallTime, u64)>,
     superseded: u64,
 }
 
 impl Settled {
     pub(super) fn new(writes: usize) -> Self {
-        Self { tokens: Vec::with_capacity(writes), run: None, superseded: 0 }
+        let settlement = Settlement { tokens: Vec::with_capacity(writes), doubtful: Vec::new() };
+        Self { settlement, run: None, superseded: 0 }
     }
 
-    pub(super) fn add(&mut self, op: AppliedOp, tokens: Tokens<Token>, observer: &dyn EngineObserver) {
+    pub(super) fn add(
+        &mut self,
+        key: &CanonicalKey,
+        op: AppliedOp,
+        tokens: Tokens<Token>,
+        observer: &dyn EngineObserver,
+    ) {
+        self.settlement.doubtful.extend(tokens.are_doubtful().then(|| key.clone()));
         for (n, token) in tokens.into_iter().enumerate() {
             if let Token::Record { created, .. } = token {
                 // The first is the operation's own, the others were absorbed by it.
@@ -28,7 +37,7 @@ impl Settled {
                     self.superseded += 1;
                 }
             }
-            self.tokens.push(token);
+            self.settlement.tokens.push(token);
         }
     }
 
@@ -43,13 +52,13 @@ impl Settled {
         }
     }
 
-    pub(super) fn tell(self, observer: &dyn EngineObserver) -> Vec<Token> {
+    pub(super) fn tell(self, observer: &dyn EngineObserver) -> Settlement {
         if let Some((op, created, records)) = self.run {
             observer.applied(op, created, records);
         }
         if self.superseded > 0 {
             observer.superseded(self.superseded);
         }
-        self.tokens
+        self.settlement
     }
 }

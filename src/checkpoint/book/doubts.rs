@@ -1,7 +1,8 @@
 //! The keys in doubt: listed until no late write of theirs can land, then synced.
 
-use super::{Book, Event, Token, text};
+use super::{Book, BookError, Event, Token, text};
 use crate::checkpoint::rows::DoubtRow;
+use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, WallTime};
 
 #[derive(Debug)]
@@ -62,6 +63,15 @@ impl Book {
             }
         }
         taken
+    }
+
+    /// L5: these keys are in doubt, and listed.
+    pub(crate) fn check_listed(&self, keys: &[CanonicalKey]) -> Result<(), BookError> {
+        if keys.iter().all(|key| self.doubts.contains_key(key)) {
+            return Ok(());
+        }
+        let what = "a write that may have been lost is settled, and its key is not listed";
+        Err(Violation::new(Invariant::L5, what).into())
     }
 
     /// When the next key in doubt is due.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Arrival, Book, BookError, Event, ShardProgress, Token};
 use crate::checkpoint::Watermark;
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
+use crate::invariant::{Invariant, Violation};
 use crate::model::{SequenceNumber, ShardId, WallTime};
 
 #[derive(Debug)]
@@ -13,6 +14,22 @@ pub(super) struct ShardBooks {
     pub(super) watermark: Watermark,
     pub(super) settled_to: Option<WallTime>,
     pub(super) is_drained: bool,
+    pub(super) durable: Durable,
+}
+
+/// What a shard's row durably says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Durable {
+    dispatch: Option<SequenceNumber>,
+    is_finished: bool,
+}
+
+impl Durable {
+    fn of(row: &ShardRow) -> Self {
+        Self { dispatch: row.dispatch, is_finished: row.status == ShardStatus::Finished }
+    }
+
+    const NOTHING: Self = Self { dispatch: None, is_finished: false };
 }
 
 /// How far each shard's records had been dispatched at some time.
@@ -20,12 +37,13 @@ pub(super) struct ShardBooks {
 pub(crate) struct Barrier(Vec<(ShardId, SequenceNumber)>);
 
 impl Book {
-    pub(super) fn add_shard(&mut self, row: ShardRow) {
+    pub(super) fn add_shard(&mut self, row: ShardRow, is_durable: bool) {
         let slot = self.shards.len();
         self.slots.insert(row.id.clone(), slot);
         let watermark = Watermark::after(row.checkpoint);
         let settled_to = row.checkpoint_time;
-        self.shards.push(ShardBooks { row, watermark, settled_to, is_drained: false });
+        let durable = if is_durable { Durable::of(&row) } else { Durable::NOTHING };
+        self.shards.push(ShardBooks { row, watermark, settled_to, is_drained: false, durable });
     }
 
     fn slot(&self, shard: &ShardId) -> Result<usize, BookError> {
@@ -47,7 +65,7 @@ impl Book {
     pub(crate) fn create_shards(&mut self, rows: impl IntoIterator<Item = ShardRow>) {
         for row in rows.into_iter().filter(|row| !self.slots.contains_key(&row.id)).collect::<Vec<_>>() {
             self.dirty.shards.insert(self.shards.len());
-            self.add_shard(row);
+            self.add_shard(row, false);
             self.dirty.urgent = true;
         }
     }
@@ -55,6 +73,7 @@ impl Book {
     /// A shard may be read now.
     pub(crate) fn begin_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
         let slot = self.slot(shard)?;
+        self.check_parent(slot)?;
         let books = self.shard_mut(slot)?;
         if books.row.status == ShardStatus::Waiting || books.row.is_lost {
             books.is_drained = false;
@@ -122,6 +141,10 @@ impl Book {
     pub(crate) fn admit(&mut self, shard: &ShardId, arrivals: &[Arrival<'_>]) -> Result<Vec<Token>, BookError> {
         let slot = self.slot(shard)?;
         let books = self.shard_mut(slot)?;
+        // What was on its way when a shard was given up is under its gap.
+        if books.row.status != ShardStatus::Reading && !books.row.is_lost {
+            return Err(Violation::with(Invariant::L4, format!("shard {shard} is not being read")).into());
+        }
         let debts = std::mem::take(&mut books.row.debts);
         let mut tokens = Vec::with_capacity(arrivals.len());
         let mut doubtful = Vec::new();
@@ -177,7 +200,10 @@ impl Book {
     fn after_settling(&mut self, slot: usize) -> Result<(), BookError> {
         let books = self.shard_mut(slot)?;
         let Some(advance) = books.watermark.advance() else { return Ok(()) };
-        debug_assert!(books.row.checkpoint < Some(advance.to), "a checkpoint never moves back");
+        if books.row.checkpoint >= Some(advance.to) {
+            let what = format!("the checkpoint of shard {} would move back to {}", books.row.id, advance.to);
+            return Err(Violation::with(Invariant::L3, what).into());
+        }
         books.row.checkpoint = Some(advance.to);
         books.row.is_trimmed = false;
         books.row.checkpoint_time = books.row.checkpoint_time.max(Some(advance.created));
@@ -202,6 +228,38 @@ impl Book {
         self.dirty.shards.insert(slot);
         self.dirty.urgent = true;
         Ok(())
+    }
+
+    /// L4: the parent's row says `Finished`, durably. A parent that was given up for lost is under a gap, and one without a
+    /// row, too, or it is no part of our history.
+    fn check_parent(&self, slot: usize) -> Result<(), Violation> {
+        let row = self.shards.get(slot).map(|shard| &shard.row).filter(|row| row.status == ShardStatus::Waiting);
+        let Some((row, parent)) = row.and_then(|row| Some((row, row.parent.as_ref()?))) else { return Ok(()) };
+        let parent = self.slots.get(parent).and_then(|slot| self.shards.get(*slot));
+        if parent.is_none_or(|parent| parent.durable.is_finished || parent.row.is_lost) {
+            return Ok(());
+        }
+        Err(Violation::with(Invariant::L4, format!("shard {} would begin before its parent is finished", row.id)))
+    }
+
+    /// L6, its second half: whether records up to this one may be sent, because the shard's row durably says so.
+    pub(crate) fn check_dispatch(&self, shard: &ShardId, last: SequenceNumber) -> Result<(), BookError> {
+        let books = self.slots.get(shard).and_then(|slot| self.shards.get(*slot));
+        // The row of a shard that is gone was dropped, and its gap covers it.
+        if books.is_none_or(|books| books.durable.dispatch >= Some(last)) {
+            return Ok(());
+        }
+        let what = format!("record {last} of shard {shard} is beyond its dispatch watermark");
+        Err(Violation::with(Invariant::L6, what).into())
+    }
+
+    /// What [`Book::take_writes`] gave out last is durable.
+    pub(crate) fn committed(&mut self) {
+        for slot in std::mem::take(&mut self.written) {
+            if let Some(shard) = self.shards.get_mut(slot) {
+                shard.durable = Durable::of(&shard.row);
+            }
+        }
     }
 
     /// Where every shard's dispatched records end now.

@@ -225,3 +225,78 @@ fn the_first_pin_is_marked_complete_last() {
     let writes = book.take_writes();
     assert!(matches!(writes.last(), Some(StateWrite::Link(_))), "{writes:?}");
 }
+
+fn rule(result: Result<(), BookError>) -> Invariant {
+    match result.unwrap_err() {
+        BookError::Violation(violation) => violation.rule,
+        BookError::Shard { .. } => Invariant::L3,
+        BookError::Unknown(what) => panic!("{what}"),
+    }
+}
+
+fn commit(book: &mut Book) {
+    book.take_writes();
+    book.committed();
+}
+
+#[test]
+fn a_checkpoint_that_would_move_back_or_settle_twice_is_refused() {
+    let mut book = book_with("a");
+    let tokens = admit(&mut book, "a", 1..3);
+    book.settle(tokens[..1].to_vec()).unwrap();
+    assert_eq!(rule(book.settle(tokens[..1].to_vec())), Invariant::L3);
+    book.shards[0].row.checkpoint = Some(number(9));
+    assert_eq!(rule(book.settle(tokens[1..].to_vec())), Invariant::L3);
+}
+
+#[test]
+fn a_child_begins_when_its_parents_end_is_durable_and_not_before() {
+    let mut book = book_with("parent");
+    let child = ShardId::new("child");
+    let row = ShardRow { parent: Some(ShardId::new("parent")), status: ShardStatus::Waiting, ..shard("child") };
+    book.create_shards([row]);
+    commit(&mut book);
+    assert_eq!(rule(book.begin_shard(&child)), Invariant::L4);
+    book.drained(&ShardId::new("parent")).unwrap();
+    assert_eq!(rule(book.begin_shard(&child)), Invariant::L4, "finished, and not durably");
+    let early = Arrival { sequence: number(1), created: at(0), bytes: 1, key: Some(&key(1)) };
+    assert_eq!(rule(book.admit(&child, &[early]).map(drop)), Invariant::L4);
+    commit(&mut book);
+    book.begin_shard(&child).unwrap();
+    book.admit(&child, &[early]).unwrap();
+}
+
+#[test]
+fn the_child_of_a_lost_shard_begins_under_its_gap() {
+    let mut book = book_with("parent");
+    let row = ShardRow { parent: Some(ShardId::new("parent")), status: ShardStatus::Waiting, ..shard("child") };
+    let orphan = ShardRow { parent: Some(ShardId::new("unknown")), status: ShardStatus::Waiting, ..shard("orphan") };
+    book.create_shards([row, orphan]);
+    admit(&mut book, "parent", 1..3);
+    book.give_up_shard(&ShardId::new("parent")).unwrap();
+    book.begin_shard(&ShardId::new("child")).unwrap();
+    book.begin_shard(&ShardId::new("orphan")).unwrap();
+}
+
+#[test]
+fn a_write_that_may_have_been_lost_is_settled_only_when_its_key_is_listed() {
+    let mut book = book_with("a");
+    assert_eq!(rule(book.check_listed(&[key(1).canonical])), Invariant::L5);
+    book.in_doubt(&key(1), at(0));
+    book.check_listed(&[key(1).canonical]).unwrap();
+    assert_eq!(rule(book.check_listed(&[key(1).canonical, key(2).canonical])), Invariant::L5);
+}
+
+#[test]
+fn nothing_is_sent_beyond_the_durable_dispatch_watermark() {
+    let mut book = book_with("a");
+    book.committed();
+    let a = ShardId::new("a");
+    admit(&mut book, "a", 1..4);
+    assert_eq!(rule(book.check_dispatch(&a, number(3))), Invariant::L6);
+    book.take_writes();
+    assert_eq!(rule(book.check_dispatch(&a, number(3))), Invariant::L6, "given out, and not durable");
+    book.committed();
+    book.check_dispatch(&a, number(3)).unwrap();
+    assert_eq!(rule(book.check_dispatch(&a, number(4))), Invariant::L6);
+}

@@ -56,6 +56,7 @@ impl Book {
         writes.extend(dirty.removed_letters.into_iter().map(StateWrite::RemoveDeadLetter));
         let shards = dirty.shards.iter().filter_map(|slot| self.shards.get(*slot));
         writes.extend(shards.map(|shard| StateWrite::Shard(shard.row.clone())));
+        self.written.extend(&dirty.shards);
         writes.extend(dirty.dropped.into_iter().map(StateWrite::Shard));
         writes.extend(dirty.forgotten.into_iter().map(StateWrite::ForgetShard));
         if dirty.forget_segments {

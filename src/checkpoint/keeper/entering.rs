@@ -5,22 +5,23 @@ use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
 use super::handle::Note;
-use super::{Admission, KeeperError, KeeperTask, SyncWait};
-use crate::checkpoint::book::{Arrival, Token};
+use super::{Admission, KeeperError, KeeperTask, Settlement, SyncWait};
+use crate::checkpoint::book::{Arrival, BookError, Token};
+use crate::invariant::{Invariant, Violation};
 use crate::model::{Change, ShardId, WallTime};
 
 impl KeeperTask {
     pub(super) fn enter(&mut self, note: Note) -> Result<(), KeeperError> {
         match note {
             Note::Admit(shard, records, ack) => self.admit(&shard, records, ack)?,
-            Note::Settled(tokens) => self.settle(tokens)?,
+            Note::Settled(settled) => self.settle(settled)?,
             Note::InDoubt(keys) => {
                 let now = self.context.now();
                 keys.iter().for_each(|key| self.book.in_doubt(key, now));
             }
-            Note::DeadLetter(row, tokens) => {
+            Note::DeadLetter(row, settled) => {
                 self.book.dead_letter(row);
-                self.settle(tokens)?;
+                self.settle(settled)?;
             }
             Note::Drained(shard) => self.book.drained(&shard)?,
             Note::GiveUp(shard) => self.book.give_up_shard(&shard)?,
@@ -91,6 +92,8 @@ impl KeeperTask {
         let created = || arrivals.iter().map(|arrival| arrival.created);
         let arrived = created().min().zip(created().max());
         let tokens = self.book.admit(shard, &arrivals)?;
+        self.check_look_ahead(arrivals.len())?;
+        self.to_dispatch.extend(arrivals.last().map(|last| (shard.clone(), last.sequence)));
         if let Some(Token::Record { slot, .. }) = tokens.first() {
             self.observe(*slot, arrived);
         }
@@ -100,7 +103,19 @@ impl KeeperTask {
         Ok(())
     }
 
-    fn settle(&mut self, tokens: Vec<Token>) -> Result<(), KeeperError> {
+    /// L6, its first half. A page that is larger than all of the look-ahead is alone in it.
+    fn check_look_ahead(&self, page: usize) -> Result<(), BookError> {
+        let (records, kib) = self.book.ahead();
+        if self.budget.covers(records, kib, page) {
+            return Ok(());
+        }
+        let what = format!("{records} records and {kib} KiB are read beyond the watermarks");
+        Err(Violation::with(Invariant::L6, what).into())
+    }
+
+    fn settle(&mut self, settled: Settlement) -> Result<(), KeeperError> {
+        let Settlement { tokens, doubtful } = settled;
+        self.book.check_listed(&doubtful)?;
         self.syncs_out -= tokens.iter().filter(|token| matches!(token, Token::Doubt(..))).count().min(self.syncs_out);
         let slots: BTreeSet<usize> = tokens
             .iter()

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::budget::Budget;
 use crate::checkpoint::book::Token;
 use crate::checkpoint::rows::{DeadLetterRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
-use crate::model::{Change, Key, ShardId, WallTime};
+use crate::model::{CanonicalKey, Change, Key, ShardId, WallTime};
 
 /// The bookkeeper is gone; the reason is what its task returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,9 +16,9 @@ pub(crate) struct KeeperGone;
 
 pub(super) enum Note {
     Admit(ShardId, Vec<Admission>, oneshot::Sender<Vec<(Change, Token)>>),
-    Settled(Vec<Token>),
+    Settled(Settlement),
     InDoubt(Vec<Key>),
-    DeadLetter(DeadLetterRow, Vec<Token>),
+    DeadLetter(DeadLetterRow, Settlement),
     Drained(ShardId),
     GiveUp(ShardId),
     Trimmed(ShardId),
@@ -35,6 +35,14 @@ pub(super) enum Note {
     Barrier(oneshot::Sender<()>),
     SyncKeys(Vec<Key>, oneshot::Sender<()>),
     Close(bool, oneshot::Sender<()>),
+}
+
+/// Operations that are settled.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    pub(crate) tokens: Vec<Token>,
+    /// Keys of those that may have been done without an answer before: all of them are listed as in doubt.
+    pub(crate) doubtful: Vec<CanonicalKey>,
 }
 
 /// A record on its way to the lanes.
@@ -74,8 +82,8 @@ impl Keeper {
     }
 
     /// Operations were settled.
-    pub(crate) async fn settled(&self, tokens: Vec<Token>) -> Result<(), KeeperGone> {
-        if tokens.is_empty() { Ok(()) } else { self.tell(Note::Settled(tokens)).await }
+    pub(crate) async fn settled(&self, settled: Settlement) -> Result<(), KeeperGone> {
+        if settled.tokens.is_empty() { Ok(()) } else { self.tell(Note::Settled(settled)).await }
     }
 
     /// The outcome of writes of these keys is unknown. Tell it before their operations are settled.
@@ -84,8 +92,8 @@ impl Keeper {
     }
 
     /// A change was refused for ever: set it aside, and its operation is settled.
-    pub(crate) async fn dead_letter(&self, row: DeadLetterRow, tokens: Vec<Token>) -> Result<(), KeeperGone> {
-        self.tell(Note::DeadLetter(row, tokens)).await
+    pub(crate) async fn dead_letter(&self, row: DeadLetterRow, settled: Settlement) -> Result<(), KeeperGone> {
+        self.tell(Note::DeadLetter(row, settled)).await
     }
 
     /// The shard's last page was admitted.

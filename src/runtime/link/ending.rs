@@ -36,46 +36,89 @@ impl Link {
             }
             Err(error) => {
                 board.set_phase(Phase::Failed);
-                Err(self.fault(error))
+                Err(fault(&self.config.name, error))
             }
         }
     }
+}
 
-    /// The link's error as the command's: its exit code and what to do.
-    fn fault(&self, error: ReplicaError) -> Error {
-        let what = format!("link `{}` stopped", self.config.name);
-        let exit_of = |fault: Fault| match fault {
-            Fault::Denied => Exit::Precondition,
-            Fault::Lost => Exit::Lost,
-            _ => Exit::Unexpected,
-        };
-        let (exit, hint) = match &error {
-            ReplicaError::Stream(StreamError::Lost { .. }) => {
-                (Exit::Lost, Some("set `stream.on_gap = \"heal\"`, or load again"))
-            }
-            ReplicaError::Stream(StreamError::Source(failure))
-            | ReplicaError::Engine(EngineError::Source(failure))
-            | ReplicaError::Load(LoadError::Source(failure)) => (
-                exit_of(failure.fault),
-                Some("check the source's permissions: `doctor` is not part of this version, see README"),
-            ),
-            ReplicaError::Engine(EngineError::Target(failure)) => {
-                let exit = if failure.fault == Fault::Lost { Exit::Precondition } else { exit_of(failure.fault) };
-                (exit, Some("check that the target exists and that its identity may write to it"))
-            }
-            ReplicaError::Engine(EngineError::Rejected { .. }) => (
-                Exit::Unexpected,
-                Some("make the target accept it, or set `apply.on_rejected = \"dead_letter\"` to go on without it"),
-            ),
-            ReplicaError::Keeper(KeeperError::Store(StoreError::Fenced { .. })) => {
-                (Exit::Held, Some("another process runs this link"))
-            }
-            _ => (Exit::Unexpected, None),
-        };
-        let fault = Error::new(exit, what).because(error);
-        match hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
+/// The link's error as the command's: its exit code and what to do.
+fn fault(link: &str, error: ReplicaError) -> Error {
+    if is_bug(&error) {
+        return Error::bug(format!("link `{link}` stopped: this is a bug, please report it")).because(error);
+    }
+    let what = format!("link `{link}` stopped");
+    let exit_of = |fault: Fault| match fault {
+        Fault::Denied => Exit::Precondition,
+        Fault::Lost => Exit::Lost,
+        _ => Exit::Unexpected,
+    };
+    let (exit, hint) = match &error {
+        ReplicaError::Stream(StreamError::Lost { .. }) => {
+            (Exit::Lost, Some("set `stream.on_gap = \"heal\"`, or load again"))
         }
+        ReplicaError::Stream(StreamError::Source(failure))
+        | ReplicaError::Engine(EngineError::Source(failure))
+        | ReplicaError::Load(LoadError::Source(failure)) => (
+            exit_of(failure.fault),
+            Some("check the source's permissions: `doctor` is not part of this version, see README"),
+        ),
+        ReplicaError::Engine(EngineError::Target(failure)) => {
+            let exit = if failure.fault == Fault::Lost { Exit::Precondition } else { exit_of(failure.fault) };
+            (exit, Some("check that the target exists and that its identity may write to it"))
+        }
+        ReplicaError::Engine(EngineError::Rejected { .. }) => (
+            Exit::Unexpected,
+            Some("make the target accept it, or set `apply.on_rejected = \"dead_letter\"` to go on without it"),
+        ),
+        ReplicaError::Keeper(KeeperError::Store(StoreError::Fenced { .. })) => {
+            (Exit::Held, Some("another process runs this link"))
+        }
+        _ => (Exit::Unexpected, None),
+    };
+    let fault = Error::new(exit, what).because(error);
+    match hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}
+
+/// Whether the program itself is to blame: a rule of the protocol would have been broken, or a task panicked.
+fn is_bug(error: &ReplicaError) -> bool {
+    matches!(
+        error,
+        ReplicaError::Engine(EngineError::Lanes(_))
+            | ReplicaError::Keeper(KeeperError::Book(_) | KeeperError::Store(StoreError::Invariant { .. }))
+            | ReplicaError::Task(_)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::book::BookError;
+    use crate::error::chain;
+    use crate::invariant::{Invariant, Violation};
+    use crate::lanes::LaneError;
+
+    #[test]
+    fn a_broken_rule_stops_the_link_with_code_1_and_says_which_and_that_it_is_a_bug() {
+        let of_lanes = LaneError::from(Violation::new(Invariant::L1, "a key is to be sent that is under way"));
+        let of_books = BookError::from(Violation::with(Invariant::L4, "shard b would begin".to_owned()));
+        let refused = StoreError::Invariant { link: "orders".into(), what: "a checkpoint would move back".into() };
+        let errors: [(ReplicaError, &str); 3] = [
+            (EngineError::from(of_lanes).into(), "invariant L1 (at most one write of a key is on its way): a key"),
+            (KeeperError::from(of_books).into(), "invariant L4 (no record of a shard is sent before"),
+            (KeeperError::from(refused).into(), "a checkpoint would move back"),
+        ];
+        for (error, expected) in errors {
+            let error = fault("orders", error);
+            let text = chain(&error);
+            assert!(text.starts_with("link `orders` stopped: this is a bug, please report it: "), "{text}");
+            assert!(text.contains(expected), "{text}");
+            assert!(error.exit == Exit::Unexpected && error.is_bug());
+        }
+        let late = fault("orders", ReplicaError::Keeper(StoreError::Fenced { link: "orders".into() }.into()));
+        assert!(late.exit == Exit::Held && !late.is_bug());
     }
 }

@@ -9,6 +9,7 @@
 mod answers;
 mod arrived;
 mod handle;
+mod proofs;
 mod sending;
 mod settled;
 mod trouble;
@@ -40,6 +41,7 @@ use answers::Answer;
 use arrived::Arrived;
 use handle::Message;
 pub(crate) use handle::{Engine, EngineGone};
+use proofs::Proofs;
 use trouble::Trouble;
 
 /// Messages that may wait; senders wait when there are more.
@@ -78,6 +80,9 @@ pub(crate) enum EngineError {
     /// The source refused for good.
     #[error("read an item at the source")]
     Source(#[source] Failure),
+    /// The source is another table now; nothing that was read in it was written.
+    #[error("the source table was made anew")]
+    SourceReplaced,
     /// An item will never be accepted.
     #[error("the target rejects an item: {code}")]
     Rejected {
@@ -127,6 +132,10 @@ pub(crate) struct EngineTask {
     pacer: Pacer,
     writing: Trouble,
     reading: Trouble,
+    looking: Trouble,
+    /// What was read for syncs, and is not proved to be of the table with `source_id`.
+    proofs: Proofs,
+    source_id: Arc<str>,
     not_before: Instant,
     reads_not_before: Instant,
     started: Instant,
@@ -137,6 +146,8 @@ pub(crate) struct EngineTask {
 pub(crate) struct EngineSetup {
     pub(crate) target: Arc<dyn TargetTable>,
     pub(crate) source: Arc<dyn TableReader>,
+    /// The id of the table that the link is pinned to.
+    pub(crate) source_id: Arc<str>,
     pub(crate) keeper: Keeper,
     pub(crate) context: Context,
     pub(crate) settings: EngineSettings,
@@ -147,7 +158,7 @@ pub(crate) struct EngineSetup {
 impl EngineTask {
     pub(crate) fn new(setup: EngineSetup) -> (Self, Engine) {
         let (sender, inbox) = mpsc::channel(INBOX);
-        let EngineSetup { target, source, keeper, context, settings, observer, syncs } = setup;
+        let EngineSetup { target, source, source_id, keeper, context, settings, observer, syncs } = setup;
         let started = Instant::now();
         let task = Self {
             target,
@@ -167,6 +178,9 @@ impl EngineTask {
             pacer: Pacer::new(settings.write_limit, Duration::ZERO),
             writing: Trouble::new(settings.patience),
             reading: Trouble::new(settings.patience),
+            looking: Trouble::new(settings.patience),
+            proofs: Proofs::new(started),
+            source_id,
             not_before: started,
             reads_not_before: started,
             started,
@@ -180,8 +194,9 @@ impl EngineTask {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), EngineError> {
         loop {
             if !stop.is_cancelled() {
-                let wake = self.send_what_may_be_sent()?;
-                self.step(&stop, wake).await?;
+                let may_send = self.send_what_may_be_sent()?;
+                let may_look = self.look_at_source();
+                self.step(&stop, may_send.into_iter().chain(may_look).min()).await?;
             } else if let Some(answer) = self.on_wire.next().await {
                 self.take_answer(answer).await?;
             } else {

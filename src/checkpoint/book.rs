@@ -163,7 +163,9 @@ impl Book {
     pub(crate) fn take_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
         let until = now.plus(ghost_life);
         let unclean = !link.clean;
-        let mut book = Self { is_new: false, ..Self::new(LinkRow { clean: false, ..link }, ghost_life) };
+        let ghosts_until = if unclean { link.ghosts_until.max(Some(until)) } else { link.ghosts_until };
+        let link = LinkRow { clean: false, ghosts_until, ..link };
+        let mut book = Self { is_new: false, ..Self::new(link, ghost_life) };
         for mut row in state.shards {
             if unclean
                 && row.status != ShardStatus::Finished

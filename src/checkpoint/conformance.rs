@@ -106,6 +106,7 @@ fn link_row() -> LinkRow {
         start_from: Some(time(-1)),
         owns_target: true,
         clean: false,
+        ghosts_until: None,
     }
 }
 

@@ -83,6 +83,10 @@ pub struct LinkRow {
     pub owns_target: bool,
     /// Whether the last owner drained before it stopped. Where not, its writes may still land.
     pub clean: bool,
+    /// Until when writes of owners that did not drain may land. Most keys of theirs are listed, or are by the time they are
+    /// applied again; those of records that were trimmed unread are not, so no gap is closed before this.
+    #[serde(default)]
+    pub ghosts_until: Option<WallTime>,
 }
 
 /// A range of records that an earlier owner may still have on the wire.

@@ -130,10 +130,9 @@ impl Link {
         let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
         heartbeat.tick();
         let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-        let was_unclean = state.link.as_ref().is_some_and(|row| !row.clean);
         let (opened, stream, view) = self.open(&prepared, state).await?;
         let now = context.now();
-        let ghosts_until = if was_unclean { now.plus(self.config.apply.in_doubt_for) } else { now };
+        let ghosts_until = opened.book.link().ghosts_until.unwrap_or(now);
         heartbeat.tick();
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -203,7 +202,7 @@ impl Link {
         };
         tokio::select! {
             done = companion => done,
-            () = self.heal_gaps(&running, &prepared.source.id, ghosts_until) => Ok(()),
+            () = self.heal_gaps(&running, ghosts_until) => Ok(()),
             () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
         }

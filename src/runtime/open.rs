@@ -67,6 +67,7 @@ pub(crate) fn pin(
         },
         owns_target: link.target_exclusive.unwrap_or(owns_target),
         clean: false,
+        ghosts_until: None,
     };
     let mut book = Book::new(row, link.apply.in_doubt_for);
     book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, now, now)));

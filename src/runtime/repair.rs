@@ -10,7 +10,6 @@ use super::replica::Ends;
 use crate::checkpoint::keeper::Keeper;
 use crate::context::Context;
 use crate::error::{Failure, Fault};
-use crate::load::TableReader;
 use crate::model::{Key, Write};
 use crate::retry::{Attempts, Patience, Verdict};
 use crate::verify::{RepairError, Repairer};
@@ -24,33 +23,6 @@ pub(crate) struct KeeperRepairs(pub(crate) Keeper);
 impl Repairer for KeeperRepairs {
     fn sync<'a>(&'a self, keys: Vec<Key>) -> BoxFuture<'a, Result<(), RepairError>> {
         Box::pin(async move { self.0.sync_keys(keys).await.map_err(|_| RepairError) })
-    }
-}
-
-/// Syncs through the running link's lanes, as long as the source is the table that the link is pinned to.
-///
-/// A table that was dropped and made anew is empty at first: compared with it, everything would have to go.
-pub(crate) struct SameTableRepairs {
-    pub(crate) repairs: KeeperRepairs,
-    pub(crate) source: Arc<dyn TableReader>,
-    pub(crate) id: Arc<str>,
-}
-
-impl Repairer for SameTableRepairs {
-    fn sync<'a>(&'a self, keys: Vec<Key>) -> BoxFuture<'a, Result<(), RepairError>> {
-        Box::pin(async move {
-            match self.source.describe().await {
-                Ok(table) if *table.id == *self.id => self.repairs.sync(keys).await,
-                Ok(_) => {
-                    tracing::error!("the source table was made anew: nothing is synced from it");
-                    Err(RepairError)
-                }
-                Err(failure) => {
-                    tracing::warn!(error = %failure, "the source could not be described: nothing is synced for now");
-                    Err(RepairError)
-                }
-            }
-        })
     }
 }
 

@@ -137,6 +137,7 @@ impl Replica {
         let (engine_task, engine) = EngineTask::new(EngineSetup {
             target: ends.target,
             source: Arc::clone(&ends.source),
+            source_id: row.identity.source_id.as_str().into(),
             keeper: keeper.clone(),
             context: context.clone(),
             settings: settings.engine,

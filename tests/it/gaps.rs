@@ -8,7 +8,7 @@ use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{HOUR, ORDERS, REGION, SOURCE, TARGET, World, failed};
+use crate::world::{HOUR, ORDERS, Process, REGION, SOURCE, TARGET, World, failed};
 
 fn seeded(seed: u64) -> Options {
     Options { seed, ..Options::default() }
@@ -234,6 +234,92 @@ async fn a_source_made_anew_under_its_name_ends_the_link() {
     assert_eq!(exit, Exit::Lost);
     let target = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
     assert_eq!(target.len(), 100, "the copy is left as it was");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_made_anew_while_keys_are_in_doubt_leaves_the_copy_as_it_was() {
+    for is_made_anew in [true, false] {
+        let world = replicated(81).await;
+        // The doubts fall due before anything else is asked of the source.
+        let slow = "apply.in_doubt_for = \"2s\"\nstream.poll_min = \"5s\"\nstream.poll_max = \"5s\"";
+        let service = world.serve(slow);
+        world.put(99, 0, "before");
+        service.until_equal(&world).await;
+        // Ten writes that are done, and whose answers are lost.
+        world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Next(2), FaultKind::LoseAnswer)]);
+        (0..10).for_each(|n| world.put(n, 0, "in doubt"));
+        service.until("their keys are in doubt", || service.status().in_doubt >= 10).await;
+        service.until("they are copied", || world.num_differences() == 0).await;
+        let copy = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
+        if is_made_anew {
+            world.call(SOURCE, "DeleteTable", r#"{"TableName":"orders"}"#);
+            world.call(SOURCE, "CreateTable", ORDERS);
+            let before = tokio::time::Instant::now();
+            let (exit, text) = failed(service.end().await);
+            assert_eq!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap(), copy);
+            assert_eq!(exit, Exit::Lost, "{text}");
+            assert!(text.contains("made anew"), "{text}");
+            assert!(before.elapsed() < Duration::from_secs(4), "seen by the syncs, after {:?}", before.elapsed());
+        } else {
+            service.until_equal(&world).await;
+            service.stop().await.unwrap();
+        }
+        assert_eq!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap(), copy);
+    }
+}
+
+/// A write that its dead owner left on the wire, to a key that no list holds: its record was trimmed before it was applied
+/// again. The gap stays open until no such write can land, also over a clean stop in between.
+#[tokio::test(start_paused = true)]
+async fn a_gap_over_what_a_dead_owner_had_sent_stays_open_until_its_writes_can_no_longer_land() {
+    for is_stopped_between in [false, true] {
+        let options = Options { initial_shards: 1..=1, shard_life: HOUR * 1000, ..seeded(82) };
+        let world = World::paused(options);
+        fill(&world);
+        let serve = || {
+            let mut config = world.config("apply.in_doubt_for = \"16m\"");
+            // So that the process dies before it has written down which keys are in doubt.
+            config.checkpoint.interval = Duration::from_secs(60);
+            Process::start(world.program(config, Mode::Service))
+        };
+        let service = serve();
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        let service = serve();
+        service.until("it reads", || service.status().lag_known).await;
+        let minute = Duration::from_secs(60);
+        world.faults(vec![
+            FaultRule::new("BatchWriteItem", Trigger::Next(1), FaultKind::DeliverLate(minute * 10)),
+            FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Refuse),
+        ]);
+        world.put(45, 0, "late");
+        service
+            .until("it is on the wire", || {
+                service.metric("dynaferry_requests_total", &["BatchWriteItem", "retryable"]) > 0.0
+            })
+            .await;
+        service.kill().await;
+        world.no_faults();
+        assert_eq!(world.state().await.doubts.len(), 0, "only the dispatch watermark knows of it");
+        world.delete(45, 0);
+        world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::ZERO).unwrap();
+
+        let mut service = serve();
+        service
+            .until("the tables are equal", || !service.status().gaps.is_empty() && world.num_differences() == 0)
+            .await;
+        if is_stopped_between {
+            service.stop().await.unwrap();
+            service = serve();
+        }
+        tokio::time::sleep(minute * 9).await;
+        world.put(1, 0, "something");
+        service.until("the late write lands", || world.num_differences() == 1).await;
+        assert!(!service.status().gaps.is_empty(), "the gap is open");
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ const UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
 pub(super) enum Answer {
     Written { writes: Vec<Write>, estimate: f64, sent: Instant, reply: Result<WriteReply, Failure> },
     Read { key: Key, sent: Instant, item: Result<Option<RawItem>, Failure> },
+    Looked { sent: Instant, id: Result<String, Failure> },
     Told(Result<(), KeeperGone>),
 }
 
@@ -35,8 +36,9 @@ impl EngineTask {
             Answer::Told(told) => Ok(told?),
             Answer::Read { key, sent, item } => {
                 self.reads_out -= 1;
-                self.read_answered(&key.canonical, sent, item)
+                self.read_answered(key.canonical, sent, item)
             }
+            Answer::Looked { sent, id } => self.looked(sent, id),
         }
     }
 
@@ -131,17 +133,18 @@ impl EngineTask {
 
     fn read_answered(
         &mut self,
-        key: &CanonicalKey,
+        key: CanonicalKey,
         sent: Instant,
         item: Result<Option<RawItem>, Failure>,
     ) -> Result<(), EngineError> {
         match item {
             Ok(image) => {
                 self.reading.passed();
-                Ok(self.lanes.sync_read(key, image)?)
+                self.proofs.add(Instant::now(), (key, image));
+                Ok(())
             }
             Err(failure) => {
-                self.lanes.put_back(key)?;
+                self.lanes.put_back(&key)?;
                 match self.reading.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
                     // Writes go on: what cannot be read at the source holds up nothing but its own keys.
                     Ok(wait) => {
@@ -151,6 +154,27 @@ impl EngineTask {
                     Err(()) => Err(EngineError::Source(failure)),
                 }
             }
+        }
+    }
+
+    /// What was read before the look is written when it was read in the right table.
+    fn looked(&mut self, sent: Instant, id: Result<String, Failure>) -> Result<(), EngineError> {
+        match id {
+            Ok(id) if *id != *self.source_id => Err(EngineError::SourceReplaced),
+            Ok(_) => {
+                self.looking.passed();
+                for (key, image) in self.proofs.proved() {
+                    self.lanes.sync_read(&key, image)?;
+                }
+                Ok(())
+            }
+            Err(failure) => match self.looking.failed(&failure, sent, self.started.elapsed(), self.context.draw()) {
+                Ok(wait) => {
+                    self.proofs.failed(Instant::now(), wait.unwrap_or_default());
+                    Ok(())
+                }
+                Err(()) => Err(EngineError::Source(failure)),
+            },
         }
     }
 

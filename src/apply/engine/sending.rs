@@ -36,7 +36,7 @@ impl EngineTask {
                 continue;
             }
             let may_read = self.reads_not_before <= now;
-            let reads = if may_read { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
+            let reads = if may_read && self.proofs.has_room() { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
             let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES, reads };
             let ready = self.lanes.take(limits)?;
             let is_idle = ready.writes.is_empty() && ready.reads.is_empty();
@@ -89,6 +89,22 @@ impl EngineTask {
             let item = source.get(&key).await;
             Answer::Read { key, sent, item }
         }));
+    }
+
+    /// Looks at the source's id where what was read waits for that. Answers when the next look is due.
+    pub(super) fn look_at_source(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let due = self.proofs.look_at()?;
+        if due > now {
+            return Some(due);
+        }
+        self.proofs.begin(now);
+        let source = Arc::clone(&self.source);
+        self.on_wire.push(Box::pin(async move {
+            let id = source.describe().await.map(|table| table.id);
+            Answer::Looked { sent: now, id }
+        }));
+        None
     }
 }
 

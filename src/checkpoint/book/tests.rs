@@ -29,6 +29,7 @@ fn link(clean: bool) -> LinkRow {
         start_from: None,
         owns_target: true,
         clean,
+        ghosts_until: None,
     }
 }
 
@@ -150,6 +151,19 @@ fn a_clean_stop_leaves_no_debt() {
         matches!(writes.first(), Some(StateWrite::Link(row)) if !row.clean),
         "it is not clean any more, first of all"
     );
+}
+
+#[test]
+fn late_writes_of_a_dead_owner_are_remembered_by_all_owners_after_it() {
+    let after = |row: LinkRow, now| {
+        let book = Book::take_over(LinkState::default(), row, at(now), GHOST);
+        LinkRow { clean: true, ..book.link().clone() }
+    };
+    let never = after(link(true), 10);
+    assert_eq!(never.ghosts_until, None);
+    let dead = after(LinkRow { clean: false, ..never }, 100);
+    assert_eq!(dead.ghosts_until, Some(at(1060)));
+    assert_eq!(after(dead, 110).ghosts_until, Some(at(1060)), "a clean stop in between changes nothing");
 }
 
 #[test]

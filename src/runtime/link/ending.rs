@@ -11,6 +11,10 @@ use crate::runtime::replica::{ReplicaEnd, ReplicaError};
 use crate::stream::driver::StreamError;
 use crate::telemetry::Phase;
 
+/// What to do when the source is not the table that was copied.
+pub(crate) const ANOTHER_TABLE: &str =
+    "its history is another one: load again with a fresh state, into an empty target";
+
 impl Link {
     pub(super) fn judge(
         &self,
@@ -63,6 +67,7 @@ fn fault(link: &str, error: ReplicaError) -> Error {
             exit_of(failure.fault),
             Some("check the source's permissions: `doctor` is not part of this version, see README"),
         ),
+        ReplicaError::Engine(EngineError::SourceReplaced) => (Exit::Lost, Some(ANOTHER_TABLE)),
         ReplicaError::Engine(EngineError::Target(failure)) => {
             let exit = if failure.fault == Fault::Lost { Exit::Precondition } else { exit_of(failure.fault) };
             (exit, Some("check that the target exists and that its identity may write to it"))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Link, Running};
 use crate::error::chain;
 use crate::model::WallTime;
-use crate::runtime::repair::{KeeperRepairs, SameTableRepairs};
+use crate::runtime::repair::KeeperRepairs;
 use crate::verify::{HealJob, heal};
 
 /// Between two attempts at a heal that failed.
@@ -14,8 +14,7 @@ const HEAL_AGAIN: Duration = Duration::from_secs(30);
 
 impl Link {
     /// Heals gaps as they open, after the load: compares both tables and syncs what differs, while the stream is applied.
-    pub(super) async fn heal_gaps(&self, running: &Running, table_id: &str, ghosts_until: WallTime) {
-        let table_id: Arc<str> = table_id.into();
+    pub(super) async fn heal_gaps(&self, running: &Running, ghosts_until: WallTime) {
         let context = &self.shared.context;
         let mut books = running.board.follow_books();
         loop {
@@ -38,11 +37,7 @@ impl Link {
                 target: Arc::clone(&running.ends.target_reader),
                 settings: running.verify.clone(),
                 context: context.clone(),
-                repairer: Arc::new(SameTableRepairs {
-                    repairs: KeeperRepairs(running.keeper.clone()),
-                    source: Arc::clone(&running.ends.source),
-                    id: Arc::clone(&table_id),
-                }),
+                repairer: Arc::new(KeeperRepairs(running.keeper.clone())),
                 report: None,
                 progress: None,
             };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ending::ANOTHER_TABLE;
 use super::{BoardSlot, Link};
 use crate::aws::{self, CallRecord, Observer};
 use crate::error::{Error, Exit, Result};
@@ -38,7 +39,7 @@ impl Link {
                     Exit::Lost,
                     format!("the source table of link `{}` was made anew", self.config.name),
                 )
-                .hint("its history is another one: load again with a fresh state, into an empty target"));
+                .hint(ANOTHER_TABLE));
             }
             let replaced = source.stream.as_ref().is_some_and(|now| now.arn != *stream);
             if replaced && !std::mem::replace(&mut is_told, true) {

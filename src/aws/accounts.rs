@@ -20,18 +20,21 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 
-use super::call::{Caller, Observer, Side};
+use super::call::{CallRecord, Caller, Observer, Outcome, Side};
 use super::credentials::Keeper;
-use super::fault::broken;
+use super::fault::{NoCredentials, broken};
 use super::schema;
 use super::streams::Streams;
 use super::tables::Table;
-use super::wire::RawBodies;
+use super::wire::{self, Answer, RawBodies};
 use crate::config::{SideConfig, TableRef};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Result};
 use crate::model::{KeySchema, TableDescription, WallTime};
+
+const ASSUME: &str = "AssumeRole";
 
 /// To open a connection, TLS included. More than a lost first packet and its repetition (1 s) need.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -113,7 +116,7 @@ impl Account {
             Error::new(Exit::Config, format!("find the Region of the {}", side.as_str()))
                 .hint(format!("set `region` in `[defaults.{}]`, or AWS_REGION", side.as_str()))
         })?;
-        let credentials = Keeper::new(provider(config, &base)?, clients.context.clone());
+        let credentials = Keeper::new(provider(config, &base, side, clients)?, clients.context.clone());
         let settings =
             base.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials.clone())).build();
         let caller = Caller { side, context: clients.context.clone(), credentials, observer: clients.observer.clone() };
@@ -258,10 +261,12 @@ fn app_name() -> Option<AppName> {
 }
 
 /// What the keeper gets its credentials from: the base, or a role on top of it.
-fn provider(config: &SideConfig, base: &SdkConfig) -> Result<SharedCredentialsProvider> {
+fn provider(config: &SideConfig, base: &SdkConfig, side: Side, clients: &Clients) -> Result<SharedCredentialsProvider> {
     if let Some(role_arn) = config.role_arn.clone() {
         let sts = aws_sdk_sts::Client::from_conf(sts_settings(config, base).build());
-        return Ok(SharedCredentialsProvider::new(Role { role_arn, config: config.clone(), sts }));
+        let (context, observer) = (clients.context.clone(), clients.observer.clone());
+        let role = Role { role_arn, config: config.clone(), sts, side, context, observer };
+        return Ok(SharedCredentialsProvider::new(role));
     }
     base.credentials_provider()
         .ok_or_else(|| Error::new(Exit::Precondition, "find a provider of credentials among the AWS settings"))
@@ -271,11 +276,19 @@ fn provider(config: &SideConfig, base: &SdkConfig) -> Result<SharedCredentialsPr
 ///
 /// Not the SDK's own provider of this kind: that one fixes the external id, makes a new client for each session, and has
 /// no setting for the token service's endpoint that AWS_ENDPOINT_URL_STS does not overrule.
-#[derive(Debug)]
 struct Role {
     role_arn: String,
     config: SideConfig,
     sts: aws_sdk_sts::Client,
+    side: Side,
+    context: Context,
+    observer: Option<Observer>,
+}
+
+impl fmt::Debug for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Role").field("role_arn", &self.role_arn).finish_non_exhaustive()
+    }
 }
 
 impl Role {
@@ -289,7 +302,11 @@ impl Role {
             .role_session_name(self.config.session_name())
             .set_external_id(external_id)
             .send();
-        let session = send.boxed().await.map_err(CredentialsError::provider_error)?;
+        let begun = Instant::now();
+        let (session, answer) = wire::typed(send.boxed()).await;
+        let session = session.map_err(CredentialsError::provider_error);
+        self.tell(begun, &answer, session.as_ref().err());
+        let session = session?;
         let granted =
             session.credentials.ok_or_else(|| CredentialsError::unhandled("a session without credentials"))?;
         let expires =
@@ -303,6 +320,18 @@ impl Role {
         // For the endpoints that belong to an account.
         credentials.set_account_id(self.role_arn.split(':').nth(4).map(Into::into));
         Ok(credentials.build())
+    }
+
+    /// No [`Caller`] makes this call: it is made within another one, to get that one's credentials.
+    fn tell(&self, begun: Instant, answer: &Answer, error: Option<&CredentialsError>) {
+        let Some(observer) = &self.observer else { return };
+        observer(CallRecord {
+            side: self.side,
+            operation: ASSUME,
+            outcome: error.map_or(Outcome::Ok, |error| Outcome::of(&NoCredentials::from(error).failure(ASSUME))),
+            elapsed: begun.elapsed(),
+            clocks: answer.date.map(|theirs| (theirs, self.context.now())),
+        });
     }
 }
 

@@ -68,7 +68,7 @@ impl Outcome {
         }
     }
 
-    fn of(failure: &Failure) -> Self {
+    pub(super) fn of(failure: &Failure) -> Self {
         match failure.fault {
             _ if failure.throttled => Self::Throttled,
             Fault::Transient | Fault::Expired => Self::Retryable,

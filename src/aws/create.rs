@@ -236,7 +236,8 @@ fn is_reserved(tag: &str) -> bool {
     tag.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("aws:"))
 }
 
-/// Whether the key is the one that the service manages in each account (`aws/dynamodb`).
+/// Whether the key is the one that the service manages in each account (`aws/dynamodb`). DescribeTable gives that one's
+/// ARN like that of any other key; only kms:DescribeKey would tell, which is not asked for.
 fn is_managed_key(encryption: &Encryption) -> bool {
     encryption.kms_key_arn.as_deref().is_none_or(|arn| arn.ends_with(":alias/aws/dynamodb"))
 }
@@ -246,7 +247,11 @@ fn what_differs(from: &TableDescription, tags: &[(String, String)]) -> Vec<Strin
     let mut notes: Vec<String> = from.not_copied.iter().map(|what| format!("{what} is not copied")).collect();
     if let Some(encryption) = from.encryption.as_ref().filter(|encryption| !is_managed_key(encryption)) {
         let key = encryption.kms_key_arn.as_deref().unwrap_or_default();
-        notes.push(format!("KMS key {key} belongs to the source: the copy is encrypted under a key that AWS owns"));
+        notes.push(format!(
+            "encryption under KMS key {key} is not copied, because a key belongs to its account, and the service does not \
+             tell whether this one is yours or aws/dynamodb: the copy is encrypted under a key that AWS owns; for another \
+             one: aws dynamodb update-table --sse-specification, at any time"
+        ));
     }
     if let Billing::OnDemand { warm_read, warm_write, .. } = from.billing {
         let (read, write) = (warm_read.unwrap_or(0), warm_write.unwrap_or(0));

@@ -72,9 +72,7 @@ where
 {
     let unknown = Failure { fault: Fault::Transient, ..broken(operation, "") };
     if let Some(missing) = find::<NoCredentials>(error) {
-        let NoCredentials { fault, code, message } = missing.clone();
-        let throttled = code.as_deref().is_some_and(|code| THROTTLES.contains(&code));
-        return Failure { fault, code, message, throttled, may_have_happened: false, ..unknown };
+        return missing.clone().failure(operation);
     }
     match error {
         SdkError::ServiceError(context) => {
@@ -151,6 +149,15 @@ pub(super) struct NoCredentials {
     /// The token service's error code, where it gave one.
     pub(super) code: Option<String>,
     pub(super) message: String,
+}
+
+impl NoCredentials {
+    /// The failure of a call that wanted them.
+    pub(super) fn failure(self, operation: &'static str) -> Failure {
+        let Self { fault, code, message } = self;
+        let throttled = code.as_deref().is_some_and(|code| THROTTLES.contains(&code));
+        Failure { fault, code, message, throttled, may_have_happened: false, ..broken(operation, "") }
+    }
 }
 
 impl From<&CredentialsError> for NoCredentials {

@@ -534,6 +534,36 @@ async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passe
 }
 
 #[tokio::test(start_paused = true)]
+async fn sessions_of_a_role_are_told_like_any_call() {
+    let server = Server::new([
+        session("AKIAFIRST", "2027-01-15T09:00:00Z"),
+        Reply::error(400, "ExpiredTokenException", "x"),
+        Reply::Body(403, "<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>".into()),
+    ]);
+    let (_, context) = Manual::context();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let observer: Observer = Arc::new({
+        let told = Arc::clone(&told);
+        move |record| told.lock().unwrap().push(record)
+    });
+    let clients = Clients { observer: Some(observer), ..clients(&server, &context) };
+    let account = Account::connect(&in_role(), Side::Target, &clients).await.unwrap();
+    for _ in 0..2 {
+        drop(account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await);
+    }
+    let told = told.lock().unwrap().clone();
+    let calls: Vec<_> = told.iter().map(|record| (record.operation, record.outcome, record.side)).collect();
+    let expected = [
+        ("AssumeRole", Outcome::Ok, Side::Target),
+        ("BatchWriteItem", Outcome::Denied, Side::Target),
+        ("AssumeRole", Outcome::Denied, Side::Target),
+        ("BatchWriteItem", Outcome::Denied, Side::Target),
+    ];
+    assert_eq!(calls, expected);
+    assert!(told[0].clocks.is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_external_id_file_is_read_for_each_session() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "first-id\n").unwrap();
@@ -698,7 +728,9 @@ async fn a_new_table_is_like_the_other_but_for_what_is_said() {
             "Tags": [{"Key": "team", "Value": "a"}]})
     );
     let notes = created.notes.join("\n");
-    for about in ["eu-north-1", "key/k1", "warm throughput", "aws:cloudformation:stack-id"] {
+    for about in
+        ["eu-north-1", "key/k1", "aws/dynamodb", "update-table", "warm throughput", "aws:cloudformation:stack-id"]
+    {
         assert!(notes.contains(about), "{about}: {notes}");
     }
 }

@@ -293,8 +293,8 @@ async fn create_target(
             .hint("allow dynamodb:CreateTable, DescribeTable and TagResource on it, or create it yourself")
             .because(failure)
     })?;
-    for note in created.notes.iter().chain(&source.not_copied) {
-        tracing::warn!(link = link.name, what = note, "not copied to the target");
+    for note in &created.notes {
+        tracing::warn!(link = link.name, what = note, "the target is not like the source");
     }
     if let Ok(Some(attribute)) = accounts.source.time_to_live(&accounts.source_table).await {
         tracing::info!(link = link.name, attribute, "time to live is left off at the target until you turn it on");

@@ -26,6 +26,8 @@ const CATCHING_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 
 /// How often a link whose stream is off looks whether there is another one.
 const STREAM_AGAIN: Duration = Duration::from_secs(15);
+/// Calls that may be made before there is a board; a start makes a dozen or two.
+const MAX_EARLY_CALLS: usize = 256;
 
 impl Link {
     /// Looks whether the source is still the same table, and whether it has another stream.
@@ -107,33 +109,45 @@ pub(super) async fn watch(board: &Board, accounts: &Accounts, heartbeat: &Heartb
     }
 }
 
-/// Counts every call, and compares AWS's clock with ours.
+/// Counts every call, and compares AWS's clock with ours. The calls of the start wait until there is a board.
 pub(super) fn observer(slot: BoardSlot, skew: Arc<Mutex<SkewEstimate>>) -> Observer {
+    let early = Mutex::new(Vec::new());
     Arc::new(move |call: CallRecord| {
         if let Some((date, received)) = call.clocks {
             skew.lock().unwrap_or_else(PoisonError::into_inner).observe(received.minus(call.elapsed), received, date);
         }
         let board = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(board) = board else { return };
-        let operation = Operation::named(call.operation);
-        let side = match (call.side, call.operation) {
-            (_, "GetRecords" | "GetShardIterator" | "DescribeStream") => Side::Stream,
-            (aws::Side::Source, _) => Side::Source,
-            (aws::Side::Target, _) => Side::Target,
-        };
-        let result = match call.outcome {
-            aws::Outcome::Ok => RequestResult::Ok,
-            aws::Outcome::Throttled => RequestResult::Throttled,
-            aws::Outcome::Retryable => RequestResult::Retryable,
-            aws::Outcome::Denied => RequestResult::Denied,
-            aws::Outcome::Error => RequestResult::Error,
-        };
-        board.metrics().request(side, operation, result, call.elapsed);
-        board.called(side, operation, result == RequestResult::Denied);
-        if let Some((date, received)) = call.clocks {
-            board.observe_date(side, received.minus(call.elapsed), received, date);
+        let mut early = early.lock().unwrap_or_else(PoisonError::into_inner);
+        match board {
+            Some(board) => early.drain(..).chain([call]).for_each(|call| count(&board, call)),
+            None if early.len() < MAX_EARLY_CALLS => early.push(call),
+            None => {}
         }
     })
+}
+
+fn count(board: &Board, call: CallRecord) {
+    let operation = Operation::named(call.operation);
+    let side = match (call.side, call.operation) {
+        (_, "GetRecords" | "GetShardIterator" | "DescribeStream") => Side::Stream,
+        (aws::Side::Source, _) => Side::Source,
+        (aws::Side::Target, _) => Side::Target,
+    };
+    let result = match call.outcome {
+        aws::Outcome::Ok => RequestResult::Ok,
+        aws::Outcome::Throttled => RequestResult::Throttled,
+        aws::Outcome::Retryable => RequestResult::Retryable,
+        aws::Outcome::Denied => RequestResult::Denied,
+        aws::Outcome::Error => RequestResult::Error,
+    };
+    board.metrics().request(side, operation, result, call.elapsed);
+    // A role that is refused matters to others when its last session has expired: then all calls are denied.
+    if operation != Operation::AssumeRole {
+        board.called(side, operation, result == RequestResult::Denied);
+    }
+    if let Some((date, received)) = call.clocks {
+        board.observe_date(side, received.minus(call.elapsed), received, date);
+    }
 }
 
 /// Resolves when everything that the source held at the call has been applied at the target.

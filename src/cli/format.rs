@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::telemetry::status::VerifyStatus;
+
 /// A number with thousands separated: `20,000`.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -75,6 +77,12 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 /// The share of a load that is done: its size is the service's estimate, so it may be exceeded before the end.
 pub(super) fn load_percent(bytes: u64, expected: u64, is_done: bool) -> String {
     if is_done { "100%".to_owned() } else { percent(bytes.min(expected.saturating_sub(1)), expected) }
+}
+
+/// The share of a comparison that is done, where the source's size is known.
+pub(super) fn verify_percent(verify: &VerifyStatus) -> Option<String> {
+    let is_done = verify.segments_done >= verify.segments;
+    Some(load_percent(verify.source_items, verify.expected_items?, is_done))
 }
 
 /// The whole part of something not negative.

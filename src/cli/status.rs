@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{self, ClientError};
-use super::format::{bytes, load_percent, span};
+use super::format::{bytes, load_percent, rate, span};
 use super::link::check_names;
 use super::output;
 use super::session::{Ended, Session};
@@ -56,6 +56,8 @@ pub(super) struct LinkView {
     pub(super) watermark: WatermarkView,
     pub(super) lag_seconds: Option<f64>,
     pub(super) headroom_seconds: Option<f64>,
+    #[serde(default)]
+    records_per_second: Option<f64>,
     pub(super) load: Option<LoadView>,
     #[serde(default)]
     pub(super) dead_letters: u64,
@@ -184,7 +186,7 @@ fn speed(link: &LinkView) -> String {
             let speed = load.rate_bytes_per_second.map(|speed| format!(", {}/s", bytes(super::format::whole(speed))));
             format!("{done}{}", speed.unwrap_or_default())
         }
-        _ => "–".to_owned(),
+        _ => link.records_per_second.map_or_else(|| "–".to_owned(), |now| format!("{} records/s", rate(now))),
     }
 }
 
@@ -206,6 +208,7 @@ mod tests {
     fn document() -> Value {
         let mut orders = LinkStatus::new("orders", Phase::Replicating);
         (orders.lag_seconds, orders.headroom_seconds) = (Some(1.1), Some(86_399.0));
+        orders.records_per_second = Some(1_234.4);
         let mut events = LinkStatus::new("events", Phase::InitialLoad);
         events.load = Some(LoadStatus {
             bytes: 63,
@@ -225,9 +228,9 @@ mod tests {
     fn the_table_shows_each_link_and_what_it_needs() {
         let text = table(&view(document()).unwrap().links);
         let expected = "\
-LINK    PHASE         LAG   HEADROOM  RATE            NEEDS
-orders  replicating   1.1s  23h59m    –               –
-events  initial load  –     –         63%, 2.0 KiB/s  credentials are refused; 2 dead letters
+LINK    PHASE         LAG   HEADROOM  RATE             NEEDS
+orders  replicating   1.1s  23h59m    1,234 records/s  –
+events  initial load  –     –         63%, 2.0 KiB/s   credentials are refused; 2 dead letters
 events: turn the stream on";
         assert_eq!(text, expected);
     }

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::model::{ShardId, WallTime};
 use crate::stream::Counts;
 use crate::telemetry::lag::{CheckpointMark, LinkLag, ShardLag, Watermarks};
+use crate::telemetry::rate::Rate;
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{DifferenceKind, DifferenceState, LinkMetrics, Operation, Phase, Side, Stage};
 use crate::verify::VerifyReport;
@@ -65,6 +66,8 @@ pub(crate) struct Snapshot {
     pub(crate) now: WallTime,
     pub(crate) load: LoadProgress,
     pub(crate) totals: Totals,
+    /// Records of the stream that were settled per second of late.
+    pub(crate) records_per_second: Option<f64>,
     pub(crate) counts: Counts,
     pub(crate) books: BookStatus,
     pub(crate) is_target_throttled: bool,
@@ -83,6 +86,7 @@ struct State {
     load_started: Option<Instant>,
     is_loading: bool,
     totals: Totals,
+    settled: Rate,
     counts: Counts,
     books: BookStatus,
     is_target_throttled: bool,
@@ -97,6 +101,7 @@ pub(crate) struct Board {
     metrics: LinkMetrics,
     context: Context,
     books: watch::Sender<BookStatus>,
+    began: Instant,
 }
 
 impl Board {
@@ -111,6 +116,7 @@ impl Board {
             load_started: None,
             is_loading: false,
             totals: Totals::default(),
+            settled: Rate::default(),
             counts: Counts::default(),
             books: BookStatus::default(),
             is_target_throttled: false,
@@ -118,7 +124,13 @@ impl Board {
             denied: HashSet::new(),
         };
         metrics.phase(Phase::Starting);
-        Self { state: Mutex::new(state), metrics, context, books: watch::Sender::new(BookStatus::default()) }
+        Self {
+            state: Mutex::new(state),
+            metrics,
+            context,
+            books: watch::Sender::new(BookStatus::default()),
+            began: Instant::now(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -235,6 +247,8 @@ impl Board {
         }
         self.metrics.retention_deadline(Some(retention_deadline));
         self.metrics.shard_skew(state.lag.shard_skew());
+        let settled = state.totals.applied + state.totals.superseded + state.totals.filtered;
+        state.settled.observe(self.began.elapsed(), settled);
         let mut load = state.load.clone();
         load.elapsed = state.load_started.map_or(Duration::ZERO, |at| at.elapsed());
         Snapshot {
@@ -244,6 +258,7 @@ impl Board {
             now: state.skew.corrected(self.context.now()),
             load,
             totals: state.totals,
+            records_per_second: state.settled.per_second(),
             counts: state.counts,
             books: state.books.clone(),
             is_target_throttled: state.is_target_throttled,

@@ -62,6 +62,8 @@ pub(crate) struct Running {
     pub(crate) keeper: Keeper,
     pub(crate) ends: Ends,
     pub(crate) owns_target: bool,
+    /// What the service says that the source holds.
+    pub(crate) source_items: u64,
     pub(crate) verify: VerifySettings,
 }
 
@@ -165,6 +167,7 @@ impl Link {
             keeper: replica.keeper().clone(),
             ends: prepared.ends.clone(),
             owns_target: row.owns_target,
+            source_items: prepared.source.item_count,
             verify: running_verify,
         };
         let stop_replica = stop.child_token();

@@ -6,6 +6,7 @@ mod dead_letters;
 mod migrate;
 mod status;
 mod verify;
+mod verifying;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,7 @@ use crate::telemetry::{Metrics, Mode};
 pub use dead_letters::DeadLetter;
 pub use migrate::MigrateReport;
 pub use verify::VerifyOptions;
+use verifying::Verifying;
 
 /// First and longest wait before a failed link is opened again, where there are others.
 const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -42,6 +44,7 @@ pub struct Program {
     metrics: Metrics,
     heartbeats: Heartbeats,
     boards: Mutex<BTreeMap<String, BoardSlot>>,
+    verifying: Arc<Verifying>,
 }
 
 impl Program {
@@ -58,6 +61,7 @@ impl Program {
             metrics: Metrics::new(),
             heartbeats: Heartbeats::new(),
             boards: Mutex::default(),
+            verifying: Arc::default(),
         }
     }
 

@@ -11,6 +11,7 @@ mod labels;
 pub mod lag;
 mod metrics;
 mod process;
+pub(crate) mod rate;
 pub mod skew;
 pub mod status;
 mod table;

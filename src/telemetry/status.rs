@@ -53,8 +53,12 @@ pub struct LinkStatus {
     pub retention_deadline: Option<WallTime>,
     /// The time left until then; 0 when it is over.
     pub headroom_seconds: Option<f64>,
+    /// Records of the stream that were settled per second of late; `null` while not known.
+    pub records_per_second: Option<f64>,
     /// The initial load; `null` for a link without one.
     pub load: Option<LoadStatus>,
+    /// The comparison that is under way; `null`: there is none.
+    pub verify: Option<VerifyStatus>,
     /// Unfinished shards by state.
     #[serde(serialize_with = "by_state")]
     pub shards: Vec<(ShardState, u64)>,
@@ -82,7 +86,9 @@ impl LinkStatus {
             lag_known: false,
             retention_deadline: None,
             headroom_seconds: None,
+            records_per_second: None,
             load: None,
+            verify: None,
             shards: ShardState::ALL.iter().map(|&state| (state, 0)).collect(),
             gaps: Vec::new(),
             dead_letters: 0,
@@ -149,6 +155,25 @@ impl LoadStatus {
     }
 }
 
+/// A comparison of both tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct VerifyStatus {
+    /// Items read at the source so far.
+    pub source_items: u64,
+    /// Items read at the target so far.
+    pub target_items: u64,
+    /// What the source held by the service's last count (about every six hours): an estimate.
+    pub expected_items: Option<u64>,
+    /// Segments read to their end on both sides.
+    pub segments_done: u64,
+    /// Segments in all.
+    pub segments: u64,
+    /// Keys that the scans saw differ, and that are looked at again.
+    pub suspects: u64,
+    /// Differences found so far, those that are repaired by now not counted.
+    pub differences: u64,
+}
+
 /// An open gap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GapStatus {
@@ -197,7 +222,7 @@ mod tests {
                 "link": "orders", "phase": "starting",
                 "watermark": {"read": null, "applied": null, "checkpointed": null},
                 "lag_seconds": null, "lag_known": false, "retention_deadline": null, "headroom_seconds": null,
-                "load": null, "shards": {"open": 0, "waiting_parent": 0, "closed_pending": 0}, "gaps": [],
+                "records_per_second": null, "load": null, "verify": null, "shards": {"open": 0, "waiting_parent": 0, "closed_pending": 0}, "gaps": [],
                 "dead_letters": 0, "in_doubt": 0, "throttle": null, "needs": [],
             }],
         });

@@ -1,15 +1,17 @@
 //! What a bar says. Pure.
 
-use crate::cli::format::{bytes, count, load_percent, rate, span};
-use crate::telemetry::status::{LinkStatus, LoadStatus};
+use crate::cli::format::{bytes, count, counted, load_percent, rate, span, verify_percent};
+use crate::telemetry::status::{LinkStatus, LoadStatus, VerifyStatus};
 use crate::telemetry::{Label as _, Phase};
 
 const CELLS: u64 = 20;
 
 /// One link on one line; `width`: of the longest name.
 pub(super) fn line(link: &LinkStatus, items_per_second: Option<f64>, width: usize) -> String {
-    let mut parts = vec![format!("{:width$}  {:12}", link.link, link.phase.as_str().replace('_', " "))];
+    let phase = if link.verify.is_some() { "verifying".to_owned() } else { link.phase.as_str().replace('_', " ") };
+    let mut parts = vec![format!("{:width$}  {phase:12}", link.link)];
     match &link.load {
+        _ if link.verify.is_some() => parts.extend(link.verify.as_ref().map(verify_text)),
         Some(load) if link.phase == Phase::InitialLoad => parts.push(load_text(load, items_per_second)),
         _ => parts.extend(link.lag_seconds.map(|lag| format!("lag {}", span(lag)))),
     }
@@ -17,10 +19,10 @@ pub(super) fn line(link: &LinkStatus, items_per_second: Option<f64>, width: usiz
         parts.push(format!("slowed: {}", reason.as_str().replace('_', " ")));
     }
     if !link.gaps.is_empty() {
-        parts.push(format!("{} open", crate::cli::format::counted(link.gaps.len() as u64, "gap")));
+        parts.push(format!("{} open", counted(link.gaps.len() as u64, "gap")));
     }
     if link.in_doubt > 0 {
-        parts.push(format!("{} in doubt", crate::cli::format::counted(link.in_doubt, "key")));
+        parts.push(format!("{} in doubt", counted(link.in_doubt, "key")));
     }
     parts.extend(link.headroom_seconds.map(|left| format!("loses data in {}", span(left))));
     parts.extend(link.needs.first().map(|need| format!("needs you: {need}")));
@@ -50,6 +52,18 @@ fn load_text(load: &LoadStatus, items_per_second: Option<f64>) -> String {
     parts.join("  ")
 }
 
+fn verify_text(verify: &VerifyStatus) -> String {
+    let mut parts = Vec::new();
+    if let (Some(expected), Some(percent)) = (verify.expected_items, verify_percent(verify)) {
+        parts.push(format!("{} {percent:>4}", drawn(verify.source_items.min(expected), expected)));
+    }
+    parts.push(format!("{} items", count(verify.source_items)));
+    parts.push(format!("segments {}/{}", verify.segments_done, verify.segments));
+    let more = [(verify.suspects, "suspect"), (verify.differences, "difference")];
+    parts.extend(more.into_iter().filter(|(number, _)| *number > 0).map(|(number, noun)| counted(number, noun)));
+    parts.join("  ")
+}
+
 fn drawn(done: u64, all: u64) -> String {
     let full = u64::try_from(u128::from(done) * u128::from(CELLS) / u128::from(all.max(1))).unwrap_or(0);
     (0..CELLS).map(|cell| if cell < full { '█' } else { '░' }).collect()
@@ -57,7 +71,7 @@ fn drawn(done: u64, all: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lines::tests::{loading, replicating};
+    use super::super::lines::tests::{loading, replicating, verifying};
     use super::*;
     use crate::telemetry::ThrottleReason;
 
@@ -66,6 +80,14 @@ mod tests {
         let text = line(&loading(), Some(56_300.0), 6);
         let expected = "orders  initial load  ████████████░░░░░░░░  62%  27.9 GiB of 44.3 GiB  41,210,044 items  segments 40/64  \
                         56,300 items/s  ETA ~7m00s  loses data in 23h47m";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_comparison_shows_how_far_it_is_and_what_it_found() {
+        let text = line(&verifying(), None, 6);
+        let expected = "orders  verifying     ████████████░░░░░░░░  62%  41,210,044 items  segments 40/64  12 suspects  \
+                        3 differences";
         assert_eq!(text, expected);
     }
 

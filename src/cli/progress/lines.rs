@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cli::format::{load_percent, span};
+use crate::cli::format::{load_percent, span, verify_percent};
 use crate::model::WallTime;
-use crate::telemetry::status::{LinkStatus, Status};
+use crate::telemetry::status::{LinkStatus, Status, VerifyStatus};
 use crate::telemetry::{Label as _, Phase, ShardState};
 
 const FIRST_MINUTE: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ const MAX_LINKS: usize = 20;
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     told_at: Option<Duration>,
-    phases: BTreeMap<String, Phase>,
+    phases: BTreeMap<String, (Phase, bool)>,
     items: BTreeMap<String, (Duration, u64)>,
 }
 
@@ -46,11 +46,12 @@ impl Reporter {
         }
         let mut due = Vec::new();
         for (index, link) in status.links.iter().enumerate() {
-            let was = self.phases.insert(link.link.clone(), link.phase);
-            let has_changed = was != Some(link.phase);
+            let now = (link.phase, link.verify.is_some());
+            let was = self.phases.insert(link.link.clone(), now);
+            let has_changed = was != Some(now);
             if has_changed || (is_round && index < MAX_LINKS) {
                 let items_per_second = self.rate(link, elapsed);
-                let was = was.filter(|_| has_changed);
+                let was = was.map(|(phase, _)| phase).filter(|phase| *phase != link.phase);
                 due.push(Line { at: status.at, link: link.clone(), was, items_per_second });
             }
         }
@@ -97,17 +98,21 @@ impl Line {
 
     fn fields(&self) -> Vec<(&'static str, String)> {
         let link = &self.link;
-        let mut fields = vec![("link", link.link.clone()), ("phase", link.phase.to_string())];
+        let mut fields = vec![("link", link.link.clone()), ("phase", phase(link))];
         fields.extend(self.was.map(|phase| ("was", phase.to_string())));
-        if link.phase == Phase::InitialLoad {
+        if let Some(verify) = &link.verify {
+            fields.extend(verify_fields(verify));
+        } else if link.phase == Phase::InitialLoad {
             self.load_fields(&mut fields);
         } else {
             fields.push(("lag", link.lag_seconds.map_or_else(|| "unknown".to_owned(), span)));
             let open = link.shards.iter().find(|(state, _)| *state == ShardState::Open);
             fields.extend(open.map(|(_, shards)| ("shards", shards.to_string())));
         }
-        let throttled = link.throttle.map_or("false", |reason| reason.as_str());
-        fields.push(("throttled", throttled.to_owned()));
+        if link.phase != Phase::Starting {
+            let throttled = link.throttle.map_or("false", |reason| reason.as_str());
+            fields.push(("throttled", throttled.to_owned()));
+        }
         fields.extend(link.headroom_seconds.map(|left| ("headroom", span(left))));
         let counts =
             [("in_doubt", link.in_doubt), ("gaps", link.gaps.len() as u64), ("dead_letters", link.dead_letters)];
@@ -130,6 +135,21 @@ impl Line {
         fields.extend(self.items_per_second.map(|items| ("rate_items", format!("{items:.0}/s"))));
         fields.extend(load.eta_seconds.map(|left| ("eta", span(left))));
     }
+}
+
+/// What a link is at: a comparison beside a running link is told in its place.
+fn phase(link: &LinkStatus) -> String {
+    if link.verify.is_some() { "verifying".to_owned() } else { link.phase.to_string() }
+}
+
+fn verify_fields(verify: &VerifyStatus) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::new();
+    fields.extend(verify_percent(verify).map(|done| ("done", done)));
+    fields.push(("items", verify.source_items.to_string()));
+    fields.push(("segments", format!("{}/{}", verify.segments_done, verify.segments)));
+    fields.push(("suspects", verify.suspects.to_string()));
+    fields.push(("differences", verify.differences.to_string()));
+    fields
 }
 
 #[cfg(test)]
@@ -159,6 +179,20 @@ pub(super) mod tests {
         link
     }
 
+    pub(in crate::cli::progress) fn verifying() -> LinkStatus {
+        let mut link = LinkStatus::new("orders", Phase::Starting);
+        link.verify = Some(VerifyStatus {
+            source_items: 41_210_044,
+            target_items: 41_208_000,
+            expected_items: Some(66_000_000),
+            segments_done: 40,
+            segments: 64,
+            suspects: 12,
+            differences: 3,
+        });
+        link
+    }
+
     fn status(link: LinkStatus) -> Status {
         Status::new(WallTime::from_secs(1_763_000_000), vec![link])
     }
@@ -181,6 +215,22 @@ pub(super) mod tests {
         let lines = told(&mut reporter, 10, more);
         assert!(lines[0].contains(" WARN ") && lines[0].contains("rate_items=56300/s"), "{lines:?}");
         assert!(lines[0].contains("throttled=target_throttling"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_comparison_is_told_at_once_and_then_like_a_load() {
+        let mut reporter = Reporter::default();
+        told(&mut reporter, 0, replicating());
+        let compared = LinkStatus { phase: Phase::Replicating, ..verifying() };
+        assert_eq!(
+            told(&mut reporter, 1, compared.clone()),
+            ["2025-11-13T02:13:20.000Z INFO link=orders phase=verifying done=62% items=41210044 segments=40/64 \
+              suspects=12 differences=3 throttled=false"]
+        );
+        let seconds = (2..=70).filter(|&second| !told(&mut reporter, second, compared.clone()).is_empty());
+        assert_eq!(seconds.collect::<Vec<u64>>(), [10, 20, 30, 40, 50, 60]);
+        let alone = told(&mut Reporter::default(), 0, verifying());
+        assert!(alone[0].ends_with("suspects=12 differences=3"), "{alone:?}");
     }
 
     #[test]

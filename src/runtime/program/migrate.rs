@@ -7,7 +7,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Program;
-use super::verify::verify_running;
+use super::verify::{Comparison, verify_running};
+use super::verifying::Verifying;
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::link::{Companion, Running, applied_until_now};
@@ -47,10 +48,12 @@ impl Program {
             let link = self.link(config, &store);
             let report = Arc::new(Mutex::new(None));
             let (slot, context, link_name) = (Arc::clone(&report), self.context.clone(), name.clone());
+            let verifying = Arc::clone(&self.verifying);
             let companion: Companion<'_> = Box::new(move |running| {
                 let (slot, context, name) = (Arc::clone(&slot), context.clone(), link_name.clone());
+                let verifying = Arc::clone(&verifying);
                 Box::pin(async move {
-                    let found = finish_migration(&name, running, context).await?;
+                    let found = finish_migration(&name, running, context, &verifying).await?;
                     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
                     Ok(())
                 })
@@ -91,11 +94,18 @@ pub(super) async fn catch_up(name: &str, running: &Running) {
     }
 }
 
-async fn finish_migration(name: &str, running: Running, context: Context) -> Result<MigrateReport> {
+async fn finish_migration(
+    name: &str,
+    running: Running,
+    context: Context,
+    verifying: &Arc<Verifying>,
+) -> Result<MigrateReport> {
     catch_up(name, &running).await;
     applied_until_now(Arc::clone(&running.board)).await;
     tracing::info!(link = name, "caught up: comparing both tables");
-    let verification = verify_running(name, &running, context, false, false, None).await?;
+    let watching = verifying.begin(name, running.source_items);
+    let how = Comparison { repair: false, show_values: false, report: None, watching };
+    let verification = verify_running(name, &running, context, how).await?;
     // A write that was lost meanwhile may still land: the migration ends when it no longer can.
     catch_up(name, &running).await;
     let now = running.board.snapshot();

@@ -43,11 +43,21 @@ impl StatusSource for Watched {
     fn status(&self) -> Status {
         let slots: Vec<(String, BoardSlot)> =
             self.0.boards().iter().map(|(name, slot)| (name.clone(), Arc::clone(slot))).collect();
-        let links = slots.iter().map(|(name, slot)| match board_in(slot) {
-            Some(board) => live_link(name, &board.snapshot()),
-            None => LinkStatus::new(name, Phase::Starting),
+        let mut verifying = self.0.verifying.all();
+        let links = slots.iter().map(|(name, slot)| {
+            let link = match board_in(slot) {
+                Some(board) => live_link(name, &board.snapshot()),
+                None => LinkStatus::new(name, Phase::Starting),
+            };
+            LinkStatus { verify: verifying.remove(name), ..link }
         });
-        Status::new(self.0.context.now(), links.collect())
+        let mut links: Vec<LinkStatus> = links.collect();
+        // Tables that are compared while no link of this process copies them.
+        let alone = verifying.into_iter();
+        links.extend(
+            alone.map(|(name, now)| LinkStatus { verify: Some(now), ..LinkStatus::new(name, Phase::Starting) }),
+        );
+        Status::new(self.0.context.now(), links)
     }
 
     fn readiness(&self) -> Vec<LinkReadiness> {
@@ -91,6 +101,7 @@ fn board_in(slot: &BoardSlot) -> Option<Arc<Board>> {
 fn live_link(name: &str, now: &Snapshot) -> LinkStatus {
     let mut status = LinkStatus::new(name, now.phase);
     status.set_lag(now.watermarks, Some(now.retention_deadline), now.now);
+    status.records_per_second = now.records_per_second;
     status.load = now.load.plan.as_ref().map(|plan| {
         let running = now.load.elapsed.as_secs_f64();
         let mut load = LoadStatus {

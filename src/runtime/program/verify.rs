@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Program;
 use super::migrate::{CAUGHT_UP, catch_up};
+use super::verifying::Watching;
 use crate::checkpoint::StateStore;
 use crate::config::LinkConfig;
 use crate::context::Context;
@@ -76,6 +77,7 @@ impl Program {
             let repairs = Arc::new(DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() });
             let owns_target = config.target_exclusive.unwrap_or(false);
             let settings = verify_settings(&config, &prepared, owns_target, Patience::COMMAND);
+            let watching = self.verifying.begin(&config.name, prepared.source.item_count);
             let job = VerifyJob {
                 source: Arc::clone(&prepared.ends.source),
                 target: Arc::clone(&prepared.ends.target_reader),
@@ -84,7 +86,7 @@ impl Program {
                 settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
                 repairer: store.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
                 report: out,
-                progress: None,
+                progress: Some(watching.progress()),
             };
             return verify::run(job).await.map_err(|error| cannot_verify(&config.name, error));
         };
@@ -93,12 +95,16 @@ impl Program {
         let report = Arc::new(Mutex::new(None));
         let out = Arc::new(Mutex::new(out));
         let (slot, context, name) = (Arc::clone(&report), self.context.clone(), config.name.clone());
+        let verifying = Arc::clone(&self.verifying);
         let companion: Companion<'_> = Box::new(move |running| {
             let (slot, context, name, out) = (Arc::clone(&slot), context.clone(), name.clone(), Arc::clone(&out));
+            let verifying = Arc::clone(&verifying);
             Box::pin(async move {
                 catch_up(&name, &running).await;
-                let out = out.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let found = verify_running(&name, &running, context, true, show_values, out).await?;
+                let report = out.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let watching = verifying.begin(&name, running.source_items);
+                let how = Comparison { repair: true, show_values, report, watching };
+                let found = verify_running(&name, &running, context, how).await?;
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
                 Ok(())
             })
@@ -109,14 +115,21 @@ impl Program {
     }
 }
 
+/// How the tables of a link that runs are compared.
+pub(super) struct Comparison {
+    pub(super) repair: bool,
+    pub(super) show_values: bool,
+    pub(super) report: Option<Box<dyn Write + Send>>,
+    pub(super) watching: Watching,
+}
+
 pub(super) async fn verify_running(
     name: &str,
     running: &Running,
     context: Context,
-    repair: bool,
-    show_values: bool,
-    report: Option<Box<dyn Write + Send>>,
+    how: Comparison,
 ) -> Result<VerifyReport> {
+    let Comparison { repair, show_values, report, watching } = how;
     let board = Arc::clone(&running.board);
     let settle = Settle::Until(Arc::new(move || Box::pin(applied_until_now(Arc::clone(&board)))));
     let repairer = repair.then(|| Arc::new(KeeperRepairs(running.keeper.clone())) as Arc<dyn verify::Repairer>);
@@ -128,7 +141,7 @@ pub(super) async fn verify_running(
         settle,
         repairer,
         report,
-        progress: None,
+        progress: Some(watching.progress()),
     };
     let found = verify::run(job).await.map_err(|error| cannot_verify(name, error))?;
     running.board.verified(&found);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::prepare::Prepared;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::book::Book;
-use crate::checkpoint::rows::{GapRow, LinkRow, LoadPlan, SegmentRow, ShardRow, ShardStatus, Stage};
+use crate::checkpoint::rows::{GapRow, LinkIdentity, LinkRow, LoadPlan, SegmentRow, ShardRow, ShardStatus, Stage};
 use crate::config::{LinkConfig, LoadMethod, Segments, StreamStart};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
@@ -102,25 +102,7 @@ pub(crate) fn resume(
     row: LinkRow,
     now: WallTime,
 ) -> Result<Opened> {
-    let (known, found) = (&row.identity, &prepared.identity);
-    if known.source != found.source || known.target != found.target || known.keys != found.keys {
-        return Err(Error::new(
-            Exit::Precondition,
-            format!("the state of link `{}` belongs to other tables", link.name),
-        )
-        .hint(format!(
-            "it copies {} to {}; rename the link, or use another state for these tables",
-            known.source, known.target
-        )));
-    }
-    if known.target_id != found.target_id {
-        return Err(Error::new(Exit::Precondition, format!("the target table of link `{}` was made anew", link.name))
-            .hint("it lacks what was copied before: load again with a fresh state, into an empty target"));
-    }
-    if known.source_id != found.source_id {
-        return Err(Error::new(Exit::Lost, format!("the source table of link `{}` was made anew", link.name))
-            .hint("its history is another one: load again with a fresh state, into an empty target"));
-    }
+    check_tables(&link.name, &row.identity, &prepared.identity)?;
     let rows = state.shards.iter().map(|row| LineageRow {
         id: row.id.clone(),
         parent: row.parent.clone(),
@@ -142,6 +124,26 @@ pub(crate) fn resume(
         book.confirm(&row.id, now).map_err(|error| Error::new(Exit::Unexpected, "open the books").because(error))?;
     }
     Ok(Opened { book, lineage, resumed: true })
+}
+
+/// Refuses state that belongs to other tables than those that are there now.
+pub(crate) fn check_tables(link: &str, known: &LinkIdentity, found: &LinkIdentity) -> Result<()> {
+    if known.source != found.source || known.target != found.target || known.keys != found.keys {
+        return Err(Error::new(Exit::Precondition, format!("the state of link `{link}` belongs to other tables"))
+            .hint(format!(
+                "it copies {} to {}; rename the link, or use another state for these tables",
+                known.source, known.target
+            )));
+    }
+    if known.target_id != found.target_id {
+        return Err(Error::new(Exit::Precondition, format!("the target table of link `{link}` was made anew"))
+            .hint("it lacks what was copied before: load again with a fresh state, into an empty target"));
+    }
+    if known.source_id != found.source_id {
+        return Err(Error::new(Exit::Lost, format!("the source table of link `{link}` was made anew"))
+            .hint("its history is another one: load again with a fresh state, into an empty target"));
+    }
+    Ok(())
 }
 
 /// The books of a link whose stream was replaced: everything written in between is in no stream.

@@ -7,7 +7,7 @@ use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{REGION, SOURCE, TARGET, World, failed};
+use crate::world::{ORDERS, REGION, SOURCE, TARGET, World, failed};
 
 fn seeded(seed: u64) -> Options {
     Options { seed, ..Options::default() }
@@ -173,6 +173,24 @@ async fn items_that_the_target_refuses_are_set_aside_listed_and_replayed() {
     let service = world.serve("");
     service.until_equal(&world).await;
     service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_not_replayed_from_a_source_that_was_made_anew() {
+    let world = world_with_poison(96);
+    world.put(1, 0, "x");
+    let config = || world.config("apply.on_rejected = \"dead_letter\"");
+    let service = world.serve("apply.on_rejected = \"dead_letter\"");
+    service.until_equal(&world).await;
+    poison(&world, 1);
+    service.until("one is set aside", || service.status().dead_letters > 0).await;
+    service.stop().await.unwrap();
+    let copy = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
+    world.call(SOURCE, "DeleteTable", r#"{"TableName":"orders"}"#);
+    world.call(SOURCE, "CreateTable", ORDERS);
+    let retried = Box::pin(world.program(config(), Mode::Oneshot).retry_dead_letters(&[])).await;
+    assert_eq!(failed(retried).0, Exit::Lost);
+    assert_eq!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap(), copy);
 }
 
 #[tokio::test(start_paused = true)]

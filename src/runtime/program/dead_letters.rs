@@ -7,6 +7,7 @@ use crate::checkpoint::rows::{DeadLetterRow, DoubtRow};
 use crate::checkpoint::{StateStore, StateWrite};
 use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
+use crate::runtime::open::check_tables;
 use crate::runtime::prepare::{Accounts, Needs, prepare};
 use crate::runtime::repair::DirectRepairs;
 
@@ -46,7 +47,7 @@ impl Program {
     /// letters are gone; those that the target refuses again stay.
     ///
     /// # Errors
-    /// A side that cannot be reached; state that a process holds.
+    /// A side that cannot be reached; tables that were made anew; state that a process holds.
     pub async fn retry_dead_letters(self: &Arc<Self>, links: &[String]) -> Result<u64> {
         let configs = self.chosen(links).await?;
         let store = self.open_store()?;
@@ -59,7 +60,10 @@ impl Program {
             let clients = self.clients(&config);
             let accounts = Accounts::connect(&config, &clients, None).await?;
             let prepared = prepare(&config, accounts, &self.context, Needs { stream: false, target: true }).await?;
-            let (fence, _) = store.take(&config.name, self.context.worker()).await?;
+            let (fence, state) = store.take(&config.name, self.context.worker()).await?;
+            if let Some(row) = &state.link {
+                check_tables(&config.name, &row.identity, &prepared.identity)?;
+            }
             let codec = KeyCodec::new(&prepared.identity.keys);
             let repairs = DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() };
             for letter in letters {

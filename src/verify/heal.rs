@@ -133,7 +133,7 @@ impl Healing {
             repairs,
             reads: settings.reads.max(1),
             max_held: settings.max_suspects.max(1),
-            writer: report.map(|out| ReportWriter::new(out, settings.show_values)),
+            writer: report.map(|out| ReportWriter::new(out, settings)),
             report: HealReport::default(),
             to_sync: Vec::new(),
             reading: 0,

@@ -172,6 +172,8 @@ pub struct VerifySettings {
     pub owns_target: bool,
     /// Whether the report shows items, not just keys.
     pub show_values: bool,
+    /// The link that each line of the report names, for a report of several.
+    pub link: Option<String>,
     /// For how long refused credentials are borne.
     pub patience: Patience,
 }
@@ -192,6 +194,7 @@ impl Default for VerifySettings {
             ttl_attribute: None,
             owns_target: false,
             show_values: false,
+            link: None,
             patience: Patience::COMMAND,
         }
     }
@@ -267,7 +270,7 @@ pub async fn run(job: VerifyJob) -> Result<VerifyReport, VerifyError> {
         settle,
         context,
         repairer.map(|repairer| Repairs::new(repairer, settings.owns_target)),
-        Tally::new(report.map(|out| ReportWriter::new(out, settings.show_values))),
+        Tally::new(report.map(|out| ReportWriter::new(out, &settings))),
     );
     let has_enough = |confirm: &Confirm| settings.stop_after.is_some_and(|most| confirm.findings() >= most);
     let mut complete = true;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::compare::CompareCounts;
 use super::confirm::{Confirm, Look};
-use super::{Kind, VerifyError};
+use super::{Kind, VerifyError, VerifySettings};
 use crate::model::{Key, RawItem, WallTime};
 
 /// Counts by kind.
@@ -139,6 +139,8 @@ pub(crate) struct Difference<'a> {
 /// One line. `kind`, `state`, `key`, `first_seen` are always there.
 #[derive(Serialize)]
 struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<&'a str>,
     kind: Kind,
     state: State,
     key: &'a RawValue,
@@ -155,11 +157,12 @@ struct Line<'a> {
 pub(crate) struct ReportWriter {
     out: Box<dyn Write + Send>,
     show_values: bool,
+    link: Option<String>,
 }
 
 impl ReportWriter {
-    pub(crate) const fn new(out: Box<dyn Write + Send>, show_values: bool) -> Self {
-        Self { out, show_values }
+    pub(crate) fn new(out: Box<dyn Write + Send>, settings: &VerifySettings) -> Self {
+        Self { out, show_values: settings.show_values, link: settings.link.clone() }
     }
 
     pub(crate) fn write(&mut self, difference: &Difference<'_>) -> Result<(), VerifyError> {
@@ -169,6 +172,7 @@ impl ReportWriter {
         let target = shown(images.and_then(Look::target_item))?;
         let key = raw(&difference.key.json)?;
         let line = Line {
+            link: self.link.as_deref(),
             kind: difference.kind,
             state: difference.state,
             key: &key,

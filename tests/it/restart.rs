@@ -1,8 +1,10 @@
 //! Stopped or killed at any moment, and run again: nothing is lost, little is repeated.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dynaferry::error::Exit;
+use dynaferry::runtime::VerifyOptions;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
@@ -247,7 +249,6 @@ fn tamper(world: &World) {
 
 #[tokio::test(start_paused = true)]
 async fn verify_finds_what_was_tampered_with_and_repair_mends_it() {
-    use dynaferry::runtime::VerifyOptions;
     for (exclusive, left) in [("", 0), ("target.exclusive = false", 1)] {
         let world = World::paused(seeded(145));
         fill(&world, 50);
@@ -275,7 +276,6 @@ async fn verify_finds_what_was_tampered_with_and_repair_mends_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_verification_under_writes_calls_nothing_different_that_is_only_under_way() {
-    use dynaferry::runtime::VerifyOptions;
     let world = World::paused(seeded(146));
     fill(&world, 200);
     let service = world.serve("");
@@ -296,4 +296,86 @@ async fn a_verification_under_writes_calls_nothing_different_that_is_only_under_
     };
     assert_eq!(report.differences.confirmed.total(), 0, "{report:?}");
     assert_eq!(report.differences.repaired.total(), 0, "{report:?}");
+}
+
+/// Takes the report of a verification.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_report_tells_the_differences_of_all_links_and_names_them() {
+    let world = World::paused(seeded(147));
+    fill(&world, 20);
+    let two = "source.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
+               [link.second]\nsource.table = \"orders\"\ntarget.table = \"second\"\ntarget.create = true";
+    world.migrate(two).await.unwrap();
+    world.delete_at(TARGET, "orders-copy", 3, 0);
+    world.delete_at(TARGET, "second", 5, 0);
+    let (lines, program) = (Lines::default(), world.program(world.config(two), Mode::Oneshot));
+    let options = VerifyOptions { report: Some(Box::new(lines.clone())), ..VerifyOptions::default() };
+    Box::pin(program.verify(options, CancellationToken::new())).await.unwrap();
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let found: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<_> = found.iter().map(|line| (line["link"].as_str(), line["key"]["pk"]["S"].as_str())).collect();
+    assert_eq!(found, [(Some("orders"), Some("p3")), (Some("second"), Some("p5"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_comparison_tells_how_far_it_is_while_it_runs() {
+    let world = World::paused(Options { max_page_bytes: 150, ..seeded(148) });
+    fill(&world, 100);
+    world.migrate("").await.unwrap();
+    world.delete_at(TARGET, "orders-copy", 3, 0);
+    world.faults(vec![FaultRule::new("Scan", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_millis(500)))]);
+    let program = world.program(world.config(""), Mode::Oneshot);
+    let status = || program.status_source().status().links.into_iter().find_map(|link| link.verify);
+    let mut verify = Box::pin(program.verify(VerifyOptions::default(), CancellationToken::new()));
+    let mut told = Vec::new();
+    loop {
+        tokio::select! {
+            found = &mut verify => break drop(found.unwrap()),
+            () = tokio::time::sleep(Duration::from_secs(1)) => told.extend(status()),
+        }
+    }
+    let items: Vec<u64> = told.iter().map(|now| now.source_items).collect();
+    assert!(items.len() > 3 && items.is_sorted() && items[0] < 100, "{items:?}");
+    assert_eq!(told.last().map(|now| (now.source_items, now.segments_done == now.segments)), Some((100, true)));
+    assert!(told.iter().any(|now| now.suspects > 0));
+    assert_eq!(status(), None, "and nothing afterwards");
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_tells_the_streams_rate_and_the_metrics_every_session() {
+    let world = World::paused(seeded(149));
+    fill(&world, 10);
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    for n in 0..150 {
+        world.put(n % 10, 0, &format!("{n}"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let rate = service.status().records_per_second.unwrap();
+    assert!((rate - 10.0).abs() < 3.0, "{rate} records/s");
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(service.status().records_per_second, Some(0.0));
+    for side in ["side=\"source\"", "side=\"target\""] {
+        let sessions = |result| service.metric("dynaferry_requests_total", &["op=\"AssumeRole\"", side, result]);
+        assert!((sessions("result=\"ok\"") - 1.0).abs() < f64::EPSILON, "the first one, too");
+    }
+    tokio::time::sleep(HOUR).await;
+    world.put(1, 0, "an hour later");
+    service.until_equal(&world).await;
+    let renewed = service.metric("dynaferry_requests_total", &["op=\"AssumeRole\"", "result=\"ok\""]);
+    assert!(renewed >= 4.0, "{renewed} sessions");
+    service.stop().await.unwrap();
 }

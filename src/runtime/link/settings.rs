@@ -107,6 +107,7 @@ pub(crate) fn verify_settings(
         target_rate: Some(read_units(config.verify.rate, &prepared.target)),
         owns_target,
         patience,
+        link: Some(config.name.clone()),
         ..VerifySettings::default()
     }
 }

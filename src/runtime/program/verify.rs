@@ -43,11 +43,11 @@ impl Program {
     ) -> Result<Vec<(String, VerifyReport)>> {
         let links = self.chosen(&options.links).await?;
         let store = if options.repair { Some(self.open_store()?) } else { None };
-        let mut out = options.report;
+        let out = options.report.map(|out| SharedReport(Arc::new(Mutex::new(out))));
         let mut reports = Vec::new();
         for config in links {
             let name = config.name.clone();
-            let one = self.verify_one(config, store.as_ref(), options.show_values, out.take());
+            let one = self.verify_one(config, store.as_ref(), options.show_values, out.clone());
             let report = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
@@ -63,7 +63,7 @@ impl Program {
         config: LinkConfig,
         store: Option<&Arc<dyn StateStore>>,
         show_values: bool,
-        out: Option<Box<dyn Write + Send>>,
+        out: Option<SharedReport>,
     ) -> Result<VerifyReport> {
         let clients = self.clients(&config);
         let accounts = Accounts::connect(&config, &clients, None).await?;
@@ -85,7 +85,7 @@ impl Program {
                 context: self.context.clone(),
                 settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
                 repairer: store.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
-                report: out,
+                report: out.map(SharedReport::boxed),
                 progress: Some(watching.progress()),
             };
             return verify::run(job).await.map_err(|error| cannot_verify(&config.name, error));
@@ -93,15 +93,14 @@ impl Program {
         // Repairs run inside the link's lanes, so the link runs while they are made.
         let link = self.link(config.clone(), store);
         let report = Arc::new(Mutex::new(None));
-        let out = Arc::new(Mutex::new(out));
         let (slot, context, name) = (Arc::clone(&report), self.context.clone(), config.name.clone());
         let verifying = Arc::clone(&self.verifying);
         let companion: Companion<'_> = Box::new(move |running| {
-            let (slot, context, name, out) = (Arc::clone(&slot), context.clone(), name.clone(), Arc::clone(&out));
+            let (slot, context, name, out) = (Arc::clone(&slot), context.clone(), name.clone(), out.clone());
             let verifying = Arc::clone(&verifying);
             Box::pin(async move {
                 catch_up(&name, &running).await;
-                let report = out.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let report = out.map(SharedReport::boxed);
                 let watching = verifying.begin(&name, running.source_items);
                 let how = Comparison { repair: true, show_values, report, watching };
                 let found = verify_running(&name, &running, context, how).await?;
@@ -112,6 +111,26 @@ impl Program {
         Box::pin(link.run(Some(companion), CancellationToken::new())).await?;
         let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
         found.ok_or_else(|| Error::new(Exit::Unexpected, "the comparison did not finish"))
+    }
+}
+
+/// One report for the comparisons of all links, which are made one after the other; each of its lines names its link.
+#[derive(Clone)]
+struct SharedReport(Arc<Mutex<Box<dyn Write + Send>>>);
+
+impl SharedReport {
+    fn boxed(self) -> Box<dyn Write + Send> {
+        Box::new(self)
+    }
+}
+
+impl Write for SharedReport {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
     }
 }
 

@@ -3,25 +3,25 @@
 //! Every check names what is wrong, where, and what mends it. The only writes here are those that the user switched on:
 //! `stream.enable` and `target.create`.
 
+mod accounts;
+mod capacity;
+mod target;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::replica::Ends;
 use super::ttl::KeepExpired;
-use crate::aws::{self, Account, Clients, Identity, Observer, Side};
+use crate::aws;
 use crate::checkpoint::rows::LinkIdentity;
-use crate::config::{Capacity, LinkConfig, TableRef, TtlDeletes};
+use crate::config::{LinkConfig, TtlDeletes};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::load::{ScanRequest, TableReader};
-use crate::model::{Billing, KeyAttribute, KeyKind, TableDescription, TableStatus, ViewType};
-use crate::retry::{Attempts, Patience, Verdict};
+use crate::model::{KeyAttribute, KeyKind, TableDescription, ViewType};
 
-/// For how long calls that fail at the start are tried again, unless they are throttled.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-
-/// What an on-demand table serves where nothing else is known, per table and Region. Source: Service quotas, DynamoDB.
-const DEFAULT_QUOTA: u64 = 40_000;
+pub(crate) use accounts::{Accounts, patiently};
+pub(crate) use capacity::{read_units, write_units};
+use target::target_of;
 
 /// Both sides of a link, known and checked.
 pub(crate) struct Prepared {
@@ -31,86 +31,6 @@ pub(crate) struct Prepared {
     pub(crate) source: TableDescription,
     pub(crate) target: TableDescription,
     pub(crate) accounts: Accounts,
-}
-
-/// The accounts of a link.
-#[derive(Clone)]
-pub(crate) struct Accounts {
-    pub(crate) source: Account,
-    pub(crate) target: Account,
-    source_table: TableRef,
-    target_table: TableRef,
-}
-
-impl Accounts {
-    /// Connects both sides and says who they are.
-    pub(crate) async fn connect(link: &LinkConfig, clients: &Clients, observer: Option<Observer>) -> Result<Self> {
-        let clients = Clients { observer, ..clients.clone() };
-        let source = Account::connect(&link.source, Side::Source, &clients).await?;
-        let target = Account::connect(&link.target, Side::Target, &clients).await?;
-        let context = &clients.context;
-        let source_table = introduce(&link.name, &source, &link.source_table, context).await?;
-        let target_table = introduce(&link.name, &target, &link.target_table, context).await?;
-        Ok(Self { source, target, source_table, target_table })
-    }
-
-    /// The source as it is now.
-    pub(crate) async fn describe_source(&self, context: &Context) -> Result<TableDescription, Failure> {
-        patiently(context, || self.source.describe(&self.source_table)).await
-    }
-}
-
-/// Prints who a side is. A table of that very account is asked for by name, as its owner would.
-async fn introduce(link: &str, account: &Account, table: &TableRef, context: &Context) -> Result<TableRef> {
-    let side = account.side().as_str();
-    match patiently(context, || account.identity()).await {
-        Ok(Identity { account: id, arn, region }) => {
-            tracing::info!(link, side, account = id, identity = arn, region, table = table.name(), "connected");
-            Ok(match table {
-                TableRef::Arn(arn) if arn.account == id && arn.region == region => TableRef::Name(arn.name.clone()),
-                other => other.clone(),
-            })
-        }
-        Err(failure) if failure.fault == Fault::Denied => {
-            Err(Error::new(Exit::Precondition, format!("get credentials for the {side} of link `{link}`"))
-                .hint(format!(
-                    "check the role, its trust policy and external id, or the {side}'s profile and environment"
-                ))
-                .because(failure))
-        }
-        Err(failure) => {
-            tracing::warn!(link, side, error = %failure, "the identity could not be asked for");
-            Ok(table.clone())
-        }
-    }
-}
-
-/// Tries a call again while its failure may pass, for a minute; while it is throttled, for ever.
-pub(crate) async fn patiently<T, F>(context: &Context, mut call: impl FnMut() -> F) -> Result<T, Failure>
-where
-    F: Future<Output = Result<T, Failure>>,
-{
-    let (mut attempts, started) = (Attempts::new(Patience::COMMAND), tokio::time::Instant::now());
-    loop {
-        let failure = match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(failure) => failure,
-        };
-        // Throttling passes, however long it takes; credentials are judged at once, before anybody waits for nothing.
-        let gives_up = failure.fault == Fault::Denied || (!failure.throttled && started.elapsed() >= START_PATIENCE);
-        match attempts.failed_with(&failure, started.elapsed(), context.draw()) {
-            Verdict::Again(wait) if !gives_up => {
-                tracing::warn!(error = %failure, "a call failed, trying again");
-                tokio::time::sleep(wait).await;
-            }
-            Verdict::Again(_) | Verdict::Stop => return Err(failure),
-        }
-    }
-}
-
-fn of_side(side: &str, link: &LinkConfig, what: &str) -> String {
-    let table = if side == "source" { &link.source_table } else { &link.target_table };
-    format!("{what} {side} table `{table}` of link `{}`", link.name)
 }
 
 /// What must be there already.
@@ -180,15 +100,6 @@ async fn keeping_expired(accounts: &Accounts, context: &Context, ends: Ends) -> 
     }
 }
 
-fn cannot_describe(side: &str, link: &LinkConfig, failure: Failure) -> Error {
-    let hint = match failure.fault {
-        Fault::Lost => format!("check the table's name, the account and the Region of the {side}"),
-        Fault::Denied => format!("allow dynamodb:DescribeTable on it to the {side}'s identity"),
-        _ => "try again".to_owned(),
-    };
-    Error::new(Exit::Precondition, of_side(side, link, "describe")).hint(hint).because(failure)
-}
-
 /// The stream must be on, or may be turned on.
 async fn with_stream(
     link: &LinkConfig,
@@ -215,91 +126,6 @@ async fn with_stream(
             .hint("allow dynamodb:UpdateTable on it, or turn the stream on yourself")
             .because(failure)
     })
-}
-
-async fn target_of(
-    link: &LinkConfig,
-    accounts: &Accounts,
-    context: &Context,
-    source: &TableDescription,
-    needs: Needs,
-) -> Result<TableDescription> {
-    match patiently(context, || accounts.target.describe(&accounts.target_table)).await {
-        Ok(target) => {
-            match target.status {
-                TableStatus::Active | TableStatus::Updating => Ok(target),
-                TableStatus::Creating => wait_for_target(accounts, link).await,
-                TableStatus::Other(ref status) => Err(Error::new(Exit::Precondition, of_side("target", link, "use"))
-                    .hint(format!("its status is {status}"))),
-            }
-        }
-        Err(failure) if failure.fault == Fault::Lost && needs.target => {
-            Err(Error::new(Exit::Precondition, of_side("target", link, "find"))
-                .hint("what was copied before is gone with it: load again with a fresh state")
-                .because(failure))
-        }
-        Err(failure) if failure.fault == Fault::Lost && link.target_create => {
-            create_target(link, accounts, context, source).await
-        }
-        Err(failure) if failure.fault == Fault::Lost => {
-            Err(Error::new(Exit::Precondition, of_side("target", link, "find"))
-                .hint("create it with the source's keys, or set `target.create = true`")
-                .because(failure))
-        }
-        Err(failure) => Err(cannot_describe("target", link, failure)),
-    }
-}
-
-async fn wait_for_target(accounts: &Accounts, link: &LinkConfig) -> Result<TableDescription> {
-    let active = accounts.target.wait_until_active(&accounts.target_table, aws::Patience::default()).await;
-    active.map_err(|failure| {
-        Error::new(Exit::Timeout, of_side("target", link, "wait for"))
-            .hint("run again when it is ACTIVE")
-            .because(failure)
-    })
-}
-
-fn is_there(failure: &Failure) -> bool {
-    failure.code.as_deref() == Some("ResourceInUseException")
-}
-
-async fn create_target(
-    link: &LinkConfig,
-    accounts: &Accounts,
-    context: &Context,
-    source: &TableDescription,
-) -> Result<TableDescription> {
-    let tags = match patiently(context, || accounts.source.list_tags(source)).await {
-        Ok(tags) => tags,
-        Err(failure) => {
-            tracing::warn!(link = link.name, error = %failure, "tags are not copied: they could not be read");
-            Vec::new()
-        }
-    };
-    tracing::info!(
-        link = link.name,
-        table = accounts.target_table.name(),
-        "creating the target, as `target.create` asks"
-    );
-    let name = accounts.target_table.name();
-    let create = || accounts.target.create_table(name, source, &tags, aws::Patience::default());
-    let created = match patiently(context, create).await {
-        // An attempt of ours may have made it although its answer was lost.
-        Err(failure) if is_there(&failure) => return wait_for_target(accounts, link).await,
-        created => created,
-    };
-    let created = created.map_err(|failure| {
-        Error::new(Exit::Precondition, of_side("target", link, "create"))
-            .hint("allow dynamodb:CreateTable, DescribeTable and TagResource on it, or create it yourself")
-            .because(failure)
-    })?;
-    for note in &created.notes {
-        tracing::warn!(link = link.name, what = note, "the target is not like the source");
-    }
-    if let Ok(Some(attribute)) = accounts.source.time_to_live(&accounts.source_table).await {
-        tracing::info!(link = link.name, attribute, "time to live is left off at the target until you turn it on");
-    }
-    Ok(created.description)
 }
 
 /// Keys in doubt are read at the source one by one, perhaps hours from now: whether that is allowed is seen now.
@@ -383,32 +209,16 @@ pub(crate) async fn is_empty(table: &Arc<dyn TableReader>, context: &Context) ->
     }
 }
 
-/// A share of a table's write capacity in units per second; `None`: only the service limits.
-pub(crate) fn write_units(capacity: Capacity, table: &TableDescription) -> f64 {
-    share(
-        capacity,
-        match table.billing {
-            Billing::Provisioned { write, .. } => write,
-            Billing::OnDemand { warm_write, max_write, .. } => max_write.or(warm_write).unwrap_or(DEFAULT_QUOTA),
-        },
-    )
+fn of_side(side: &str, link: &LinkConfig, what: &str) -> String {
+    let table = if side == "source" { &link.source_table } else { &link.target_table };
+    format!("{what} {side} table `{table}` of link `{}`", link.name)
 }
 
-/// A share of a table's read capacity in units per second.
-pub(crate) fn read_units(capacity: Capacity, table: &TableDescription) -> f64 {
-    share(
-        capacity,
-        match table.billing {
-            Billing::Provisioned { read, .. } => read,
-            Billing::OnDemand { warm_read, max_read, .. } => max_read.or(warm_read).unwrap_or(DEFAULT_QUOTA),
-        },
-    )
-}
-
-#[expect(clippy::cast_precision_loss, reason = "capacities are far below 2^53 units")]
-fn share(capacity: Capacity, whole: u64) -> f64 {
-    match capacity {
-        Capacity::Percent(percent) => whole as f64 * f64::from(percent) / 100.0,
-        Capacity::Units(units) => units as f64,
-    }
+fn cannot_describe(side: &str, link: &LinkConfig, failure: Failure) -> Error {
+    let hint = match failure.fault {
+        Fault::Lost => format!("check the table's name, the account and the Region of the {side}"),
+        Fault::Denied => format!("allow dynamodb:DescribeTable on it to the {side}'s identity"),
+        _ => "try again".to_owned(),
+    };
+    Error::new(Exit::Precondition, of_side(side, link, "describe")).hint(hint).because(failure)
 }

@@ -1,13 +1,19 @@
 //! How a process ends: drained, in time, with what it was told to say.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence};
+use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError, StoreResult};
 use dynaferry::error::Exit;
+use dynaferry::model::CanonicalKey;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
-use dynaferry::telemetry::Mode;
+use dynaferry::telemetry::{Mode, Phase};
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{ORDERS, REGION, SOURCE, TARGET, World, failed};
+use crate::world::{HOUR, ORDERS, Process, REGION, SOURCE, TARGET, World, failed};
 
 fn seeded(seed: u64) -> Options {
     Options { seed, ..Options::default() }
@@ -217,5 +223,91 @@ async fn permissions_that_a_command_lacks_end_it_with_what_to_allow() {
         assert_eq!(error.exit, Exit::Precondition, "{operation}: {error:?}");
         assert!(error.hint.is_some(), "{operation}: {error:?}");
         assert!(asked.elapsed() < Duration::from_secs(120), "{operation}: {:?}", asked.elapsed());
+    }
+}
+
+/// Refuses the writes of one link as breaking an invariant, from some time on.
+struct Refusing {
+    store: MemoryStore,
+    link: &'static str,
+    refuses: AtomicBool,
+}
+
+impl StateStore for Refusing {
+    fn place(&self) -> String {
+        self.store.place()
+    }
+
+    fn links(&self) -> BoxFuture<'_, StoreResult<Vec<String>>> {
+        self.store.links()
+    }
+
+    fn read<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<LinkState>> {
+        self.store.read(link)
+    }
+
+    fn take<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<(Fence, LinkState)>> {
+        self.store.take(link, owner)
+    }
+
+    fn commit<'a>(
+        &'a self,
+        link: &'a str,
+        fence: &'a Fence,
+        writes: Vec<StateWrite>,
+    ) -> BoxFuture<'a, StoreResult<()>> {
+        if link == self.link && self.refuses.load(Ordering::SeqCst) {
+            let (link, what) = (link.to_owned(), "a checkpoint would move back".to_owned());
+            return Box::pin(async { Err(StoreError::Invariant { link, what }) });
+        }
+        self.store.commit(link, fence, writes)
+    }
+
+    fn dead_letters<'a>(
+        &'a self,
+        link: &'a str,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, StoreResult<Vec<DeadLetterRow>>> {
+        self.store.dead_letters(link, after, limit)
+    }
+
+    fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>> {
+        self.store.doubt(link, key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_stops_its_link_for_good_with_code_1_and_no_other() {
+    let world = World::paused(seeded(97));
+    (0..20).for_each(|n| world.put(n, 0, "before"));
+    let two = "source.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
+               [link.second]\nsource.table = \"orders\"\ntarget.table = \"second\"\ntarget.create = true";
+    for (config, is_alone) in [("", true), (two, false)] {
+        let link = if is_alone { "orders" } else { "second" };
+        let store = Arc::new(Refusing { store: MemoryStore::new(), link, refuses: AtomicBool::new(false) });
+        let service = Process::start(world.program_over(world.config(config), Mode::Service, Arc::clone(&store) as _));
+        service.until_equal(&world).await;
+        service.until("both are loaded", || world.sandbox.snapshot(TARGET, REGION, "second").is_ok() || is_alone).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        store.refuses.store(true, Ordering::SeqCst);
+        world.put(1, 0, "after");
+        let ended = if is_alone {
+            service.end().await
+        } else {
+            let second = world.sandbox.snapshot(TARGET, REGION, "second").unwrap();
+            service.until_equal(&world).await;
+            tokio::time::sleep(HOUR).await;
+            world.put(2, 0, "an hour later");
+            service.until_equal(&world).await;
+            assert_eq!(world.sandbox.snapshot(TARGET, REGION, "second").unwrap(), second, "it is not opened again");
+            let phases = service.program.status_source().status().links;
+            assert_eq!(phases.iter().find(|now| now.link == "second").unwrap().phase, Phase::Failed);
+            service.stop().await
+        };
+        let (exit, text) = failed(ended);
+        assert_eq!(exit, Exit::Unexpected, "{text}");
+        assert!(text.contains(&format!("link `{link}` stopped: this is a bug, please report it")), "{text}");
+        world.call(TARGET, "DeleteTable", r#"{"TableName":"orders-copy"}"#);
     }
 }

@@ -202,13 +202,21 @@ external_id = "between-us"
     }
 
     pub(crate) fn program_in(&self, config: Config, mode: Mode, context: Context) -> Arc<Program> {
-        let key = AccessKey { id: OURS.to_owned(), secret: "secret".to_owned() };
-        let mut program =
-            Program::new(config, context, mode).with_http(self.sandbox.http_client()).with_access_key(key);
+        let mut program = self.program_of(config, mode, context);
         if let Some(store) = &self.store {
             program = program.with_store(Arc::clone(store) as _);
         }
         Arc::new(program)
+    }
+
+    /// A new process with its state in another place.
+    pub(crate) fn program_over(&self, config: Config, mode: Mode, store: Arc<dyn StateStore>) -> Arc<Program> {
+        Arc::new(self.program_of(config, mode, self.context()).with_store(store))
+    }
+
+    fn program_of(&self, config: Config, mode: Mode, context: Context) -> Program {
+        let key = AccessKey { id: OURS.to_owned(), secret: "secret".to_owned() };
+        Program::new(config, context, mode).with_http(self.sandbox.http_client()).with_access_key(key)
     }
 
     /// Runs a migration to its end in a process of its own.

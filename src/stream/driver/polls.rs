@@ -226,6 +226,7 @@ fn polled(page: &PageFacts) -> Polled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::WallTime;
 
     fn page(records: usize, bytes: usize, is_closed: bool) -> PageFacts {
         PageFacts { asked_at: WallTime::from_secs(0), records, bytes, is_closed, is_last: false }

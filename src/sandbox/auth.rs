@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::moment::Moment;
-use super::options::Options;
 use super::reply::{ApiError, xml_escape};
 use crate::model::WallTime;
 
@@ -85,11 +84,15 @@ impl Identities {
     }
 
     /// Who signed this request.
-    pub(super) fn caller(&self, headers: &HeaderMap, options: &Options, now: WallTime) -> Result<Caller, ApiError> {
+    pub(super) fn caller(&self, headers: &HeaderMap, moment: &Moment) -> Result<Caller, ApiError> {
+        let now = moment.now;
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let authorization = header("authorization").ok_or_else(|| {
             ApiError::new("MissingAuthenticationTokenException", "Request is missing Authentication Token")
         })?;
+        if moment.options.check_request_time {
+            check_request_time(header("x-amz-date").unwrap_or_default(), now)?;
+        }
         let scope = authorization
             .strip_prefix("AWS4-HMAC-SHA256")
             .and_then(|rest| rest.split("Credential=").nth(1))
@@ -112,19 +115,16 @@ impl Identities {
                 return Err(invalid());
             }
             if session.expires <= now {
-                return Err(ApiError::new(
-                    "ExpiredTokenException",
-                    "The security token included in the request is expired",
-                ));
+                return Err(ApiError::expired_token());
             }
             let (account, arn) = (session.account.clone(), session.arn.clone());
             return Ok(Caller { account, region, arn, from_session: true });
         }
         let account = match self.keys.get(key) {
             Some(account) => account.clone(),
-            None if options.require_known_keys || key.starts_with("ASIA") => return Err(invalid()),
+            None if moment.options.require_known_keys || key.starts_with("ASIA") => return Err(invalid()),
             None if is_account(key) => key.to_owned(),
-            None => options.default_account.clone(),
+            None => moment.options.default_account.clone(),
         };
         Ok(Caller::root(&account, &region))
     }
@@ -212,6 +212,33 @@ impl Identities {
         Ok(answer)
     }
 }
+
+/// How far a request's time may be off.
+const MAX_SKEW: Duration = Duration::from_secs(300);
+
+/// Refuses a request whose time, as `20240131T235959Z`, is too far from now.
+fn check_request_time(text: &str, now: WallTime) -> Result<(), ApiError> {
+    let form = |time: WallTime| {
+        jiff::Timestamp::from_millisecond(time.millis())
+            .map_or_else(|_| String::new(), |time| time.strftime("%Y%m%dT%H%M%SZ").to_string())
+    };
+    let signed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text)
+        .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC))
+        .map(|time| WallTime::from_secs(time.timestamp().as_second()))
+        .map_err(|_| ApiError::new("IncompleteSignatureException", "Date must be in ISO-8601 'basic format'"))?;
+    let (earliest, latest) = (now.minus(MAX_SKEW), now.plus(MAX_SKEW));
+    let message = if signed <= earliest {
+        format!("Signature expired: {text} is now earlier than {} ({} - 5 min.)", form(earliest), form(now))
+    } else if signed >= latest {
+        format!("Signature not yet current: {text} is still later than {} ({} + 5 min.)", form(latest), form(now))
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(SKEWED, message))
+}
+
+/// The error of a request whose time is off.
+pub(super) const SKEWED: &str = "InvalidSignatureException";
 
 /// Whether this is an account id: 12 digits.
 fn is_account(text: &str) -> bool {

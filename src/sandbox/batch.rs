@@ -8,11 +8,14 @@ use serde::Deserialize;
 
 use super::auth::Caller;
 use super::expression::Projection;
+use super::faults::FaultKind;
 use super::items::{Answer, Consumed};
+use super::knobs::Knob;
+use super::moment::Moment;
 use super::reply::ApiError;
 use super::table::{ItemKey, read_units};
 use super::value::{Stored, WireItem, item_json, read_item, write_string};
-use super::world::{Address, BatchFate, World, parse};
+use super::world::{Address, World, parse};
 
 /// Limits of the service (AWS facts 4.1).
 const MAX_WRITES: usize = 25;
@@ -62,20 +65,11 @@ struct TableWrites {
     writes: Vec<Write>,
 }
 
-pub(super) fn batch_write_item(
-    world: &mut World,
-    caller: &Caller,
-    body: &[u8],
-    fate: BatchFate,
-) -> Result<Bytes, ApiError> {
+pub(super) fn batch_write_item(world: &mut World, caller: &Caller, body: &[u8]) -> Result<Bytes, ApiError> {
     let request: BatchWrite = parse(body)?;
     let batches = check(world, caller, request.request_items)?;
     let total: usize = batches.iter().map(|batch| batch.writes.len()).sum();
-    let spared = match fate {
-        BatchFate::Whole => BTreeSet::new(),
-        BatchFate::Nothing => (0..total).collect(),
-        BatchFate::Subset => spare_some(total, &mut world.moment.rng),
-    };
+    let spared = spare(total, &mut world.moment);
     let mut unprocessed: BTreeMap<&str, Vec<&Write>> = BTreeMap::new();
     let mut capacity = Vec::new();
     let (mut index, mut done) = (0, 0);
@@ -87,21 +81,24 @@ pub(super) fn batch_write_item(
             let mut trial = consumed.clone();
             let old = place.table.items.get(&write.key).cloned();
             let units = trial.add_write(&place, old.as_deref(), write.new.as_deref(), 1.0);
-            let goes = !spared.contains(&index) && place.take_writes(units);
+            let is_spared = spared.contains(&index);
             index += 1;
-            if goes {
-                place.change(&write.key, write.new.clone(), false);
-                consumed = trial;
-                done += 1;
-            } else {
-                refusal.get_or_insert_with(|| place.over_capacity("Write"));
-                unprocessed.entry(&batch.name).or_default().push(write);
+            match if is_spared { None } else { Some(place.take_writes(write.key.hash, units)) } {
+                Some(Ok(())) => {
+                    place.change(&write.key, write.new.clone(), false);
+                    consumed = trial;
+                    done += 1;
+                }
+                not_done => {
+                    refusal = refusal.or(not_done.and_then(Result::err));
+                    unprocessed.entry(&batch.name).or_default().push(write);
+                }
             }
         }
         capacity.extend(consumed.json(request.return_consumed_capacity.as_deref()));
     }
     world.stats.writes += done;
-    if let Some(refusal) = refusal.filter(|_| done == 0 && fate == BatchFate::Whole) {
+    if let Some(refusal) = refusal.filter(|_| done == 0 && spared.is_empty()) {
         return Err(refusal);
     }
     let mut answer = Answer::default();
@@ -110,11 +107,22 @@ pub(super) fn batch_write_item(
     Ok(answer.into_body())
 }
 
-/// A random part of the batch, at least one of it, that is not to be done; of a batch of one, all.
-fn spare_some(total: usize, rng: &mut fastrand::Rng) -> BTreeSet<usize> {
-    let mut spared: BTreeSet<usize> = (0..total).filter(|_| rng.bool()).collect();
-    spared.insert(rng.usize(0..total.max(1)));
-    spared
+/// What of the batch the fault plan wants to come back: nothing, all, or a random part, at least one of it.
+fn spare(total: usize, moment: &mut Moment) -> BTreeSet<usize> {
+    match moment.twist {
+        Some(FaultKind::UnprocessedAll) => {
+            moment.fault(Knob::UnprocessedAll);
+            (0..total).collect()
+        }
+        Some(FaultKind::UnprocessedSubset) => {
+            moment.fault(Knob::UnprocessedSubset);
+            let rng = moment.knobs.chance(Knob::UnprocessedSubset);
+            let mut spared: BTreeSet<usize> = (0..total).filter(|_| rng.bool()).collect();
+            spared.insert(rng.usize(0..total.max(1)));
+            spared
+        }
+        _ => BTreeSet::new(),
+    }
 }
 
 fn write_unprocessed(unprocessed: &BTreeMap<&str, Vec<&Write>>, out: &mut Vec<u8>) {
@@ -157,7 +165,7 @@ fn check(
                 (Some(put), None) => {
                     let new = Stored::new(read_item(put.item)?);
                     let key = place.table.key_of_item(&new.attributes)?;
-                    place.table.check_item(&new)?;
+                    place.table.check_item(&new, place.moment)?;
                     bytes += new.size;
                     let json = [b"{\"PutRequest\":{\"Item\":".as_slice(), &new.json, b"}}"].concat();
                     Write { key, new: Some(new), json }
@@ -207,22 +215,13 @@ struct KeysAndAttributes {
     expression_attribute_names: BTreeMap<String, String>,
 }
 
-pub(super) fn batch_get_item(
-    world: &mut World,
-    caller: &Caller,
-    body: &[u8],
-    fate: BatchFate,
-) -> Result<Bytes, ApiError> {
+pub(super) fn batch_get_item(world: &mut World, caller: &Caller, body: &[u8]) -> Result<Bytes, ApiError> {
     let mut request: BatchGet = parse(body)?;
     let total: usize = request.request_items.values().map(|keys| keys.keys.len()).sum();
     if total == 0 || total > MAX_GETS {
         return Err(ApiError::validation("Too many items requested for the BatchGetItem call"));
     }
-    let spared = match fate {
-        BatchFate::Whole => BTreeSet::new(),
-        BatchFate::Nothing => (0..total).collect(),
-        BatchFate::Subset => spare_some(total, &mut world.moment.rng),
-    };
+    let spared = spare(total, &mut world.moment);
     let mut capacity = Vec::new();
     let (mut responses, mut unprocessed) = (Answer::default(), Answer::default());
     let (mut index, mut bytes) = (0, 0);
@@ -248,11 +247,14 @@ pub(super) fn batch_get_item(
             if !seen.insert(key.clone()) {
                 return Err(ApiError::validation("Provided list of item keys contains duplicates"));
             }
-            let found = place.table.items.get(&key).cloned();
+            let found = match place.stale_moment(asked.consistent_read) {
+                Some(then) => place.table.item_as_of(&key, then).cloned(),
+                None => place.table.items.get(&key).cloned(),
+            };
             let size = found.as_ref().map_or(0, |stored| stored.size);
             let units = read_units(size, asked.consistent_read);
             let fits = bytes + size <= MAX_BATCH_BYTES;
-            let goes = fits && !spared.contains(&index) && place.take_reads(units).is_ok();
+            let goes = fits && !spared.contains(&index) && place.take_reads(key.hash, units).is_ok();
             index += 1;
             if !goes {
                 left.push(item_json(&attributes));

@@ -1,6 +1,7 @@
 //! The control API: what a test or the demo does to the world besides sending requests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,12 +9,15 @@ use bytes::Bytes;
 use super::auth::{Caller, Trust};
 use super::events::EventObserver;
 use super::faults::Faults;
+use super::knobs::Knob;
 use super::moment::Moment;
+use super::options::Options;
 use super::reply::ApiError;
+use super::sequence::Sequence;
 use super::stream::{Shard, Stream};
 use super::value::{Item, Stored, WireItem, read_item};
-use super::world::{Address, BatchFate, Place, World};
-use super::{Observer, Sandbox, Stats};
+use super::world::{Address, Place, World};
+use super::{Observer, Sandbox, Stats, tables};
 
 /// The items of a table by canonical key bytes. Equal for equal tables: numbers by value, sets without order.
 pub type Snapshot = BTreeMap<Vec<u8>, Item>;
@@ -116,8 +120,8 @@ impl Sandbox {
         world.tick();
         let caller = Caller::root(account, region);
         let stats = world.stats;
-        world.moment.events.by = "control.call";
-        let result = world.execute(service, operation, &caller, body.as_bytes(), BatchFate::Whole);
+        world.moment.events.attribute_to("control.call");
+        let result = world.execute(service, operation, &caller, body.as_bytes());
         world.stats = stats;
         Ok(result?)
     }
@@ -132,8 +136,8 @@ impl Sandbox {
         let mut place = world.place(&address(account, region, table))?;
         let stored = Stored::new(read_attributes(item_json)?);
         let key = place.table.key_of_item(&stored.attributes)?;
-        place.table.check_item(&stored)?;
-        place.moment.events.by = "control.put_item";
+        place.table.check_item(&stored, place.moment)?;
+        place.moment.events.attribute_to("control.put_item");
         place.change(&key, Some(stored), false);
         world.stats.writes += 1;
         Ok(())
@@ -177,6 +181,7 @@ impl Sandbox {
         children: usize,
     ) -> Result<usize, ControlError> {
         let mut world = self.lock();
+        world.moment.events.attribute_to("control.replace_shards");
         let (stream, moment) = world.stream(&address(account, region, table))?;
         let now = moment.now;
         let open = stream.open_shards();
@@ -198,7 +203,7 @@ impl Sandbox {
             open: shard.end.is_none(),
             listed: shard.visible <= now,
             records: shard.records.len(),
-            trimmed_through: (shard.trimmed_through > 0).then(|| shard.trimmed_through.to_string()),
+            trimmed_through: (shard.trimmed_through > Sequence::ZERO).then(|| shard.trimmed_through.to_string()),
             newest: shard.records.back().map(|record| record.sequence.to_string()),
         };
         Ok(stream.shards.iter().map(view).collect())
@@ -211,8 +216,90 @@ impl Sandbox {
     pub fn trim_now(&self, account: &str, region: &str, table: &str, keep: Duration) -> Result<(), ControlError> {
         let mut world = self.lock();
         let (stream, moment) = world.stream(&address(account, region, table))?;
-        stream.trim(keep, moment);
+        moment.events.attribute_to("control.trim_now");
+        if stream.trim(keep, moment) > 0 && keep < moment.options.retention {
+            moment.fault(Knob::TrimEarly);
+        }
         Ok(())
+    }
+
+    /// Takes a shard of a table's latest stream away, with all that is in it: it is neither listed nor found any more. One
+    /// that is open is rolled over first. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has no stream.
+    pub fn vanish_shard(&self, account: &str, region: &str, table: &str, id: &str) -> Result<bool, ControlError> {
+        let mut world = self.lock();
+        let (stream, moment) = world.stream(&address(account, region, table))?;
+        moment.events.attribute_to("control.vanish_shard");
+        let gone = stream.vanish(id, moment);
+        if gone {
+            moment.fault(Knob::ShardVanish);
+        }
+        Ok(gone)
+    }
+
+    /// Disables a table's stream.
+    ///
+    /// # Errors
+    /// What UpdateTable would answer.
+    pub fn disable_stream(&self, account: &str, region: &str, table: &str) -> Result<(), ControlError> {
+        let body = serde_json::json!({"TableName": table, "StreamSpecification": {"StreamEnabled": false}});
+        self.call(account, region, "UpdateTable", &body.to_string()).map(drop)
+    }
+
+    /// Enables a table's stream again, with this view type: another stream, with another ARN.
+    ///
+    /// # Errors
+    /// What UpdateTable would answer.
+    pub fn enable_stream(&self, account: &str, region: &str, table: &str, view: &str) -> Result<(), ControlError> {
+        let specification = serde_json::json!({"StreamEnabled": true, "StreamViewType": view});
+        let body = serde_json::json!({"TableName": table, "StreamSpecification": specification});
+        self.call(account, region, "UpdateTable", &body.to_string()).map(drop)
+    }
+
+    /// Deletes a table and makes it anew at once: defined as before, with another id, no items, and another stream if it
+    /// had one that was enabled.
+    ///
+    /// # Errors
+    /// If there is no such table.
+    pub fn recreate_table(&self, account: &str, region: &str, table: &str) -> Result<(), ControlError> {
+        let mut world = self.lock();
+        world.tick();
+        world.moment.events.attribute_to("control.recreate_table");
+        Ok(tables::recreate(&mut world, &address(account, region, table))?)
+    }
+
+    /// Makes a table refuse items that have this attribute, or none any more: the put, or the whole batch or transaction,
+    /// gets a ValidationException. The table need not exist yet.
+    pub fn set_poison_attribute(&self, account: &str, region: &str, table: &str, attribute: Option<&str>) {
+        let mut world = self.lock();
+        let address = address(account, region, table);
+        if let Ok(place) = world.place_any(&address) {
+            place.table.poison = attribute.map(str::to_owned);
+        }
+        match attribute {
+            Some(attribute) => world.poisons.insert(address, attribute.to_owned()),
+            None => world.poisons.remove(&address),
+        };
+    }
+
+    /// Changes how the sandbox behaves from now on. The clock and the seed stay what they are.
+    pub fn change_options(&self, change: impl FnOnce(&mut Options)) {
+        let mut world = self.lock();
+        world.tick();
+        let (clock, seed) = (Arc::clone(&world.moment.options.clock), world.moment.options.seed);
+        change(&mut world.moment.options);
+        (world.moment.options.clock, world.moment.options.seed) = (clock, seed);
+        for stream in world.regions.values_mut().flat_map(|region| region.streams.values_mut()) {
+            stream.look_again();
+        }
+    }
+
+    /// How often each kind of fault happened, by its short name; see [`FAULT_NAMES`](super::FAULT_NAMES).
+    #[must_use]
+    pub fn fault_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().moment.knobs.counts()
     }
 
     /// All items of a table, comparable with `==` to those of another.
@@ -251,6 +338,7 @@ impl Sandbox {
     /// Requests do this for what they touch; a checker calls it to hear of the rest.
     pub fn catch_up(&self) {
         let mut world = self.lock();
+        world.moment.events.attribute_to("control.catch_up");
         world.tick();
         world.advance_all();
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json, json};
 
+use super::record::View;
 use super::reply::ApiError;
-use super::stream::View;
 use super::table::{Index, KeyAttribute, Table};
 
 /// A new table, as far as it is defined by the request.

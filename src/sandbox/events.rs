@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::value::Item;
+use super::world::Incoming;
 use crate::model::WallTime;
 
 /// Something that happened.
@@ -160,10 +161,24 @@ pub type EventObserver = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 pub(super) struct Events {
     pub(super) observer: Option<EventObserver>,
     pub(super) by: &'static str,
+    pub(super) account: String,
     pub(super) is_late: bool,
 }
 
 impl Events {
+    /// What happens from now on is this request's doing.
+    pub(super) fn attribute(&mut self, request: &Incoming<'_>) {
+        self.by = static_name(request.operation);
+        self.account.clear();
+        self.account.push_str(request.account());
+    }
+
+    /// What happens from now on is the doing of nobody in the world.
+    pub(super) fn attribute_to(&mut self, control: &'static str) {
+        self.by = control;
+        self.account.clear();
+    }
+
     /// Whether anybody looks: what is costly to tell is told only then.
     pub(super) const fn are_watched(&self) -> bool {
         self.observer.is_some()

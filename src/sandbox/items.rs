@@ -8,13 +8,17 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::auth::Caller;
+use super::capacity::{Demand, Use};
 use super::events::{Changed, Event, RecordAt};
 use super::expression::{Condition, Names, Projection, Update};
+use super::faults::FaultKind;
+use super::knobs::Knob;
+use super::record::Record;
 use super::reply::ApiError;
-use super::stream::Record;
 use super::table::{ItemKey, read_units, write_units};
 use super::value::{Item, Stored, Wire, WireItem, item_json, item_size, read_item, write_item};
 use super::world::{Address, Place, World, parse};
+use crate::model::WallTime;
 
 /// What PutItem, DeleteItem, UpdateItem and the actions of a transaction have in common.
 #[derive(Debug, Deserialize)]
@@ -113,7 +117,7 @@ impl Intent {
         let (key, becomes) = if kind == Kind::Put {
             let stored = Stored::new(read_item(request.item.take().ok_or_else(|| missing("item"))?)?);
             let key = place.table.key_of_item(&stored.attributes)?;
-            place.table.check_item(&stored)?;
+            place.table.check_item(&stored, place.moment)?;
             (key, Becomes::Put(stored))
         } else {
             let attributes = read_item(request.key.take().ok_or_else(|| missing("key"))?)?;
@@ -156,7 +160,7 @@ impl Intent {
                 let mut item = old.map_or_else(|| key.clone(), |stored| stored.attributes.clone());
                 update.apply(&mut item)?;
                 let stored = Stored::new(item);
-                place.table.check_item(&stored)?;
+                place.table.check_item(&stored, place.moment)?;
                 Some(stored)
             }
         })
@@ -173,6 +177,9 @@ impl Place<'_> {
             _ => false,
         };
         let at = self.moment.now;
+        if !is_noop {
+            self.table.remember(key, old.clone(), at, self.moment.options.stale_reads);
+        }
         let mut record = None;
         if let Some(stream) = self.stream.as_deref_mut().filter(|stream| !is_noop && stream.disabled.is_none())
             && let Some(image) = new.as_ref().or(old.as_ref())
@@ -207,27 +214,52 @@ impl Place<'_> {
         old
     }
 
-    /// Takes write units from the table's capacity.
-    pub(super) fn take_writes(&mut self, units: f64) -> bool {
-        let options = &self.moment.options;
-        self.table.writes.take(units, options.write_capacity, options.capacity_burst, self.moment.now)
+    /// Takes write units for an item; an error if there are none left.
+    pub(super) fn take_writes(&mut self, hash: u64, units: f64) -> Result<(), ApiError> {
+        self.take(Use::Write, hash, units)
     }
 
-    /// Takes read units from the table's capacity.
-    pub(super) fn take_reads(&mut self, units: f64) -> Result<(), ApiError> {
+    /// Takes read units for an item; an error if there are none left.
+    pub(super) fn take_reads(&mut self, hash: u64, units: f64) -> Result<(), ApiError> {
+        self.take(Use::Read, hash, units)
+    }
+
+    /// Takes write units, also those that are not there.
+    pub(super) fn charge_writes(&mut self, hash: u64, units: f64) {
+        let is_on_demand = self.table.is_on_demand();
+        self.table.capacity.charge(Demand { used: Use::Write, hash, units, is_on_demand });
+    }
+
+    fn take(&mut self, used: Use, hash: u64, units: f64) -> Result<(), ApiError> {
         let options = &self.moment.options;
-        if self.table.reads.take(units, options.read_capacity, options.capacity_burst, self.moment.now) {
-            Ok(())
-        } else {
-            Err(self.over_capacity("Read"))
+        let demand = Demand { used, hash, units, is_on_demand: self.table.is_on_demand() };
+        match self.table.capacity.check(demand, options, self.moment.now) {
+            Ok(()) => {
+                self.table.capacity.charge(demand);
+                Ok(())
+            }
+            Err(limit) => {
+                self.moment.fault(limit);
+                let (code, reason) = match limit {
+                    Knob::TableBucket => ("ProvisionedThroughputExceededException", "ProvisionedThroughputExceeded"),
+                    _ => ("ThrottlingException", "KeyRangeThroughputExceeded"),
+                };
+                Err(ApiError::throttled(code).because(&format!("Table{used:?}{reason}"), &self.table.arn))
+            }
         }
     }
 
-    /// The error of a table whose units of this kind, `Read` or `Write`, are used up.
-    pub(super) fn over_capacity(&self, kind: &str) -> ApiError {
-        let reason = format!("Table{kind}ProvisionedThroughputExceeded");
-        let reasons = serde_json::json!([{"reason": reason, "resource": self.table.arn}]);
-        ApiError::throttled("ProvisionedThroughputExceededException").with("ThrottlingReasons", reasons)
+    /// As of when a read is to be answered that does not ask for consistency, if not as of now.
+    pub(super) fn stale_moment(&mut self, is_consistent: bool) -> Option<WallTime> {
+        let most = self.moment.options.stale_reads;
+        if is_consistent || most.is_zero() || self.moment.twist != Some(FaultKind::StaleRead) {
+            return None;
+        }
+        let then = self.moment.now.minus(most.mul_f64(self.moment.knobs.chance(Knob::ScanStale).f64()));
+        if self.table.history.back().is_some_and(|(at, _, _)| *at > then) {
+            self.moment.fault(Knob::ScanStale);
+        }
+        Some(then)
     }
 }
 
@@ -294,6 +326,11 @@ impl Consumed {
 pub(super) struct Answer(Vec<u8>);
 
 impl Answer {
+    /// An answer of about so many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     /// Begins a member; its value is to be appended to what this hands back.
     pub(super) fn member(&mut self, name: &str) -> &mut Vec<u8> {
         self.0.push(if self.0.is_empty() { b'{' } else { b',' });
@@ -348,16 +385,14 @@ fn write(world: &mut World, caller: &Caller, body: &[u8], kind: Kind) -> Result<
                     error = error.with("Item", item);
                 }
             }
-            place.take_writes(1.0);
+            place.charge_writes(intent.key.hash, 1.0);
             return Err(error);
         }
     };
     let mut consumed = Consumed::of(&request.table_name);
     let old = place.table.items.get(&intent.key).cloned();
     let units = consumed.add_write(&place, old.as_deref(), new.as_deref(), 1.0);
-    if !place.take_writes(units) {
-        return Err(place.over_capacity("Write"));
-    }
+    place.take_writes(intent.key.hash, units)?;
     place.change(&intent.key, new.clone(), false);
     world.stats.writes += 1;
     let shown = match (request.return_values.as_deref(), &intent.becomes) {
@@ -400,10 +435,13 @@ pub(super) fn get_item(world: &mut World, caller: &Caller, body: &[u8]) -> Resul
     let address = world.address(caller, &request.table_name)?;
     let mut place = world.place(&address)?;
     let key = place.table.key_alone(&read_item(request.key)?)?;
-    let found = place.table.items.get(&key).cloned();
+    let found = match place.stale_moment(request.consistent_read) {
+        Some(then) => place.table.item_as_of(&key, then).cloned(),
+        None => place.table.items.get(&key).cloned(),
+    };
     let mut consumed = Consumed::of(&request.table_name);
     consumed.units = read_units(found.as_ref().map_or(0, |stored| stored.size), request.consistent_read);
-    place.take_reads(consumed.units)?;
+    place.take_reads(key.hash, consumed.units)?;
     world.stats.reads += 1;
     let mut answer = Answer::default();
     if let Some(stored) = found {

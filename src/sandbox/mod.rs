@@ -13,29 +13,37 @@
 //! # Known simplifications
 //! - Signatures are not verified, and an account's identities may do everything in it: no IAM policies besides role trust
 //!   and [`Sandbox::allow_cross_account`].
-//! - Reads are always strongly consistent; indexes too, and they are read in full by each query of one.
+//! - Reads are strongly consistent but for [`FaultKind::StaleRead`]; indexes too, and they are read in full by each query of one.
+//! - A page of Scan or Query counts against the partition of its last item.
 //! - Index entries cost capacity as whole items, and projections of indexes are not applied.
 //! - A number's size is one byte per two digits and one more; sets have no overhead. The service's arithmetic is not published.
 //! - Sets and maps come back sorted. Expressions project top-level attributes only; reserved words are not refused.
-//! - No time to live by itself (see [`Sandbox::expire_ttl`]), no PITR, exports, imports, S3, backups, global tables.
+//! - Time to live deletes only if [`Options::ttl_lateness`] says so. No PITR, exports, imports, S3, backups, global tables.
 //! - Legacy parameters (`KeyConditions`, `AttributeUpdates`, …) are refused. `ItemCount` is always up to date.
 //! - Transactions use capacity but are never throttled by it, and never conflict.
 //! - The stream is written at once, and TTL, capacity and table settings change at once.
 
 mod auth;
 mod batch;
+mod capacity;
 mod client;
 mod control;
 mod definition;
 mod events;
+mod expiry;
 mod expression;
 mod faults;
 mod items;
+mod knobs;
+mod listing;
 mod moment;
 mod number;
 mod options;
 mod read;
+mod readers;
+mod record;
 mod reply;
+mod sequence;
 mod serve;
 mod stream;
 mod streams;
@@ -55,9 +63,10 @@ use bytes::Bytes;
 pub use auth::Trust;
 pub use control::{ControlError, ShardView, Snapshot};
 pub use events::{Changed, Event, EventObserver, RecordAt};
-pub use faults::{FAULT_NAMES, FaultKind, FaultRule, Faults, Trigger};
+pub use faults::{FaultKind, FaultRule, Faults, Trigger};
+pub use knobs::FAULT_NAMES;
 pub use number::Number;
-pub use options::Options;
+pub use options::{Options, SequenceNumbers};
 pub use value::{Item, Value};
 
 use crate::model::WallTime;
@@ -115,6 +124,8 @@ pub struct Stats {
     pub reads: u64,
     /// Stream records handed out.
     pub records_read: u64,
+    /// Reads of a shard that more than two readers read at the time, refused or not.
+    pub crowded_reads: u64,
 }
 
 /// An embedded AWS. Cheap to clone; clones are the same world.

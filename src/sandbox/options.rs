@@ -5,6 +5,17 @@ use std::time::Duration;
 
 use crate::context::{SystemClock, WallClock};
 
+/// How sequence numbers grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SequenceNumbers {
+    /// Across the stream, from 21 digits on, by strides of 32 bits.
+    #[default]
+    Steady,
+    /// Within each shard, from 21 digits to 40, by strides of any size; a child may start below its parent's numbers.
+    Growing,
+}
+
 /// Settings of a sandbox. The defaults are the service's documented figures, without delays and capacity limits.
 #[derive(Clone)]
 #[expect(clippy::exhaustive_structs, reason = "made to be filled with struct update syntax")]
@@ -35,6 +46,23 @@ pub struct Options {
     pub children_delay: Duration,
     /// How much later at most each child is listed, drawn for each: siblings appear one at a time.
     pub children_stagger: Duration,
+    /// DescribeStream lists shards in some other order than that of their ids, parents and children on any page.
+    pub shuffle_listings: bool,
+    /// Shard ids of 28 to 65 letters and digits that say nothing.
+    pub odd_shard_ids: bool,
+    /// How a stream's sequence numbers grow.
+    pub sequence_numbers: SequenceNumbers,
+    /// A table's next stream numbers its records from the start again, instead of above those of the one before.
+    pub restart_numbers: bool,
+    /// How long a new stream is ENABLING, without shards; at least as long as its table is not ACTIVE.
+    pub enabling_delay: Duration,
+    /// Readers of a shard at the same time; one more is refused with LimitExceededException. `None` for any number; more
+    /// than two are counted all the same. The service: 2.
+    pub max_shard_readers: Option<usize>,
+    /// DescribeStream calls of an account in a Region in any second, more are throttled; `None` for any number. The service: 10.
+    pub max_describe_stream_rate: Option<usize>,
+    /// ListStreams calls likewise. The service: 5.
+    pub max_list_streams_rate: Option<usize>,
     /// Chance that GetRecords answers an empty page although records follow.
     pub empty_page_chance: f64,
     /// Chance that the page with the last records of a closed shard already carries no next iterator.
@@ -53,6 +81,24 @@ pub struct Options {
     pub write_capacity: Option<u32>,
     /// How much unused capacity is kept. The service: up to 300 s.
     pub capacity_burst: Duration,
+    /// Partitions of a new table, for the limits of each.
+    pub partitions: u32,
+    /// Read units per second of each partition; `None` for no limit. No bursts. The service: 3,000.
+    pub partition_read_capacity: Option<u32>,
+    /// Write units per second of each partition; `None` for no limit. No bursts. The service: 1,000.
+    pub partition_write_capacity: Option<u32>,
+    /// Read units per second that a new on-demand table takes at once; later, twice the highest second of any half hour
+    /// before. `None` for no limit. The service: 12,000.
+    pub on_demand_reads: Option<u32>,
+    /// Write units per second likewise. The service: 4,000.
+    pub on_demand_writes: Option<u32>,
+    /// How old the answer of a read without consistency may be, see [`FaultKind::StaleRead`](super::FaultKind::StaleRead).
+    /// What was written before this was set is not remembered.
+    pub stale_reads: Duration,
+    /// Deletes items by their tables' time to live, at most so much too late; `None` leaves them.
+    pub ttl_lateness: Option<Duration>,
+    /// Refuse requests whose time is 5 min or more off the sandbox's clock.
+    pub check_request_time: bool,
 }
 
 impl Default for Options {
@@ -71,6 +117,14 @@ impl Default for Options {
             iterator_life: Duration::from_secs(15 * 60),
             children_delay: Duration::ZERO,
             children_stagger: Duration::ZERO,
+            shuffle_listings: false,
+            odd_shard_ids: false,
+            sequence_numbers: SequenceNumbers::Steady,
+            restart_numbers: false,
+            enabling_delay: Duration::ZERO,
+            max_shard_readers: None,
+            max_describe_stream_rate: None,
+            max_list_streams_rate: None,
             empty_page_chance: 0.0,
             final_page_with_records_chance: 0.5,
             max_page_records: 1000,
@@ -80,6 +134,14 @@ impl Default for Options {
             read_capacity: None,
             write_capacity: None,
             capacity_burst: Duration::from_secs(300),
+            partitions: 1,
+            partition_read_capacity: None,
+            partition_write_capacity: None,
+            on_demand_reads: None,
+            on_demand_writes: None,
+            stale_reads: Duration::ZERO,
+            ttl_lateness: None,
+            check_request_time: false,
         }
     }
 }

@@ -9,11 +9,13 @@ use serde::Deserialize;
 
 use super::auth::Caller;
 use super::expression::{Condition, KeyCondition, Names, Projection};
+use super::faults::FaultKind;
 use super::items::{Answer, Consumed, Legacy};
+use super::knobs::Knob;
 use super::reply::ApiError;
-use super::table::{Index, ItemKey, Table, hash_of, key_bytes, read_units};
+use super::table::{Index, ItemKey, Items, Table, hash_of, key_bytes, read_units};
 use super::value::{Item, Stored, Wire, WireItem, read_item, write_item};
-use super::world::{World, parse};
+use super::world::{Place, World, parse};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -115,12 +117,18 @@ fn read(
     }
 
     let max_bytes = place.moment.options.max_page_bytes;
-    let rows = Rows { table: place.table, index: index.as_ref(), start: start.as_ref() };
+    let then = place.stale_moment(request.consistent_read);
+    let limit = limit.min(split_under(&mut place, &wanted, segment, (index.as_ref(), start.as_ref())));
+    let past = then.map(|then| place.table.items_as_of(then));
+    let items = past.as_ref().unwrap_or(&place.table.items);
+    let rows = Rows { items, index: index.as_ref(), start: start.as_ref() };
     let mut page =
         Page { filter, projection, counts_only: request.select.as_deref() == Some("COUNT"), ..Page::default() };
     let mut last = None;
+    let mut hash = segment.map_or(0, |(first, _)| u64::try_from(first).unwrap_or(u64::MAX));
     let mut visit = |row: Row| {
         page.take(&row.2);
+        hash = row.1.hash;
         let full = page.scanned >= limit || page.bytes >= max_bytes;
         if full {
             last = Some(row.2);
@@ -140,7 +148,7 @@ fn read(
     });
     let mut consumed = Consumed::of(&request.table_name);
     consumed.units = read_units(page.bytes, request.consistent_read);
-    place.take_reads(consumed.units)?;
+    place.take_reads(hash, consumed.units)?;
     world.stats.reads += 1;
 
     let mut answer = Answer::default();
@@ -157,6 +165,33 @@ fn read(
     }
     answer.add("ScannedCount", Some(page.scanned.into()));
     Ok(answer.into_body())
+}
+
+/// After how many items a page of a Scan ends because the partition splits there, if the fault plan says so.
+fn split_under(
+    place: &mut Place<'_>,
+    wanted: &Option<KeyCondition>,
+    segment: Option<(u128, u128)>,
+    (index, start): (Option<&Index>, Option<&(ItemKey, ItemKey)>),
+) -> usize {
+    let (Some(FaultKind::SplitPartition), None, Some(segment)) = (&place.moment.twist, wanted, segment) else {
+        return usize::MAX;
+    };
+    let mut hashes = Vec::new();
+    let rows = Rows { items: &place.table.items, index, start };
+    rows.of_hashes(segment, &mut |row| {
+        hashes.push(row.1.hash);
+        true
+    });
+    if hashes.len() < 2 {
+        return usize::MAX;
+    }
+    let count = place.moment.knobs.chance(Knob::ScanPartitionSplit).usize(1..hashes.len());
+    if let Some(hash) = hashes.get(count - 1) {
+        place.table.capacity.split(*hash);
+    }
+    place.moment.fault(Knob::ScanPartitionSplit);
+    count
 }
 
 fn find_index(table: &Table, name: &str) -> Result<Index, ApiError> {
@@ -217,7 +252,7 @@ impl Page {
 
 /// The items of a table or an index, in reading order.
 struct Rows<'a> {
-    table: &'a Table,
+    items: &'a Items,
     index: Option<&'a Index>,
     start: Option<&'a (ItemKey, ItemKey)>,
 }
@@ -236,7 +271,7 @@ impl Rows<'_> {
             Some((start, _)) => Bound::Excluded(start.clone()),
             None => Bound::Included(ItemKey::first_of(from)),
         };
-        let rows = self.table.items.range((lower, Bound::Unbounded)).take_while(|(key, _)| inside(key));
+        let rows = self.items.range((lower, Bound::Unbounded)).take_while(|(key, _)| inside(key));
         let _all = rows.map(|(key, stored)| (key.clone(), key.clone(), Arc::clone(stored))).all(visit);
     }
 
@@ -248,7 +283,7 @@ impl Rows<'_> {
             self.index_rows(|key| *key.partition == *partition)
         } else {
             let first = ItemKey { hash, partition: partition.clone().into(), sort: Box::default() };
-            let rows = self.table.items.range(first..).take_while(|(key, _)| *key.partition == *partition);
+            let rows = self.items.range(first..).take_while(|(key, _)| *key.partition == *partition);
             rows.map(|(key, stored)| (key.clone(), key.clone(), Arc::clone(stored))).collect()
         };
         if !forward {
@@ -270,7 +305,7 @@ impl Rows<'_> {
             let key = index_key(index, &stored.attributes)?;
             wanted(&key).then(|| (key, own.clone(), Arc::clone(stored)))
         };
-        let mut rows: Vec<Row> = self.table.items.iter().filter_map(entry).collect();
+        let mut rows: Vec<Row> = self.items.iter().filter_map(entry).collect();
         rows.sort_by(|left, right| (&left.0, &left.1).cmp(&(&right.0, &right.1)));
         rows
     }

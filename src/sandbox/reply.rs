@@ -59,6 +59,21 @@ impl ApiError {
         Self::new(code, message)
     }
 
+    /// The same with the reason of the throttling; the member is spelled as the exception spells it.
+    pub(super) fn because(self, reason: &str, resource: &str) -> Self {
+        let member = if self.code == "ThrottlingException" { "throttlingReasons" } else { "ThrottlingReasons" };
+        self.with(member, serde_json::json!([{"reason": reason, "resource": resource}]))
+    }
+
+    pub(super) fn expired_token() -> Self {
+        Self::new("ExpiredTokenException", "The security token included in the request is expired")
+    }
+
+    pub(super) fn expired_iterator() -> Self {
+        let message = "The shard iterator has expired and can no longer be used to retrieve stream records";
+        Self::new("ExpiredIteratorException", message)
+    }
+
     pub(super) fn internal() -> Self {
         Self {
             status: 500,
@@ -78,6 +93,7 @@ impl ApiError {
             "AccessDeniedException"
             | "ExpiredTokenException"
             | "IncompleteSignatureException"
+            | "InvalidSignatureException"
             | "MissingAuthenticationTokenException"
             | "SerializationException"
             | "UnknownOperationException"
@@ -99,6 +115,7 @@ impl ApiError {
         let code = match self.code.as_str() {
             "AccessDeniedException" => "AccessDenied",
             "ExpiredTokenException" => "ExpiredToken",
+            "InvalidSignatureException" => "SignatureDoesNotMatch",
             "UnrecognizedClientException" => "InvalidClientTokenId",
             "ValidationException" => "ValidationError",
             other => other,
@@ -137,7 +154,8 @@ pub(super) fn respond(
         (Ok(body), _) => (200, body),
         (Err(error), Protocol::Json) => (error.status, error.json()),
         (Err(error), Protocol::Query) => {
-            let status = if error.code == "AccessDeniedException" { 403 } else { error.status };
+            let is_forbidden = ["AccessDeniedException", "InvalidSignatureException"].contains(&error.code.as_str());
+            let status = if is_forbidden { 403 } else { error.status };
             (status, error.xml(request_id))
         }
     };

@@ -1,20 +1,29 @@
 //! The DynamoDB Streams API: ListStreams, DescribeStream, GetShardIterator, GetRecords.
 //!
-//! Iterators are self-contained: a position, when it was issued, and which generation. Nothing is kept for them.
+//! Iterators are self-contained: a position, when it was issued, which generation, whose. Nothing is kept for them.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use std::borrow::Cow;
+use std::io::Write as _;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::auth::Caller;
+use super::faults::FaultKind;
 use super::items::Answer;
+use super::knobs::Knob;
+use super::listing::{Listing, Wanted};
 use super::moment::Moment;
+use super::record::Flaw;
 use super::reply::ApiError;
+use super::sequence::{DIGITS, Sequence};
 use super::stream::{Shard, Stream};
-use super::world::{World, body, parse};
+use super::world::{World, parse};
 use crate::model::WallTime;
+
+/// Readers of a shard at the same time that the service allows (AWS facts 1.1).
+const READERS: usize = 2;
 
 pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
     match operation {
@@ -40,6 +49,9 @@ fn open<'a>(world: &'a mut World, caller: &Caller, arn: &str) -> Result<(&'a mut
     let region = regions.get_mut(&(address.account, address.region)).ok_or_else(|| no_stream(arn))?;
     region.advance_stream(arn, moment);
     let stream = region.streams.get_mut(arn).ok_or_else(|| no_stream(arn))?;
+    if moment.twist == Some(FaultKind::TrimEarly) && stream.trim_early(moment) {
+        moment.fault(Knob::TrimEarly);
+    }
     Ok((stream, moment))
 }
 
@@ -54,6 +66,7 @@ struct ListStreams {
 fn list_streams(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
     let request: ListStreams = parse(bytes)?;
     let limit = page_limit(request.limit, 100)?;
+    world.check_rate("ListStreams", caller, world.moment.options.max_list_streams_rate, Knob::ListRate)?;
     let (now, retention) = (world.moment.now, world.moment.options.retention);
     let region = world.regions.get(&(caller.account.clone(), caller.region.clone()));
     let after = request.exclusive_start_stream_arn.unwrap_or_default();
@@ -88,8 +101,9 @@ fn page_limit(limit: Option<usize>, most: usize) -> Result<usize, ApiError> {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct DescribeStream {
-    stream_arn: String,
+struct DescribeStream<'a> {
+    #[serde(borrow)]
+    stream_arn: Cow<'a, str>,
     limit: Option<usize>,
     exclusive_start_shard_id: Option<String>,
     shard_filter: Option<ShardFilter>,
@@ -103,119 +117,90 @@ struct ShardFilter {
 }
 
 fn describe_stream(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
-    let request: DescribeStream = parse(bytes)?;
+    let request: DescribeStream<'_> = parse(bytes)?;
     let limit = page_limit(request.limit, 100)?;
     let parent = match request.shard_filter {
         None => None,
         Some(ShardFilter { r#type: Some(kind), shard_id: Some(id) }) if kind == "CHILD_SHARDS" => Some(id),
         Some(_) => return Err(ApiError::validation("ShardFilter needs the type CHILD_SHARDS and a shard id")),
     };
+    world.check_rate("DescribeStream", caller, world.moment.options.max_describe_stream_rate, Knob::DescribeRate)?;
     let (stream, moment) = open(world, caller, &request.stream_arn)?;
-    let now = moment.now;
-    let enabling = now < stream.enabled_from;
-    let after = request.exclusive_start_shard_id.unwrap_or_default();
-    let wanted = |(id, shard): &(&String, &Shard)| {
-        !enabling
-            && **id > after
-            && shard.visible <= now
-            && parent.as_ref().is_none_or(|parent| shard.parent.as_ref() == Some(parent))
-    };
-    let mut found: Vec<_> = stream.shards.iter().filter(wanted).collect();
-    let limit = limit.min(moment.options.max_page_shards);
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let shards: Vec<_> = found.iter().map(|(id, shard)| describe_shard(id, shard)).collect();
-    let status = match (stream.disabled, enabling) {
-        (Some(_), _) => "DISABLED",
-        (None, true) => "ENABLING",
-        (None, false) => "ENABLED",
-    };
-    let mut description = json!({
-        "StreamArn": request.stream_arn,
-        "StreamLabel": stream.label,
-        "StreamStatus": status,
-        "StreamViewType": stream.view.name(),
-        "CreationRequestDateTime": stream.created.as_secs_f64(),
-        "TableName": stream.table,
-        "KeySchema": stream.key_schema,
-        "Shards": shards,
-    });
-    if let (true, Some((last, _)), Some(members)) = (more, found.last(), description.as_object_mut()) {
-        members.insert("LastEvaluatedShardId".to_owned(), last.as_str().into());
-    }
-    Ok(body(&json!({"StreamDescription": description})))
-}
-
-fn describe_shard(id: &str, shard: &Shard) -> serde_json::Value {
-    let mut range = json!({"StartingSequenceNumber": shard.start.to_string()});
-    if let (Some(end), Some(members)) = (shard.end, range.as_object_mut()) {
-        members.insert("EndingSequenceNumber".to_owned(), end.to_string().into());
-    }
-    let mut description = json!({"ShardId": id, "SequenceNumberRange": range});
-    if let (Some(parent), Some(members)) = (&shard.parent, description.as_object_mut()) {
-        members.insert("ParentShardId".to_owned(), parent.as_str().into());
-    }
-    description
+    let wanted = Wanted { after: request.exclusive_start_shard_id, parent, limit };
+    let mut out = Vec::with_capacity(1024);
+    Listing::of(stream, wanted, moment).write_description(stream, moment.now, &mut out);
+    Ok(out.into())
 }
 
 /// Where a reader of a shard is.
-struct Position {
-    arn: String,
-    shard: String,
+struct Position<'a> {
+    arn: &'a str,
+    shard: &'a str,
     /// The smallest sequence number that was not read yet.
-    from: u128,
+    from: Sequence,
     issued: WallTime,
     generation: u32,
+    /// Which chain of iterators it is of.
+    reader: u64,
 }
 
-impl Position {
-    fn encode(&self) -> String {
-        let issued = self.issued.millis();
-        BASE64.encode(format!("{}\n{}\n{}\n{issued}\n{}", self.arn, self.shard, self.from, self.generation))
+impl<'a> Position<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let Self { arn, shard, from, issued, generation, reader } = self;
+        let issued = issued.millis();
+        write!(out, "\"{arn}|{shard}|{from}|{issued}|{generation}|{reader}\"").expect("a vector takes everything");
     }
 
-    fn decode(token: &str) -> Option<Self> {
-        let text = String::from_utf8(BASE64.decode(token).ok()?).ok()?;
-        let mut parts = text.split('\n');
-        Some(Self {
-            arn: parts.next()?.to_owned(),
-            shard: parts.next()?.to_owned(),
-            from: parts.next()?.parse().ok()?,
+    fn read(token: &'a str) -> Option<Self> {
+        let mut parts = token.split('|');
+        let position = Self {
+            arn: parts.next()?,
+            shard: parts.next()?,
+            from: Sequence::parse(parts.next()?)?,
             issued: WallTime::from_millis(parts.next()?.parse().ok()?),
             generation: parts.next()?.parse().ok()?,
-        })
+            reader: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(position)
     }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct GetShardIterator {
-    stream_arn: String,
-    shard_id: String,
-    shard_iterator_type: String,
-    sequence_number: Option<String>,
+struct GetShardIterator<'a> {
+    #[serde(borrow)]
+    stream_arn: Cow<'a, str>,
+    #[serde(borrow)]
+    shard_id: Cow<'a, str>,
+    #[serde(borrow)]
+    shard_iterator_type: Cow<'a, str>,
+    #[serde(borrow)]
+    sequence_number: Option<Cow<'a, str>>,
 }
 
 fn trimmed() -> ApiError {
     ApiError::new("TrimmedDataAccessException", "The requested data has been trimmed and is no longer available")
 }
 
-fn find_shard<'a>(stream: &'a Stream, id: &str, now: WallTime) -> Result<&'a Shard, ApiError> {
+fn find_shard<'a>(stream: &'a mut Stream, id: &str, now: WallTime) -> Result<&'a mut Shard, ApiError> {
+    let is_enabled = stream.enabled_from <= now;
     stream
         .shards
-        .get(id)
-        .filter(|shard| shard.visible <= now && stream.enabled_from <= now)
+        .get_mut(id)
+        .filter(|shard| shard.visible <= now && is_enabled)
         .ok_or_else(|| ApiError::not_found(format!("Requested resource not found: Shard does not exist: {id}")))
 }
 
 fn get_shard_iterator(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
-    let request: GetShardIterator = parse(bytes)?;
+    let request: GetShardIterator<'_> = parse(bytes)?;
     let generation = world.iterator_generation;
+    world.readers += 1;
+    let reader = world.readers;
     let (stream, moment) = open(world, caller, &request.stream_arn)?;
     let shard = find_shard(stream, &request.shard_id, moment.now)?;
     let number = || {
         let number = request.sequence_number.as_deref().unwrap_or_default();
-        let parsed: Option<u128> = number.parse().ok().filter(|_| (21..=40).contains(&number.len()));
+        let parsed = Sequence::parse(number).filter(|_| DIGITS.contains(&number.len()));
         let parsed = parsed.ok_or_else(|| ApiError::validation("Invalid SequenceNumber"))?;
         if parsed <= shard.trimmed_through {
             return Err(trimmed());
@@ -225,76 +210,151 @@ fn get_shard_iterator(world: &mut World, caller: &Caller, bytes: &[u8]) -> Resul
         }
         Ok(parsed)
     };
-    let oldest = || shard.records.front().map_or(shard.trimmed_through + 1, |record| record.sequence);
-    let from = match request.shard_iterator_type.as_str() {
-        "TRIM_HORIZON" => oldest(),
-        "LATEST" => stream.tip(),
+    let from = match &*request.shard_iterator_type {
+        "TRIM_HORIZON" => shard.horizon(),
+        "LATEST" => shard.last.next(),
         "AT_SEQUENCE_NUMBER" => number()?,
-        "AFTER_SEQUENCE_NUMBER" => number()? + 1,
+        "AFTER_SEQUENCE_NUMBER" => number()?.next(),
         other => return Err(ApiError::validation(format!("Invalid ShardIteratorType: {other}"))),
     };
-    let position = Position {
-        arn: request.stream_arn.clone(),
-        shard: request.shard_id.clone(),
-        from,
-        issued: moment.now,
-        generation,
-    };
-    Ok(body(&json!({"ShardIterator": position.encode()})))
+    let position =
+        Position { arn: &request.stream_arn, shard: &request.shard_id, from, issued: moment.now, generation, reader };
+    let mut answer = Answer::default();
+    position.write(answer.member("ShardIterator"));
+    Ok(answer.into_body())
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct GetRecords {
-    shard_iterator: String,
+struct GetRecords<'a> {
+    #[serde(borrow)]
+    shard_iterator: Cow<'a, str>,
     limit: Option<usize>,
 }
 
 fn get_records(world: &mut World, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
-    let request: GetRecords = parse(bytes)?;
+    let request: GetRecords<'_> = parse(bytes)?;
     let limit = page_limit(request.limit, 1000)?.min(world.moment.options.max_page_records);
     let position =
-        Position::decode(&request.shard_iterator).ok_or_else(|| ApiError::validation("Invalid ShardIterator"))?;
+        Position::read(&request.shard_iterator).ok_or_else(|| ApiError::validation("Invalid ShardIterator"))?;
     let generation = world.iterator_generation;
-    let region = caller.region.clone();
-    let (stream, moment) = open(world, caller, &position.arn)?;
-    let Moment { now, rng, options, .. } = moment;
-    let now = *now;
-    if position.generation != generation || now.since(position.issued) > options.iterator_life {
-        return Err(ApiError::new(
-            "ExpiredIteratorException",
-            "The shard iterator has expired and can no longer be used to retrieve stream records",
-        ));
+    let (stream, moment) = open(world, caller, position.arn)?;
+    let now = moment.now;
+    if position.generation != generation || now.since(position.issued) > moment.options.iterator_life {
+        return Err(ApiError::expired_iterator());
     }
-    let shard = find_shard(stream, &position.shard, now)?;
+    if moment.twist == Some(FaultKind::TrimUnderIterator) && stream.trim_at(position.shard, position.from, moment) {
+        moment.fault(Knob::TrimUnderIterator);
+    }
+    let view = stream.view;
+    let shard = find_shard(stream, position.shard, now)?;
+    let readers = shard.readers.note(position.reader, now);
     if position.from <= shard.trimmed_through {
         return Err(trimmed());
     }
-    let first = shard.records.partition_point(|record| record.sequence < position.from);
-    let has_records = first < shard.records.len();
-    let is_empty_page = has_records && rng.f64() < options.empty_page_chance;
-    let mut answer = Answer::default();
+    if moment.options.max_shard_readers.is_some_and(|most| readers > most) {
+        moment.fault(Knob::ReadersPerShard);
+        world.stats.crowded_reads += u64::from(readers > READERS);
+        return Err(ApiError::throttled("LimitExceededException"));
+    }
+    let page = Page::take(shard, position.from, view, limit, moment);
+    let mut answer = Answer::with_capacity(256 + page.bytes * 2);
     let out = answer.member("Records");
     out.push(b'[');
-    let (mut taken, mut size, mut next) = (0, 0, position.from);
-    for record in shard.records.range(first..).take(if is_empty_page { 0 } else { limit }) {
-        size += record.size(stream.view);
-        if taken > 0 && size > options.max_page_bytes {
-            break;
-        }
-        out.extend_from_slice(if taken > 0 { b"," } else { b"" });
-        record.write_json(stream.view, &region, out);
-        taken += 1;
-        next = record.sequence + 1;
+    let mut next = position.from;
+    for (index, record) in shard.records.range(page.first..page.first + page.count).enumerate() {
+        out.extend_from_slice(if index > 0 { b"," } else { b"" });
+        let flaw = if page.flawed == Some(index) { page.flaw } else { Flaw::None };
+        record.write_json(view, &caller.region, flaw, out);
+        next = record.sequence.next();
     }
     out.push(b']');
-    let at_end = first + taken == shard.records.len();
-    let is_last = shard.end.is_some() && at_end && !is_empty_page;
-    let ends = is_last && (taken == 0 || rng.f64() < options.final_page_with_records_chance);
-    if !ends {
-        let next = Position { from: next, issued: now, generation, ..position };
-        answer.add("NextShardIterator", Some(next.encode().into()));
+    if !page.ends {
+        Position { from: next, issued: now, ..position }.write(answer.member("NextShardIterator"));
     }
-    world.stats.records_read += u64::try_from(taken).unwrap_or(0);
+    world.stats.crowded_reads += u64::from(readers > READERS);
+    world.stats.records_read += u64::try_from(page.count).unwrap_or(0);
     Ok(answer.into_body())
+}
+
+/// What GetRecords is to answer.
+struct Page {
+    /// Index of its first record in the shard.
+    first: usize,
+    count: usize,
+    bytes: usize,
+    /// Whether there is no next iterator.
+    ends: bool,
+    /// Which of its records has the flaw.
+    flawed: Option<usize>,
+    flaw: Flaw,
+}
+
+impl Page {
+    fn take(shard: &mut Shard, from: Sequence, view: super::record::View, limit: usize, moment: &mut Moment) -> Self {
+        let first = shard.records.partition_point(|record| record.sequence < from);
+        let left = shard.records.len() - first;
+        let mut page = Self { first, count: 0, bytes: 0, ends: false, flawed: None, flaw: Flaw::None };
+        if page.is_empty_by_chance(shard, left, moment) {
+            moment.fault(Knob::PageEmptyRun);
+            return page;
+        }
+        let mut limit = limit.min(left);
+        if limit > 1 && moment.twist == Some(FaultKind::OneRecord) {
+            moment.fault(Knob::PageOneRecord);
+            limit = 1;
+        }
+        for record in shard.records.range(first..first + limit) {
+            let size = record.size(view);
+            if page.count > 0 && page.bytes + size > moment.options.max_page_bytes {
+                moment.fault(Knob::PageOneMegabyte);
+                break;
+            }
+            page.bytes += size;
+            page.count += 1;
+        }
+        page.spoil(shard, moment);
+        if shard.end.is_some() && page.count == left {
+            let chance = moment.options.final_page_with_records_chance;
+            page.ends = left == 0 || moment.knobs.happens(Knob::PageFinalWithRecords, chance);
+            if page.ends {
+                moment.fault(if left == 0 { Knob::PageFinalEmpty } else { Knob::PageFinalWithRecords });
+            }
+        }
+        page
+    }
+
+    /// Whether nothing is answered although something is there: records, or the end.
+    fn is_empty_by_chance(&self, shard: &mut Shard, left: usize, moment: &mut Moment) -> bool {
+        if left == 0 && shard.end.is_none() {
+            return false;
+        }
+        if let Some(FaultKind::EmptyPages(pages)) = moment.twist {
+            shard.empty_pages = pages;
+        }
+        if shard.empty_pages > 0 {
+            shard.empty_pages -= 1;
+            return true;
+        }
+        left > 0 && moment.knobs.happens(Knob::PageEmptyRun, moment.options.empty_page_chance)
+    }
+
+    /// Gives one of the records its flaw, if the fault plan says so.
+    fn spoil(&mut self, shard: &Shard, moment: &mut Moment) {
+        let (knob, flaw) = match moment.twist {
+            Some(FaultKind::UnknownEvent) => (Knob::UnknownEvent, Flaw::UnknownEvent),
+            Some(FaultKind::MissingField) => {
+                (Knob::MissingField, Flaw::missing(moment.knobs.chance(Knob::MissingField)))
+            }
+            _ => return,
+        };
+        if self.count == 0 {
+            return;
+        }
+        let index = moment.knobs.chance(knob).usize(..self.count);
+        let has_image = shard.records.get(self.first + index).is_some_and(|record| record.new.is_some());
+        self.flaw = if flaw == Flaw::NoImage && !has_image { Flaw::NoName } else { flaw };
+        self.flawed = Some(index);
+        moment.fault(knob);
+    }
 }

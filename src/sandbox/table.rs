@@ -3,12 +3,15 @@
 //! Items are ordered by the hash of the partition key, then by key. So a segment of a parallel scan is a range, and the
 //! shards of the stream own ranges of the same hash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::capacity::Capacity;
+use super::knobs::Knob;
+use super::moment::Moment;
 use super::reply::ApiError;
 use super::value::{Item, Stored, Value};
 use super::world::Address;
@@ -55,32 +58,6 @@ impl ItemKey {
     }
 }
 
-/// Capacity that refills with time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
-    units: f64,
-    at: WallTime,
-}
-
-impl Bucket {
-    pub(super) fn full(rate: Option<u32>, burst: Duration, now: WallTime) -> Self {
-        Self { units: f64::from(rate.unwrap_or(0)) * burst.as_secs_f64(), at: now }
-    }
-
-    /// Takes units if any are left; the last taker may overdraw, as at the service.
-    pub(super) fn take(&mut self, units: f64, rate: Option<u32>, burst: Duration, now: WallTime) -> bool {
-        let Some(rate) = rate else { return true };
-        let refill = f64::from(rate) * now.since(self.at).as_secs_f64();
-        self.units = (self.units + refill).min(f64::from(rate) * burst.as_secs_f64());
-        self.at = now;
-        let granted = self.units > 0.0;
-        if granted {
-            self.units -= units;
-        }
-        granted
-    }
-}
-
 /// One table.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -104,11 +81,17 @@ pub(super) struct Table {
     pub(super) was_active: bool,
     /// DELETING until then.
     pub(super) deleted_at: Option<WallTime>,
-    pub(super) items: BTreeMap<ItemKey, Arc<Stored>>,
+    pub(super) items: Items,
     pub(super) bytes: usize,
-    pub(super) reads: Bucket,
-    pub(super) writes: Bucket,
+    pub(super) capacity: Capacity,
+    /// Items with this attribute are refused.
+    pub(super) poison: Option<String>,
+    /// What items were before their last changes, as far as reads may be stale.
+    pub(super) history: VecDeque<(WallTime, ItemKey, Option<Arc<Stored>>)>,
 }
+
+/// The items of a table, or of one as it was.
+pub(super) type Items = BTreeMap<ItemKey, Arc<Stored>>;
 
 /// 64 well-mixed bits of a partition key.
 pub(super) fn hash_of(partition: &[u8]) -> u64 {
@@ -198,7 +181,11 @@ impl Table {
     }
 
     /// Checks a whole item for storing: size, and the keys of the indexes.
-    pub(super) fn check_item(&self, stored: &Stored) -> Result<(), ApiError> {
+    pub(super) fn check_item(&self, stored: &Stored, moment: &Moment) -> Result<(), ApiError> {
+        if self.poison.as_ref().is_some_and(|poison| stored.attributes.contains_key(poison)) {
+            moment.fault(Knob::RejectPoison);
+            return Err(ApiError::validation("One or more parameter values were invalid: the table refuses this item"));
+        }
         if stored.size > MAX_ITEM_BYTES {
             return Err(ApiError::validation("Item size has exceeded the maximum allowed size"));
         }
@@ -243,6 +230,40 @@ impl Table {
         };
         self.bytes -= old.as_ref().map_or(0, |stored| stored.size);
         old
+    }
+
+    /// Whether it has no provisioned throughput.
+    pub(super) fn is_on_demand(&self) -> bool {
+        self.described.get("BillingModeSummary").and_then(|mode| mode.get("BillingMode"))
+            == Some(&Json::String("PAY_PER_REQUEST".to_owned()))
+    }
+
+    /// Keeps in mind what an item was until now, for so long.
+    pub(super) fn remember(&mut self, key: &ItemKey, old: Option<Arc<Stored>>, now: WallTime, keep: Duration) {
+        if keep.is_zero() {
+            self.history.clear();
+            return;
+        }
+        while self.history.pop_front_if(|(at, _, _)| now.since(*at) > keep).is_some() {}
+        self.history.push_back((now, key.clone(), old));
+    }
+
+    /// The item as it was then.
+    pub(super) fn item_as_of(&self, key: &ItemKey, then: WallTime) -> Option<&Arc<Stored>> {
+        let changed = self.history.iter().find(|(at, changed, _)| *at > then && changed == key);
+        changed.map_or_else(|| self.items.get(key), |(_, _, old)| old.as_ref())
+    }
+
+    /// All items as they were then.
+    pub(super) fn items_as_of(&self, then: WallTime) -> Items {
+        let mut items = self.items.clone();
+        for (_, key, old) in self.history.iter().rev().take_while(|(at, _, _)| *at > then) {
+            match old {
+                Some(old) => items.insert(key.clone(), Arc::clone(old)),
+                None => items.remove(key),
+            };
+        }
+        items
     }
 
     /// The table's status by the clock.

@@ -1,17 +1,20 @@
 //! The control plane: tables, tags, time to live, and what describes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 
 use super::auth::Caller;
+use super::capacity::Capacity;
 use super::definition::{read_definition, read_index, stream_view};
 use super::events::Event;
+use super::knobs::Knob;
 use super::moment::Moment;
+use super::record::View;
 use super::reply::ApiError;
 use super::stream::{NewStream, Stream};
-use super::table::{Bucket, Table};
+use super::table::Table;
 use super::world::{Address, Region, World, body, parse};
 use crate::model::WallTime;
 
@@ -75,17 +78,12 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
     let definition = read_definition(request, &arn)?;
     let view = stream_view(request)?;
     let now = world.moment.now;
-    let options = world.moment.options.clone();
+    let options = &world.moment.options;
     let active_from = now.plus(options.table_delay);
-    let id = {
-        let id = format!("{:032x}", world.moment.rng.u128(..));
-        let part = |from: usize, to: usize| id.get(from..to).unwrap_or_default().to_owned();
-        [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
-    };
-    let mut table = Table {
+    let table = Table {
         address: address.clone(),
         arn,
-        id,
+        id: new_id(&mut world.moment.rng),
         partition: definition.partition,
         sort: definition.sort,
         indexes: definition.indexes,
@@ -101,33 +99,82 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
         deleted_at: None,
         items: BTreeMap::new(),
         bytes: 0,
-        reads: Bucket::full(options.read_capacity, options.capacity_burst, now),
-        writes: Bucket::full(options.write_capacity, options.capacity_burst, now),
+        capacity: Capacity::new(options, now),
+        poison: world.poisons.get(&address).cloned(),
+        history: VecDeque::new(),
     };
-    world.moment.events.tell(&Event::TableCreated {
-        account: &address.account,
-        region: &address.region,
-        table: &address.table,
-        id: &table.id,
-        at: now,
-    });
-    let region = world.regions.entry((address.account.clone(), address.region.clone())).or_default();
-    if let Some(Some(view)) = view {
-        open_stream(&mut table, &mut region.streams, view, active_from, &mut world.moment);
-    }
-    region.tables.insert(address.table.clone(), table);
+    add_table(world, table, view.flatten());
     Ok(json!({"TableDescription": describe(world, &address)?}))
 }
 
+fn new_id(rng: &mut fastrand::Rng) -> String {
+    let id = format!("{:032x}", rng.u128(..));
+    let part = |from: usize, to: usize| id.get(from..to).unwrap_or_default().to_owned();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
+/// Puts a new table into the world, with a stream if it has one.
+fn add_table(world: &mut World, mut table: Table, view: Option<View>) {
+    let Address { account, region, table: name } = table.address.clone();
+    let moment = &mut world.moment;
+    let (id, at) = (table.id.as_str(), moment.now);
+    moment.events.tell(&Event::TableCreated { account: &account, region: &region, table: &name, id, at });
+    let region = world.regions.entry((account, region)).or_default();
+    if let Some(view) = view {
+        open_stream(&mut table, &mut region.streams, view, moment);
+    }
+    region.tables.insert(name, table);
+}
+
+/// Deletes a table and makes it anew: the same definition, but another id, no items, and another stream if it has one.
+pub(super) fn recreate(world: &mut World, address: &Address) -> Result<(), ApiError> {
+    let place = world.place_any(address)?;
+    let moment = place.moment;
+    moment.fault(Knob::TableRecreate);
+    if let Some(stream) = place.stream.filter(|stream| stream.disabled.is_none()) {
+        stream.disable(moment);
+    }
+    let old = place.table;
+    let Address { account, region, table: name } = address;
+    let (id, at) = (old.id.as_str(), moment.now);
+    moment.events.tell(&Event::TableDeleted { account, region, table: name, id, at });
+    let view = old.stream_view.and_then(View::parse);
+    let table = Table {
+        address: address.clone(),
+        arn: old.arn.clone(),
+        id: new_id(&mut moment.rng),
+        partition: old.partition.clone(),
+        sort: old.sort.clone(),
+        indexes: old.indexes.clone(),
+        described: old.described.clone(),
+        tags: old.tags.clone(),
+        time_to_live: old.time_to_live.clone(),
+        deletion_protection: old.deletion_protection,
+        stream: old.stream.clone().filter(|_| view.is_some()),
+        stream_view: None,
+        created: moment.now,
+        active_from: moment.now,
+        was_active: true,
+        deleted_at: None,
+        items: BTreeMap::new(),
+        bytes: 0,
+        capacity: Capacity::new(&moment.options, moment.now),
+        poison: old.poison.clone(),
+        history: VecDeque::new(),
+    };
+    add_table(world, table, view);
+    Ok(())
+}
+
 /// Gives a table a new stream, with an ARN of its own.
-fn open_stream(
-    table: &mut Table,
-    streams: &mut BTreeMap<String, Stream>,
-    view: super::stream::View,
-    enabled_from: WallTime,
-    moment: &mut Moment,
-) {
+fn open_stream(table: &mut Table, streams: &mut BTreeMap<String, Stream>, view: View, moment: &mut Moment) {
     let now = moment.now;
+    let enabled_from = table.active_from.max(now.plus(moment.options.enabling_delay));
+    let previous = table.stream.as_ref().and_then(|arn| streams.get(arn));
+    let after = previous.map(|stream| stream.last);
+    if previous.is_some() {
+        moment.fault(Knob::StreamReenable);
+    }
     let mut at = now;
     let (label, arn) = loop {
         let label = jiff::Timestamp::from_millisecond(at.millis())
@@ -141,7 +188,7 @@ fn open_stream(
     let key_schema = table.described.get("KeySchema").cloned().unwrap_or_default();
     let Address { account, region, table: name } = &table.address;
     moment.events.tell(&Event::StreamEnabled { account, region, table: name, stream: &arn, at: now });
-    let new = NewStream { arn: arn.clone(), label, table: name.clone(), view, key_schema, enabled_from };
+    let new = NewStream { arn: arn.clone(), label, table: name.clone(), view, key_schema, enabled_from, after };
     streams.insert(arn.clone(), Stream::new(new, moment));
     table.stream = Some(arn);
     table.stream_view = Some(view.name());
@@ -175,7 +222,6 @@ fn update_table(world: &mut World, caller: &Caller, request: &Request) -> Result
     super::definition::update(table, request)?;
     if let Some(view) = view {
         table.active_from = now.plus(delay);
-        let enabled_from = table.active_from;
         match view {
             None => {
                 table.stream_view = None;
@@ -188,7 +234,7 @@ fn update_table(world: &mut World, caller: &Caller, request: &Request) -> Result
                 let World { regions, moment, .. } = world;
                 let Some(Region { tables, streams }) = regions.get_mut(&key) else { return Err(ApiError::internal()) };
                 let Some(table) = tables.get_mut(&address.table) else { return Err(ApiError::internal()) };
-                open_stream(table, streams, view, enabled_from, moment);
+                open_stream(table, streams, view, moment);
             }
         }
     }

@@ -120,7 +120,7 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
         let old = place.table.items.get(&key).cloned();
         let consumed = capacity.entry(name.clone()).or_insert_with(|| Consumed::of(&name));
         let units = consumed.add_write(&place, old.as_deref(), new.as_deref(), 2.0);
-        place.take_writes(units);
+        place.charge_writes(key.hash, units);
         if kind != Kind::Check {
             place.change(&key, new, false);
             world.stats.writes += 1;
@@ -177,7 +177,7 @@ pub(super) fn transact_get_items(world: &mut World, caller: &Caller, body: &[u8]
         let mut place = world.place(&address)?;
         let key = place.table.key_alone(&read_item(action.get.key)?)?;
         let found = place.table.items.get(&key).cloned();
-        place.take_reads(2.0 * read_units(found.as_ref().map_or(0, |stored| stored.size), true))?;
+        place.take_reads(key.hash, 2.0 * read_units(found.as_ref().map_or(0, |stored| stored.size), true))?;
         out.extend_from_slice(if index > 0 { b",{" } else { b"{" });
         if let Some(stored) = found {
             out.extend_from_slice(b"\"Item\":");

@@ -3,21 +3,23 @@
 //! A request is authenticated, meets the fault plan, finds its table (which is first brought up to now), and is executed.
 //! One lock, no tasks: the order of requests is the order of effects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
-use super::auth::{Caller, Identities, read_form};
-use super::events::{Event, static_name};
+use super::auth::{Caller, Identities, SKEWED, read_form};
+use super::events::static_name;
 use super::faults::{FaultKind, Faults};
+use super::knobs::Knob;
 use super::moment::Moment;
 use super::options::Options;
 use super::reply::{ApiError, Protocol, respond};
 use super::stream::Stream;
 use super::table::Table;
-use super::{Exchange, Observer, Outcome, Stats, batch, items, read, streams, tables, transact};
+use super::{Exchange, Observer, Outcome, Stats, batch, expiry, items, read, streams, tables, transact};
 use crate::model::WallTime;
 
 /// Tables and streams of one account in one Region.
@@ -47,14 +49,6 @@ pub(super) struct Address {
     pub(super) table: String,
 }
 
-/// How far a batch is to get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BatchFate {
-    Whole,
-    Subset,
-    Nothing,
-}
-
 /// A table, its stream and the moment: what an operation on items works with.
 pub(super) struct Place<'a> {
     pub(super) table: &'a mut Table,
@@ -73,14 +67,22 @@ pub(super) struct World {
     pub(super) observer: Option<Observer>,
     /// Iterators of earlier generations have expired.
     pub(super) iterator_generation: u32,
+    /// Tables that refuse items with an attribute, whether they exist or not.
+    pub(super) poisons: BTreeMap<Address, String>,
+    /// When items are looked through for those that have expired.
+    ttl_due: WallTime,
+    /// Chains of iterators begun so far.
+    pub(super) readers: u64,
+    /// When the calls of the last second were, by operation, account and Region, where their rate is limited.
+    calls: BTreeMap<(&'static str, String, String), VecDeque<WallTime>>,
     /// Transactions done, by account, Region and client token: when, and the request's body.
     pub(super) transactions: BTreeMap<(String, String, String), (WallTime, Bytes)>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
-    late: BTreeMap<(WallTime, u64), Request<Bytes>>,
+    late: BTreeMap<(WallTime, u64), Late>,
 }
 
 /// Reads a JSON body.
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         if text.contains("missing field") || text.contains("unknown variant") {
@@ -107,6 +109,10 @@ impl World {
             stats: Stats::default(),
             observer: None,
             iterator_generation: 0,
+            poisons: BTreeMap::new(),
+            ttl_due: WallTime::from_millis(i64::MIN),
+            readers: 0,
+            calls: BTreeMap::new(),
             transactions: BTreeMap::new(),
             late: BTreeMap::new(),
         }
@@ -118,14 +124,18 @@ impl World {
         while let Some(entry) = self.late.first_entry()
             && entry.key().0 <= now
         {
-            let ((due, _), request) = entry.remove_entry();
+            let ((due, _), late) = entry.remove_entry();
             self.moment.now = due;
-            let request = Incoming::read(self, &request);
+            let incoming = Incoming::of(self, &late.request, late.caller);
+            self.moment.events.attribute(&incoming);
             self.moment.events.is_late = true;
-            self.perform(&request, BatchFate::Whole);
+            self.perform(&incoming);
             self.moment.events.is_late = false;
         }
         self.moment.now = now;
+        if self.moment.options.ttl_lateness.is_some() && self.ttl_due <= now {
+            self.ttl_due = expiry::expire_items(self);
+        }
     }
 
     /// Brings every stream up to now, whoever looks at it.
@@ -143,53 +153,124 @@ impl World {
         self.tick();
         self.stats.requests += 1;
         let incoming = Incoming::read(self, request);
-        let fault = self.faults.decide(&incoming.operation, incoming.account(), incoming.body, &mut self.moment.rng);
-        if let Some(fault) = &fault {
-            self.stats.faults += 1;
-            self.moment.events.tell(&Event::Fault {
-                operation: &incoming.operation,
-                account: incoming.account(),
-                kind: fault.name(&incoming.operation),
-                at: self.moment.now,
-            });
+        self.moment.events.attribute(&incoming);
+        if incoming.caller.as_ref().is_err_and(|error| error.code == SKEWED) {
+            self.moment.fault(Knob::SkewedSignature);
         }
-        let fate = match fault {
-            Some(FaultKind::UnprocessedSubset) => BatchFate::Subset,
-            Some(FaultKind::UnprocessedAll) => BatchFate::Nothing,
-            _ => BatchFate::Whole,
-        };
-        if let Some(FaultKind::DeliverLate(time)) = fault {
-            self.late.insert((self.moment.now.plus(time), self.stats.requests), request.clone());
-            return Outcome::LoseAnswer;
+        let fault = self.faults.decide(incoming.operation, incoming.account(), incoming.body, &mut self.moment.knobs);
+        let Some(fault) = fault else { return Outcome::Reply(self.perform(&incoming)) };
+        self.stats.faults += 1;
+        if fault.is_twist() {
+            self.moment.twist = Some(fault);
+            let reply = self.perform(&incoming);
+            self.moment.twist = None;
+            return Outcome::Reply(reply);
         }
-        match refusal(fault.as_ref()) {
-            Some(Refusal::Drop) => {
-                self.observe(&incoming, None);
-                Outcome::Refuse
-            }
-            Some(Refusal::Answer(error)) => {
-                let reply = respond(incoming.protocol, Err(error), &incoming.id, self.moment.now);
-                self.observe(&incoming, None);
-                Outcome::Reply(reply)
-            }
-            None => {
-                let reply = Outcome::Reply(self.perform(&incoming, fate));
-                match fault {
-                    Some(FaultKind::LoseAnswer) => Outcome::LoseAnswer,
-                    Some(FaultKind::Hold(time)) => Outcome::Hold(time, Box::new(reply)),
-                    _ => reply,
-                }
-            }
+        self.moment.fault(fault.knob(incoming.operation));
+        if let FaultKind::DeliverLate(time) | FaultKind::TimeOutAndDeliverLate(time) = fault {
+            let late = Late { request: request.clone(), caller: incoming.caller };
+            self.late.insert((self.moment.now.plus(time), self.stats.requests), late);
+            return if let FaultKind::DeliverLate(_) = fault { Outcome::LoseAnswer } else { silence() };
+        }
+        if let Some(outcome) = self.refuse(&fault, &incoming) {
+            self.observe(&incoming, None);
+            return outcome;
+        }
+        let reply = self.perform(&incoming);
+        match fault {
+            FaultKind::LoseAnswer => Outcome::LoseAnswer,
+            FaultKind::Hold(time) => Outcome::Hold(time, Box::new(Outcome::Reply(reply))),
+            FaultKind::TruncateAnswer => Outcome::Reply(self.truncate(&reply)),
+            FaultKind::GarbleAnswer => Outcome::Reply(self.garble(reply)),
+            _ => Outcome::Reply(reply),
         }
     }
 
+    /// What becomes of a request that is not executed; `None` for one that is.
+    fn refuse(&self, fault: &FaultKind, incoming: &Incoming<'_>) -> Option<Outcome> {
+        let error = match fault {
+            FaultKind::Refuse => return Some(Outcome::Refuse),
+            FaultKind::TimeOut => return Some(silence()),
+            FaultKind::Throttle(code) => self.throttled(code, incoming),
+            FaultKind::Error { code, status } => {
+                ApiError { status: *status, ..ApiError::new(code.clone(), "injected fault") }
+            }
+            FaultKind::InternalError | FaultKind::FailLaterPage => ApiError::internal(),
+            FaultKind::ExpiredToken => ApiError::expired_token(),
+            FaultKind::AccessDenied => incoming.denied(),
+            FaultKind::FilterUnsupported => ApiError::validation("Unknown parameter: ShardFilter"),
+            FaultKind::ExpireIterator => ApiError::expired_iterator(),
+            _ => return None,
+        };
+        Some(Outcome::Reply(respond(incoming.protocol, Err(error), &incoming.id, self.moment.now)))
+    }
+
+    /// A throttling exception, with the reasons that the service gives for requests that name a table.
+    fn throttled(&self, code: &str, incoming: &Incoming<'_>) -> ApiError {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Named {
+            table_name: String,
+        }
+        let error = ApiError::throttled(code);
+        let reason = match code {
+            "ProvisionedThroughputExceededException" => "ProvisionedThroughputExceeded",
+            "RequestLimitExceeded" => "AccountLimitExceeded",
+            "ThrottlingException" => "KeyRangeThroughputExceeded",
+            _ => return error,
+        };
+        let kind = match incoming.operation {
+            "PutItem" | "UpdateItem" | "DeleteItem" => "Write",
+            "GetItem" | "Query" | "Scan" => "Read",
+            _ => return error,
+        };
+        let (Ok(caller), Ok(named)) = (&incoming.caller, parse::<Named>(incoming.body)) else { return error };
+        let table = named.table_name;
+        let resource = if table.starts_with("arn:") {
+            table
+        } else {
+            format!("arn:aws:dynamodb:{}:{}:table/{table}", caller.region, caller.account)
+        };
+        error.because(&format!("Table{kind}{reason}"), &resource)
+    }
+
+    /// The answer's beginning, as if it were all.
+    fn truncate(&mut self, reply: &Response<Bytes>) -> Response<Bytes> {
+        let length = reply.body().len();
+        let body = reply.body().slice(..self.moment.knobs.chance(Knob::AnswerTruncated).usize(..length.max(1)));
+        let mut cut = Response::new(body);
+        *cut.status_mut() = reply.status();
+        *cut.headers_mut() = reply.headers().clone();
+        cut.headers_mut().remove("x-amz-crc32");
+        let length = cut.body().len();
+        cut.headers_mut().insert("content-length", length.into());
+        cut
+    }
+
+    /// The answer with a byte that is part of no JSON.
+    fn garble(&mut self, reply: Response<Bytes>) -> Response<Bytes> {
+        let chance = self.moment.knobs.chance(Knob::AnswerGarbled);
+        reply.map(|body| {
+            let mut bytes = body.to_vec();
+            if !bytes.is_empty() {
+                let index = chance.usize(..bytes.len());
+                if let Some(byte) = bytes.get_mut(index) {
+                    *byte = 0xff;
+                }
+            }
+            bytes.into()
+        })
+    }
+
     /// Does what a request asks for.
-    fn perform(&mut self, incoming: &Incoming<'_>, fate: BatchFate) -> Response<Bytes> {
-        self.moment.events.by = static_name(&incoming.operation);
-        let result = incoming.caller.clone().and_then(|caller| match incoming.protocol {
-            Protocol::Json => self.execute(&incoming.service, &incoming.operation, &caller, incoming.body, fate),
-            Protocol::Query => self.identities.sts(&incoming.operation, &incoming.form, &caller, &mut self.moment),
-        });
+    fn perform(&mut self, incoming: &Incoming<'_>) -> Response<Bytes> {
+        let result = match (&incoming.caller, incoming.protocol) {
+            (Err(error), _) => Err(error.clone()),
+            (Ok(caller), Protocol::Json) => self.execute(incoming.service, incoming.operation, caller, incoming.body),
+            (Ok(caller), Protocol::Query) => {
+                self.identities.sts(incoming.operation, &incoming.form, caller, &mut self.moment)
+            }
+        };
         self.stats.errors += u64::from(result.is_err());
         let reply = respond(incoming.protocol, result, &incoming.id, self.moment.now);
         self.observe(incoming, Some(&reply));
@@ -199,7 +280,7 @@ impl World {
     fn observe(&self, incoming: &Incoming<'_>, reply: Option<&Response<Bytes>>) {
         if let Some(observer) = &self.observer {
             observer(&Exchange {
-                operation: &incoming.operation,
+                operation: incoming.operation,
                 account: incoming.account(),
                 region: incoming.caller.as_ref().map_or("", |caller| &caller.region),
                 at: self.moment.now,
@@ -217,15 +298,14 @@ impl World {
         operation: &str,
         caller: &Caller,
         body: &[u8],
-        fate: BatchFate,
     ) -> Result<Bytes, ApiError> {
         match (service, operation) {
             ("DynamoDB_20120810", "PutItem") => items::put_item(self, caller, body),
             ("DynamoDB_20120810", "GetItem") => items::get_item(self, caller, body),
             ("DynamoDB_20120810", "DeleteItem") => items::delete_item(self, caller, body),
             ("DynamoDB_20120810", "UpdateItem") => items::update_item(self, caller, body),
-            ("DynamoDB_20120810", "BatchWriteItem") => batch::batch_write_item(self, caller, body, fate),
-            ("DynamoDB_20120810", "BatchGetItem") => batch::batch_get_item(self, caller, body, fate),
+            ("DynamoDB_20120810", "BatchWriteItem") => batch::batch_write_item(self, caller, body),
+            ("DynamoDB_20120810", "BatchGetItem") => batch::batch_get_item(self, caller, body),
             ("DynamoDB_20120810", "TransactWriteItems") => transact::transact_write_items(self, caller, body),
             ("DynamoDB_20120810", "TransactGetItems") => transact::transact_get_items(self, caller, body),
             ("DynamoDB_20120810", "Scan") => read::scan(self, caller, body),
@@ -234,6 +314,26 @@ impl World {
             ("DynamoDBStreams_20120810", _) => streams::execute(self, operation, caller, body),
             _ => Err(ApiError::new("UnknownOperationException", "")),
         }
+    }
+
+    /// Counts a call of an operation of which an account has only so many in any second.
+    pub(super) fn check_rate(
+        &mut self,
+        operation: &'static str,
+        caller: &Caller,
+        most: Option<usize>,
+        knob: Knob,
+    ) -> Result<(), ApiError> {
+        let Some(most) = most else { return Ok(()) };
+        let now = self.moment.now;
+        let calls = self.calls.entry((operation, caller.account.clone(), caller.region.clone())).or_default();
+        while calls.pop_front_if(|at| now.since(*at) >= Duration::from_secs(1)).is_some() {}
+        if calls.len() >= most {
+            self.moment.fault(knob);
+            return Err(ApiError::throttled("ThrottlingException"));
+        }
+        calls.push_back(now);
+        Ok(())
     }
 
     /// The address of a table by name or ARN, if this caller may use it.
@@ -296,11 +396,11 @@ impl World {
 }
 
 /// A request, as far as it is understood without executing it.
-struct Incoming<'a> {
+pub(super) struct Incoming<'a> {
     id: String,
     protocol: Protocol,
-    service: String,
-    operation: String,
+    service: &'a str,
+    pub(super) operation: &'a str,
     form: BTreeMap<String, String>,
     caller: Result<Caller, ApiError>,
     body: &'a [u8],
@@ -308,52 +408,48 @@ struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     fn read(world: &mut World, request: &'a Request<Bytes>) -> Self {
+        let caller = world.identities.caller(request.headers(), &world.moment);
+        Self::of(world, request, caller)
+    }
+
+    fn of(world: &mut World, request: &'a Request<Bytes>, caller: Result<Caller, ApiError>) -> Self {
         let id = format!("{:032X}", world.moment.rng.u128(..));
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let caller = world.identities.caller(request.headers(), &world.moment.options, world.moment.now);
         let body = request.body();
         match target.split_once('.') {
             Some((service, operation)) => {
-                let (service, operation) = (service.to_owned(), operation.to_owned());
                 Self { id, protocol: Protocol::Json, service, operation, form: BTreeMap::new(), caller, body }
             }
             None => {
                 let form = read_form(body);
-                let operation = form.get("Action").cloned().unwrap_or_default();
-                Self { id, protocol: Protocol::Query, service: String::new(), operation, form, caller, body }
+                let operation = form.get("Action").map_or("", |action| static_name(action));
+                Self { id, protocol: Protocol::Query, service: "", operation, form, caller, body }
             }
         }
     }
 
-    fn account(&self) -> &str {
+    pub(super) fn account(&self) -> &str {
         self.caller.as_ref().map_or("", |caller| &caller.account)
+    }
+
+    fn denied(&self) -> ApiError {
+        let user = self.caller.as_ref().map_or("unknown", |caller| &caller.arn);
+        let service = if self.protocol == Protocol::Query { "sts" } else { "dynamodb" };
+        let message = format!(
+            "User: {user} is not authorized to perform: {service}:{} because no identity-based policy allows it",
+            self.operation
+        );
+        ApiError::new("AccessDeniedException", message)
     }
 }
 
-enum Refusal {
-    Drop,
-    Answer(ApiError),
+/// A request whose client gave up, to be executed later. Who sent it was checked when it was sent.
+struct Late {
+    request: Request<Bytes>,
+    caller: Result<Caller, ApiError>,
 }
 
-/// The faults that keep a request from being executed.
-fn refusal(fault: Option<&FaultKind>) -> Option<Refusal> {
-    Some(match fault? {
-        FaultKind::Refuse => Refusal::Drop,
-        FaultKind::Throttle(code) => Refusal::Answer(ApiError::throttled(code.clone())),
-        FaultKind::Error { code, status } => {
-            Refusal::Answer(ApiError { status: *status, ..ApiError::new(code.clone(), "injected fault") })
-        }
-        FaultKind::InternalError => Refusal::Answer(ApiError::internal()),
-        FaultKind::ExpiredToken => Refusal::Answer(ApiError::new(
-            "ExpiredTokenException",
-            "The security token included in the request is expired",
-        )),
-        FaultKind::LoseAnswer
-        | FaultKind::DeliverLate(_)
-        | FaultKind::Hold(_)
-        | FaultKind::UnprocessedSubset
-        | FaultKind::UnprocessedAll => {
-            return None;
-        }
-    })
+/// Longer than any client waits; then the connection drops.
+fn silence() -> Outcome {
+    Outcome::Hold(Duration::from_secs(900), Box::new(Outcome::LoseAnswer))
 }

@@ -4,6 +4,7 @@ mod access;
 mod events;
 mod faults;
 mod items;
+mod listings;
 mod pages;
 mod properties;
 mod streams;
@@ -22,14 +23,18 @@ use aws_sdk_dynamodb::types::{
     StreamSpecification, StreamViewType,
 };
 use aws_sdk_dynamodbstreams as ds;
+use aws_sdk_dynamodbstreams::types::{Record, Shard, ShardIteratorType};
 
-use super::{Options, Sandbox};
+use super::{FAULT_NAMES, FaultKind, FaultRule, Faults, Options, Sandbox, Trigger};
 use crate::context::WallClock;
 use crate::model::WallTime;
 
 pub(super) const SOURCE: &str = "111122223333";
 pub(super) const TARGET: &str = "444455556666";
 pub(super) const REGION: &str = "eu-central-1";
+
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// A clock that stands still until it is moved.
 pub(super) struct ManualClock(AtomicI64);
@@ -143,4 +148,58 @@ pub(super) async fn put(client: &db::Client, table: &str, id: &str, value: &str)
 /// The error's code, of a call that must fail.
 pub(super) fn code<T: std::fmt::Debug, E: ProvideErrorMetadata>(result: Result<T, E>) -> String {
     result.unwrap_err().code().unwrap_or_default().to_owned()
+}
+
+/// All shards that are listed.
+pub(super) async fn shards(client: &ds::Client, arn: &str) -> Vec<Shard> {
+    let mut shards = Vec::new();
+    let mut after = None;
+    loop {
+        let page = client.describe_stream().stream_arn(arn).set_exclusive_start_shard_id(after).send().await.unwrap();
+        let page = page.stream_description.unwrap();
+        shards.extend(page.shards.unwrap_or_default());
+        after = page.last_evaluated_shard_id;
+        if after.is_none() {
+            return shards;
+        }
+    }
+}
+
+pub(super) async fn horizon(client: &ds::Client, arn: &str, shard: &str) -> String {
+    let iterator = client.get_shard_iterator().stream_arn(arn).shard_id(shard);
+    iterator.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.unwrap().shard_iterator.unwrap()
+}
+
+/// Reads a shard until it ends, or an empty page says that it is at its tip.
+pub(super) async fn read(client: &ds::Client, mut iterator: String) -> (Vec<Record>, Option<String>) {
+    let mut records = Vec::new();
+    loop {
+        let page = client.get_records().shard_iterator(iterator).send().await.unwrap();
+        let found = page.records.unwrap_or_default();
+        let at_tip = found.is_empty();
+        records.extend(found);
+        match page.next_shard_iterator {
+            Some(next) if !at_tip => iterator = next,
+            next => return (records, next),
+        }
+    }
+}
+
+pub(super) fn id_of(record: &Record) -> String {
+    record.dynamodb().unwrap().keys().unwrap()["id"].as_s().unwrap().clone()
+}
+
+pub(super) fn value_of(record: &Record) -> String {
+    record.dynamodb().unwrap().new_image().unwrap()["v"].as_s().unwrap().clone()
+}
+
+/// Makes the next request to an operation go wrong.
+pub(super) fn next(sandbox: &Sandbox, operation: &str, kind: FaultKind) {
+    sandbox.set_faults(Faults::new(vec![FaultRule::new(operation, Trigger::Next(1), kind)]));
+}
+
+/// How often a kind of fault happened.
+pub(super) fn count(sandbox: &Sandbox, kind: &str) -> u64 {
+    assert!(FAULT_NAMES.contains(&kind), "{kind}");
+    sandbox.fault_counts().get(kind).copied().unwrap_or(0)
 }

@@ -1,7 +1,7 @@
 //! What the services answer: errors by their real names, and HTTP responses with the headers that clients look at.
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::model::WallTime;
 
@@ -148,7 +148,7 @@ pub(super) fn respond(
     protocol: Protocol,
     result: Result<Bytes, ApiError>,
     request_id: &str,
-    now: WallTime,
+    date: &HeaderValue,
 ) -> Response<Bytes> {
     let (status, body) = match (result, protocol) {
         (Ok(body), _) => (200, body),
@@ -159,23 +159,47 @@ pub(super) fn respond(
             (status, error.xml(request_id))
         }
     };
-    let mut response = Response::builder()
-        .status(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
-        .header("date", http_date(now))
-        .header("x-amzn-requestid", request_id);
-    response = match protocol {
-        Protocol::Json => response
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("x-amz-crc32", crc32(&body).to_string()),
-        Protocol::Query => response.header("content-type", "text/xml"),
+    let mut headers = HeaderMap::with_capacity(5);
+    headers.insert(header::DATE, date.clone());
+    headers.extend(HeaderValue::from_str(request_id).ok().map(|id| (REQUEST_ID, id)));
+    let kind = match protocol {
+        Protocol::Json => {
+            headers.insert(CHECKSUM, crc32(&body).into());
+            "application/x-amz-json-1.0"
+        }
+        Protocol::Query => "text/xml",
     };
-    response.header("content-length", body.len().to_string()).body(body).unwrap_or_default()
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_LENGTH, body.len().into());
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    response
 }
 
-/// The `Date` header's form of a time (RFC 9110, 5.6.7).
-fn http_date(now: WallTime) -> String {
-    jiff::Timestamp::from_millisecond(now.millis())
-        .map_or_else(|_| String::new(), |time| time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-crc32");
+
+/// The `Date` header of a time (RFC 9110, 5.6.7), kept as long as its second lasts.
+#[derive(Debug)]
+pub(super) struct Date {
+    second: i64,
+    pub(super) header: HeaderValue,
+}
+
+impl Date {
+    pub(super) fn at(now: WallTime) -> Self {
+        let text = jiff::Timestamp::from_millisecond(now.millis())
+            .map_or_else(|_| String::new(), |time| time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        let header = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
+        Self { second: now.millis().div_euclid(1000), header }
+    }
+
+    pub(super) fn advance(&mut self, now: WallTime) {
+        if self.second != now.millis().div_euclid(1000) {
+            *self = Self::at(now);
+        }
+    }
 }
 
 /// Eight tables, so that eight bytes are folded in one step.

@@ -16,7 +16,7 @@ use super::faults::{FaultKind, Faults};
 use super::knobs::Knob;
 use super::moment::Moment;
 use super::options::Options;
-use super::reply::{ApiError, Protocol, respond};
+use super::reply::{ApiError, Date, Protocol, respond};
 use super::stream::Stream;
 use super::table::Table;
 use super::{Exchange, Observer, Outcome, Stats, batch, expiry, items, read, streams, tables, transact};
@@ -58,6 +58,7 @@ pub(super) struct Place<'a> {
 
 pub(super) struct World {
     pub(super) moment: Moment,
+    date: Date,
     pub(super) regions: BTreeMap<(String, String), Region>,
     pub(super) identities: Identities,
     /// Principals of other accounts that may use a table.
@@ -100,8 +101,10 @@ pub(super) fn body(value: &serde_json::Value) -> Bytes {
 
 impl World {
     pub(super) fn new(options: Options) -> Self {
+        let moment = Moment::new(options);
         Self {
-            moment: Moment::new(options),
+            date: Date::at(moment.now),
+            moment,
             regions: BTreeMap::new(),
             identities: Identities::default(),
             grants: BTreeSet::new(),
@@ -133,6 +136,7 @@ impl World {
             self.moment.events.is_late = false;
         }
         self.moment.now = now;
+        self.date.advance(now);
         if self.moment.options.ttl_lateness.is_some() && self.ttl_due <= now {
             self.ttl_due = expiry::expire_items(self);
         }
@@ -202,7 +206,7 @@ impl World {
             FaultKind::ExpireIterator => ApiError::expired_iterator(),
             _ => return None,
         };
-        Some(Outcome::Reply(respond(incoming.protocol, Err(error), &incoming.id, self.moment.now)))
+        Some(Outcome::Reply(respond(incoming.protocol, Err(error), &incoming.id, &self.date.header)))
     }
 
     /// A throttling exception, with the reasons that the service gives for requests that name a table.
@@ -272,7 +276,7 @@ impl World {
             }
         };
         self.stats.errors += u64::from(result.is_err());
-        let reply = respond(incoming.protocol, result, &incoming.id, self.moment.now);
+        let reply = respond(incoming.protocol, result, &incoming.id, &self.date.header);
         self.observe(incoming, Some(&reply));
         reply
     }

@@ -7,8 +7,10 @@ mod items;
 mod listings;
 mod pages;
 mod properties;
+mod reading;
 mod streams;
 mod tables;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::Arc;

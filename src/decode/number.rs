@@ -1,5 +1,7 @@
 //! Numbers in canonical form, as text. Never through a float.
 
+use std::io::Write as _;
+
 use super::DecodeError;
 
 /// Canonical text of a decimal number: `0`, or `[-]DIGITSeEXP` with no leading and no trailing zeros in DIGITS.
@@ -40,9 +42,8 @@ pub(crate) fn canonical(text: &str, out: &mut Vec<u8>) -> Result<(), DecodeError
         out.push(b'-');
     }
     out.extend(digits().skip(leading).take(all - leading - trailing));
-    out.push(b'e');
-    out.extend_from_slice(power.to_string().as_bytes());
-    Ok(())
+    // A vector takes all.
+    write!(out, "e{power}").map_err(|_| bad())
 }
 
 #[cfg(test)]

@@ -16,8 +16,11 @@ const MAX_DEPTH: u32 = 127;
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner<'a> {
     text: &'a [u8],
-    at: usize,
+    /// What is not consumed yet: the end of `text`.
+    rest: &'a [u8],
     depth: u32,
+    /// Whether there is a byte below the space anywhere. The service sends none, and then no string needs a look for one.
+    has_controls: bool,
 }
 
 /// A string as it stands in the text, without its quotes.
@@ -29,6 +32,7 @@ pub(crate) struct RawStr<'a> {
 
 impl<'a> RawStr<'a> {
     /// Whether it is this text, decoded.
+    #[inline]
     pub(crate) fn is(&self, text: &str) -> bool {
         if self.escaped { self.decode().is_ok_and(|decoded| decoded == text) } else { self.raw == text.as_bytes() }
     }
@@ -47,48 +51,64 @@ impl<'a> RawStr<'a> {
     }
 }
 
+/// What stands after the fields that were skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A field's value.
+    Value,
+    /// The end of the object, or a mistake.
+    End,
+}
+
 impl<'a> Scanner<'a> {
     /// Starts at the beginning of a text, which must be UTF-8 as a whole.
     pub(crate) fn new(text: &'a [u8]) -> Result<Self, DecodeError> {
         match std::str::from_utf8(text) {
-            Ok(_) => Ok(Self { text, at: 0, depth: 0 }),
+            Ok(_) => Ok(Self::over(text)),
             Err(error) => Err(DecodeError::new("read UTF-8", error.valid_up_to())),
         }
     }
 
     /// A scanner over a part of a text that was scanned before.
-    pub(crate) const fn over(text: &'a [u8]) -> Self {
-        Self { text, at: 0, depth: 0 }
+    pub(crate) fn over(text: &'a [u8]) -> Self {
+        // Every byte is looked at, without a way out: compilers make vector code of it.
+        let has_controls = text.iter().fold(false, |found, byte| found | (*byte < 0x20));
+        Self { text, rest: text, depth: 0, has_controls }
     }
 
     /// The offset of the next byte.
+    #[inline]
     pub(crate) const fn position(&self) -> usize {
-        self.at
+        self.text.len() - self.rest.len()
     }
 
+    #[cold]
     fn error(&self, what: &'static str) -> DecodeError {
-        DecodeError::new(what, self.at)
+        DecodeError::new(what, self.position())
     }
 
-    fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or_default()
+    #[inline]
+    fn advance(&mut self, bytes: usize) {
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
 
     /// The next byte that is no white space.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
         loop {
-            match self.text.get(self.at) {
-                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
-                other => return other.copied(),
+            match self.rest {
+                [b' ' | b'\t' | b'\n' | b'\r', rest @ ..] => self.rest = rest,
+                other => return other.first().copied(),
             }
         }
     }
 
+    #[inline]
     fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), DecodeError> {
         if self.peek() != Some(byte) {
             return Err(self.error(what));
         }
-        self.at += 1;
+        self.advance(1);
         Ok(())
     }
 
@@ -105,7 +125,7 @@ impl<'a> Scanner<'a> {
         self.expect(b'{', "find an object")?;
         self.deeper()?;
         if self.peek() == Some(b'}') {
-            self.at += 1;
+            self.advance(1);
             self.depth -= 1;
             return Ok(());
         }
@@ -114,12 +134,12 @@ impl<'a> Scanner<'a> {
             self.expect(b':', "find a colon")?;
             field(self, name)?;
             match self.peek() {
-                Some(b',') => self.at += 1,
+                Some(b',') => self.advance(1),
                 Some(b'}') => break,
                 _ => return Err(self.error("find a comma or the end of an object")),
             }
         }
-        self.at += 1;
+        self.advance(1);
         self.depth -= 1;
         Ok(())
     }
@@ -132,23 +152,24 @@ impl<'a> Scanner<'a> {
         self.expect(b'[', "find an array")?;
         self.deeper()?;
         if self.peek() == Some(b']') {
-            self.at += 1;
+            self.advance(1);
             self.depth -= 1;
             return Ok(());
         }
         loop {
             element(self)?;
             match self.peek() {
-                Some(b',') => self.at += 1,
+                Some(b',') => self.advance(1),
                 Some(b']') => break,
                 _ => return Err(self.error("find a comma or the end of an array")),
             }
         }
-        self.at += 1;
+        self.advance(1);
         self.depth -= 1;
         Ok(())
     }
 
+    #[inline]
     fn deeper(&mut self) -> Result<(), DecodeError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(self.error("nest less than 128 deep")) } else { Ok(()) }
@@ -157,17 +178,24 @@ impl<'a> Scanner<'a> {
     /// Consumes any value; answers where it stands in the text.
     pub(crate) fn value(&mut self) -> Result<Range<usize>, DecodeError> {
         let first = self.peek();
-        let start = self.at;
+        let start = self.position();
         match first {
             Some(b'"') => self.string().map(drop)?,
             Some(b'{' | b'[') => self.skip_container()?,
-            Some(b't') => self.literal(b"true")?,
-            Some(b'f') => self.literal(b"false")?,
-            Some(b'n') => self.literal(b"null")?,
-            Some(b'-' | b'0'..=b'9') => self.number().map(drop)?,
-            _ => return Err(self.error("find a value")),
+            _ => self.scalar()?,
         }
-        Ok(start..self.at)
+        Ok(start..self.position())
+    }
+
+    /// Consumes a value that is neither string nor container.
+    fn scalar(&mut self) -> Result<(), DecodeError> {
+        match self.peek() {
+            Some(b't') => self.literal(b"true"),
+            Some(b'f') => self.literal(b"false"),
+            Some(b'n') => self.literal(b"null"),
+            Some(b'-' | b'0'..=b'9') => self.number().map(drop),
+            _ => Err(self.error("find a value")),
+        }
     }
 
     /// Consumes an object or an array with all that is in it: most of a page. One loop instead of a call for each value.
@@ -176,51 +204,50 @@ impl<'a> Scanner<'a> {
         // A bit for each open container, the innermost lowest: whether it is an object. Depths are below 128.
         let mut objects: u128 = 0;
         loop {
-            match self.text.get(self.at) {
-                Some(b'"') => self.skip_string()?,
+            match self.peek() {
+                Some(b'"') => self.string().map(drop)?,
                 Some(b'{') => {
-                    self.at += 1;
+                    self.advance(1);
                     self.deeper()?;
                     objects = objects << 1 | 1;
-                    if self.peek() != Some(b'}') {
-                        self.skip_name()?;
+                    if self.peek() != Some(b'}') && self.skip_fields()? == Next::Value {
                         continue;
                     }
                 }
                 Some(b'[') => {
-                    self.at += 1;
+                    self.advance(1);
                     self.deeper()?;
                     objects <<= 1;
                     if self.peek() != Some(b']') {
                         continue;
                     }
                 }
-                Some(b' ' | b'\t' | b'\n' | b'\r') => {
-                    self.at += 1;
-                    continue;
-                }
-                _ => self.value().map(drop)?,
+                _ => self.scalar()?,
             }
             loop {
-                match self.text.get(self.at) {
-                    Some(b',') => {
-                        self.at += 1;
-                        if objects & 1 == 1 {
-                            self.skip_name()?;
-                        }
+                match self.peek() {
+                    Some(b',') if objects & 1 == 0 => {
+                        self.advance(1);
                         break;
                     }
-                    Some(b'}') if objects & 1 == 1 => {}
-                    Some(b']') if objects & 1 == 0 => {}
-                    Some(b' ' | b'\t' | b'\n' | b'\r') => {
-                        self.at += 1;
-                        continue;
+                    Some(b',') => {
+                        self.advance(1);
+                        if self.skip_fields()? == Next::Value {
+                            break;
+                        }
+                    }
+                    Some(b'}') if objects & 1 == 1 => {
+                        self.advance(1);
+                        objects >>= 1;
+                        self.depth -= 1;
+                    }
+                    Some(b']') if objects & 1 == 0 => {
+                        self.advance(1);
+                        objects >>= 1;
+                        self.depth -= 1;
                     }
                     _ => return Err(self.error("find a comma or the end of a container")),
                 }
-                self.at += 1;
-                objects >>= 1;
-                self.depth -= 1;
                 if self.depth == outside {
                     return Ok(());
                 }
@@ -228,45 +255,41 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Consumes a field's name and its colon.
+    /// Consumes fields up to the value of one that must be looked at.
+    ///
+    /// Most fields of an item are `"name":{"T":"…"}`, without white space and escapes; what stands between the two strings
+    /// is compared at once. Everything else is left to the caller, from behind its name's colon on.
     #[inline]
-    fn skip_name(&mut self) -> Result<(), DecodeError> {
-        if self.peek() != Some(b'"') {
-            return Err(self.error("find a string"));
-        }
-        self.skip_string()?;
-        if self.peek() != Some(b':') {
-            return Err(self.error("find a colon"));
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    /// Consumes the string whose opening quote stands here.
-    #[inline]
-    fn skip_string(&mut self) -> Result<(), DecodeError> {
-        self.at += 1;
-        while let Some(chunk) = self.rest().first_chunk::<8>() {
-            let special = special_bytes(u64::from_le_bytes(*chunk));
-            if special == 0 {
-                self.at += 8;
-                continue;
+    fn skip_fields(&mut self) -> Result<Next, DecodeError> {
+        if !self.has_controls && self.depth < MAX_DEPTH {
+            while let [b'"', name @ ..] = self.rest
+                && let Some(after_name) = after_plain_string(name)
+            {
+                let Some(after_value) = tagged(after_name).and_then(after_plain_string) else {
+                    let [b':', value @ ..] = after_name else { break };
+                    self.rest = value;
+                    return Ok(Next::Value);
+                };
+                match after_value {
+                    [b'}', b',', next @ ..] => self.rest = next,
+                    [b'}', end @ ..] => {
+                        self.rest = end;
+                        return Ok(Next::End);
+                    }
+                    _ => break,
+                }
             }
-            self.at += (special.trailing_zeros() / 8) as usize;
-            if self.text.get(self.at) != Some(&b'"') {
-                break;
-            }
-            self.at += 1;
-            return Ok(());
         }
-        self.rest_of_string().map(drop)
+        self.string()?;
+        self.expect(b':', "find a colon")?;
+        Ok(Next::Value)
     }
 
     fn literal(&mut self, word: &'static [u8]) -> Result<(), DecodeError> {
-        if !self.rest().starts_with(word) {
-            return Err(self.error("find true, false or null"));
+        match self.rest.strip_prefix(word) {
+            Some(rest) => self.rest = rest,
+            None => return Err(self.error("find true, false or null")),
         }
-        self.at += word.len();
         Ok(())
     }
 
@@ -278,47 +301,53 @@ impl<'a> Scanner<'a> {
     /// Reads a number's text.
     pub(crate) fn number(&mut self) -> Result<&'a str, DecodeError> {
         self.peek();
-        let start = self.at;
-        if self.text.get(self.at) == Some(&b'-') {
-            self.at += 1;
+        let start = self.rest;
+        if let [b'-', rest @ ..] = self.rest {
+            self.rest = rest;
         }
-        match self.text.get(self.at) {
-            Some(b'0') => self.at += 1,
-            Some(b'1'..=b'9') => self.digits()?,
+        match self.rest {
+            [b'0', rest @ ..] => self.rest = rest,
+            [b'1'..=b'9', ..] => self.digits()?,
             _ => return Err(self.error("find a number")),
         }
-        if self.text.get(self.at) == Some(&b'.') {
-            self.at += 1;
+        if let [b'.', rest @ ..] = self.rest {
+            self.rest = rest;
             self.digits()?;
         }
-        if let Some(b'e' | b'E') = self.text.get(self.at) {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.text.get(self.at) {
-                self.at += 1;
+        if let [b'e' | b'E', rest @ ..] = self.rest {
+            self.rest = rest;
+            if let [b'+' | b'-', rest @ ..] = self.rest {
+                self.rest = rest;
             }
             self.digits()?;
         }
-        self.text
-            .get(start..self.at)
-            .and_then(|n| std::str::from_utf8(n).ok())
-            .ok_or_else(|| self.error("find a number"))
+        let text = start.get(..start.len() - self.rest.len()).and_then(|n| std::str::from_utf8(n).ok());
+        text.ok_or_else(|| self.error("find a number"))
     }
 
     fn digits(&mut self) -> Result<(), DecodeError> {
-        let count = self.rest().iter().take_while(|b| b.is_ascii_digit()).count();
+        let count = self.rest.iter().take_while(|b| b.is_ascii_digit()).count();
         if count == 0 {
             return Err(self.error("find a digit"));
         }
-        self.at += count;
+        self.advance(count);
         Ok(())
     }
 
     /// Reads a string.
+    #[inline]
     pub(crate) fn string(&mut self) -> Result<RawStr<'a>, DecodeError> {
         self.expect(b'"', "find a string")?;
-        let start = self.at;
-        let escaped = self.rest_of_string()?;
-        let raw = self.text.get(start..self.at - 1).unwrap_or_default();
+        let start = self.rest;
+        let plain = if self.has_controls { None } else { after_plain_string(start) };
+        let escaped = match plain {
+            Some(after) => {
+                self.rest = after;
+                false
+            }
+            None => self.rest_of_string()?,
+        };
+        let raw = start.get(..start.len() - self.rest.len() - 1).unwrap_or_default();
         Ok(RawStr { raw, escaped })
     }
 
@@ -326,8 +355,8 @@ impl<'a> Scanner<'a> {
     fn rest_of_string(&mut self) -> Result<bool, DecodeError> {
         let mut escaped = false;
         loop {
-            self.at += plain_prefix(self.rest());
-            match self.text.get(self.at) {
+            self.advance(self.plain_prefix());
+            match self.rest.first() {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     escaped = true;
@@ -337,15 +366,24 @@ impl<'a> Scanner<'a> {
                 None => return Err(self.error("find the end of a string")),
             }
         }
-        self.at += 1;
+        self.advance(1);
         Ok(escaped)
     }
 
+    /// How many bytes from here are neither `"` nor `\` nor a control character.
+    fn plain_prefix(&self) -> usize {
+        let length = memchr::memchr2(b'"', b'\\', self.rest).unwrap_or(self.rest.len());
+        if !self.has_controls {
+            return length;
+        }
+        self.rest.iter().take(length).position(|byte| *byte < 0x20).unwrap_or(length)
+    }
+
     fn escape(&mut self) -> Result<(), DecodeError> {
-        let length = match self.text.get(self.at + 1) {
+        let length = match self.rest.get(1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
             Some(b'u') => {
-                let digits = self.text.get(self.at + 2..self.at + 6).unwrap_or_default();
+                let digits = self.rest.get(2..6).unwrap_or_default();
                 if digits.len() != 4 || !digits.iter().all(u8::is_ascii_hexdigit) {
                     return Err(self.error("read a \\u escape"));
                 }
@@ -353,40 +391,54 @@ impl<'a> Scanner<'a> {
             }
             _ => return Err(self.error("read an escape")),
         };
-        self.at += length;
+        self.advance(length);
         Ok(())
     }
 }
 
-/// How many bytes from the start are neither `"` nor `\` nor a control character: eight at a time.
-#[inline]
-fn plain_prefix(bytes: &[u8]) -> usize {
-    let mut length = 0;
-    let mut rest = bytes;
-    while let Some((chunk, tail)) = rest.split_first_chunk::<8>() {
-        let special = special_bytes(u64::from_le_bytes(*chunk));
-        if special != 0 {
-            return length + (special.trailing_zeros() / 8) as usize;
+/// From within a string to behind its closing quote, where it is short and has no escape. In a text without control
+/// characters only.
+///
+/// Eight bytes at a time: most strings of an item are so short that a call of vector code would cost more than they do.
+#[inline(always)]
+fn after_plain_string(text: &[u8]) -> Option<&[u8]> {
+    const SHORT: usize = 40;
+    let mut rest = text;
+    loop {
+        let (word, tail) = rest.split_first_chunk::<8>()?;
+        let marks = quotes_and_slashes(u64::from_le_bytes(*word));
+        if marks != 0 {
+            rest = rest.get((marks.trailing_zeros() / 8) as usize..)?;
+            break;
         }
-        length += 8;
+        if text.len() - tail.len() >= SHORT {
+            return None;
+        }
         rest = tail;
     }
-    length + rest.iter().take_while(|b| !matches!(b, b'"' | b'\\' | 0..0x20)).count()
+    rest.strip_prefix(b"\"")
 }
 
-/// The high bit of each byte that ends plain text; the lowest one set is exact, higher ones may be false alarms.
+/// From behind a field's name into its value, where that is `{"T":"…`.
+#[inline(always)]
+fn tagged(after_name: &[u8]) -> Option<&[u8]> {
+    match after_name {
+        [b':', b'{', b'"', tag, b'"', b':', b'"', value @ ..] if tag.is_ascii_alphabetic() => Some(value),
+        _ => None,
+    }
+}
+
+/// The high bit of each byte that is `"` or `\`; the lowest one set is exact, higher ones may be false alarms.
 #[inline]
-const fn special_bytes(word: u64) -> u64 {
+const fn quotes_and_slashes(word: u64) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
     const QUOTES: u64 = u64::from_le_bytes([b'"'; 8]);
     const SLASHES: u64 = u64::from_le_bytes([b'\\'; 8]);
-    const SPACES: u64 = u64::from_le_bytes([0x20; 8]);
     let (quotes, slashes) = (word ^ QUOTES, word ^ SLASHES);
     let quote = quotes.wrapping_sub(ONES) & !quotes;
     let slash = slashes.wrapping_sub(ONES) & !slashes;
-    let control = word.wrapping_sub(SPACES) & !word;
-    (quote | slash | control) & HIGH
+    (quote | slash) & HIGH
 }
 
 #[cfg(test)]
@@ -452,14 +504,22 @@ mod tests {
 
     #[test]
     fn finds_a_special_byte_at_every_offset() {
-        for special in [b'"', b'\\', 0x00, 0x1f] {
-            for offset in 0..40 {
-                let mut text = vec![b'\xc3'; 50];
-                *text.get_mut(offset).unwrap() = special;
-                assert_eq!(plain_prefix(&text), offset, "{special} at {offset}");
+        for special in ["\"", "\\", "\\n", "\0", "\u{1f}", "é", "\u{7f}"] {
+            for offset in 0..60 {
+                let inner = format!("{}{special}{}", "x".repeat(offset), "y".repeat(59 - offset));
+                let (string, item) =
+                    (format!("\"{inner}\""), format!(r#"{{"{inner}":{{"S":"{inner}"}},"b":{{"S":""}}}}"#));
+                for text in [&string, &item] {
+                    assert_eq!(accepts(text.as_bytes()), serde_accepts(text.as_bytes()), "{special:?} at {offset}");
+                }
+                let raw = Scanner::new(string.as_bytes()).unwrap().string().map(|found| found.raw.len());
+                match special {
+                    "\"" => assert_eq!(raw, Ok(offset)),
+                    "\\n" | "é" | "\u{7f}" => assert_eq!(raw, Ok(inner.len())),
+                    _ => assert!(raw.is_err(), "{special:?} at {offset}"),
+                }
             }
         }
-        assert_eq!(plain_prefix("é\u{7f} !#[]".as_bytes()), "é\u{7f} !#[]".len());
     }
 
     #[test]
@@ -479,6 +539,18 @@ mod tests {
             let mut text = br#"{"pk":{"S":"a\u00e9b"},"n":{"N":"-1.5E+3"},"l":{"L":[{"NULL":true},{"B":"AA=="}]},"x":12.5e-3}"#.to_vec();
             if let Some(slot) = text.get_mut(at) { *slot = byte; }
             prop_assert_eq!(accepts(&text), serde_accepts(&text));
+        }
+
+        #[test]
+        fn agrees_with_serde_json_on_pieces_of_items(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "{", "}", "[", "]", ",", ":", " ", "\n", "\"a\"", "\"a\":", "{\"S\":\"x\"}", "\"k\":{\"N\":\"1\"}", "{\"k\":{\"B\":\"\\n\"}}",
+                "\"l\":{\"L\":[{\"S\":\"\"}]}", "null", "1", "\"abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz\"", "\"k\":{\"N\":\"1\" }",
+            ]), 0..12),
+        ) {
+            for text in [pieces.concat(), format!("{{{}}}", pieces.concat()), format!("{{\"a\":{}}}", pieces.join(","))] {
+                prop_assert_eq!(accepts(text.as_bytes()), serde_accepts(text.as_bytes()), "{}", text);
+            }
         }
 
         #[test]

@@ -29,7 +29,7 @@ pub(super) fn arrange(exported: &str) -> String {
             continue;
         }
         // Stable: the buckets of one series stay in their order, and before its sum and its count.
-        lines.sort_by_key(|line| series(line));
+        lines.sort_by_cached_key(|line| series(line));
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str()).expect("text grows without errors");
         for line in lines {
             text.push_str(line);

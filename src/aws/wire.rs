@@ -11,11 +11,14 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aws_runtime::invocation_id::InvocationIdInterceptor;
+use aws_runtime::request_info::RequestInfoInterceptor;
+use aws_runtime::user_agent::UserAgentInterceptor;
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef, Error, Input, Output,
 };
+use aws_smithy_runtime_api::client::interceptors::{Intercept, disable_interceptor};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, Metadata, OrchestratorError};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
@@ -35,6 +38,13 @@ use crate::model::WallTime;
 tokio::task_local! {
     static CALL: Call;
 }
+
+/// Who calls, as CloudTrail shows it.
+const USER_AGENT: &str = concat!("dynaferry/", env!("CARGO_PKG_VERSION"), " aws-sdk-rust");
+
+/// Why a raw call goes without some of the SDK's headers: composing them for each request, and signing them, is a sixth of
+/// what the SDK does for one. They tell SDK versions and settings, and tie the SDK's own retries together, which are off.
+const DISABLED: &str = "raw calls name themselves, and are not retried by the SDK";
 
 /// An operation whose bodies travel raw. Cheap to clone.
 #[derive(Clone)]
@@ -160,6 +170,9 @@ impl Intercept for RawBodies {
             let layer = cfg.interceptor_state();
             layer.store_put(SharedRequestSerializer::new(raw.clone()));
             layer.store_put(SharedResponseDeserializer::new(raw.clone()));
+            layer.store_put(disable_interceptor::<UserAgentInterceptor>(DISABLED));
+            layer.store_put(disable_interceptor::<InvocationIdInterceptor>(DISABLED));
+            layer.store_put(disable_interceptor::<RequestInfoInterceptor>(DISABLED));
         });
         Ok(())
     }
@@ -192,6 +205,7 @@ impl SerializeRequest for RawCall {
         let request = http::Request::post("/")
             .header(http::header::CONTENT_TYPE, "application/x-amz-json-1.0")
             .header("x-amz-target", self.operation.target)
+            .header(http::header::USER_AGENT, USER_AGENT)
             .header(http::header::CONTENT_LENGTH, self.body.len())
             .body(SdkBody::from(self.body.clone()))?;
         Ok(request.try_into()?)

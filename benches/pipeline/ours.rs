@@ -11,9 +11,12 @@ use dynaferry::telemetry::{Metrics, Mode};
 use tokio_util::sync::CancellationToken;
 
 use crate::Result;
+use crate::http::Connection;
+use crate::pages::SHARDS;
 
-/// How often the metrics are looked at: seldom, for that costs as much as moving a hundred records.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is asked whether the stream is read to its end. Only then are the metrics looked at: that costs as much as
+/// moving a thousand records, and must not count by the time that a busy machine takes.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Moves the stream until so many records are settled.
 pub(crate) async fn run(address: &str, records: usize) -> Result<()> {
@@ -47,7 +50,8 @@ write_capacity = 10000000
     let (metrics, stop) = (program.metrics(), CancellationToken::new());
     let stopper = stop.clone();
     let running = tokio::spawn(async move { program.run(stopper).await });
-    while settled(&metrics) < records && !running.is_finished() {
+    let mut stub = Connection::connect(address).await?;
+    while !running.is_finished() && (!is_read(&mut stub).await? || settled(&metrics) < records) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     stop.cancel();
@@ -56,6 +60,13 @@ write_capacity = 10000000
         all if all == records => Ok(()),
         other => Err(format!("{other} of {records} records were settled").into()),
     }
+}
+
+/// Whether the stub was asked for what comes after the last page of every shard.
+async fn is_read(stub: &mut Connection) -> Result<bool> {
+    stub.send(&[b"POST / HTTP/1.1\r\nx-amz-target: Bench.Ended\r\ncontent-length: 0\r\n\r\n"]).await?;
+    let answer = stub.receive().await?.ok_or("no answer")?;
+    Ok(std::str::from_utf8(answer.body)?.parse::<usize>()? == SHARDS)
 }
 
 /// Records that were applied, or superseded by one that was.

@@ -22,3 +22,9 @@ pub(crate) fn peak_rss_kib() -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
+
+/// How many programs wanted a core, over the last minute, five and fifteen: what a measurement is worth.
+pub(crate) fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}

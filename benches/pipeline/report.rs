@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::arms::{ARMS, Used};
 use crate::pages::{RECORDS_PER_CYCLE, Variant, expected_digest};
+use crate::{Result, process};
 
 /// At least so many times cheaper than the typed loop, and at most so many times the floor.
 const GATES: [(Variant, f64, f64); 2] = [(Variant::Both, 4.0, 5.0), (Variant::New, 3.0, 5.0)];
@@ -27,8 +27,8 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn parse(words: &[&str]) -> Result<Self> {
         let mut options = Self {
-            rounds: 7,
-            seconds: 5.0,
+            rounds: 9,
+            seconds: 2.0,
             quick: false,
             gate: false,
             variants: Variant::ALL.to_vec(),
@@ -121,10 +121,34 @@ fn per_record(used: &Used) -> f64 {
     used.cpu_seconds * 1e6 / used.records as f64
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+/// A middle and how far values lie around it: half of them within the quartiles.
+#[derive(Debug, Clone, Copy)]
+struct Spread {
+    median: f64,
+    quartiles: (f64, f64),
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let last = values.len().saturating_sub(1);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        let quartiles = (at(last / 4), at(last - last / 4));
+        Self { median: at(values.len() / 2), quartiles, least: at(0), most: at(last) }
+    }
+
+    fn json(self) -> Value {
+        json!({"median": self.median, "quartiles": [self.quartiles.0, self.quartiles.1], "least": self.least, "most": self.most})
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { median, quartiles: (low, high), least, most } = self;
+        write!(f, "{median:>6.2}  half {low:.2}–{high:.2}, all {least:.2}–{most:.2}")
+    }
 }
 
 /// Runs everything.
@@ -205,42 +229,42 @@ fn costs(rounds: &Rounds, arm: &str) -> Vec<f64> {
     rounds.get(arm).map(|rounds| rounds.iter().map(|(used, _)| per_record(used)).collect()).unwrap_or_default()
 }
 
-/// The medians of each round's own ratio, with the least and the most.
-fn ratio(rounds: &Rounds, of: &str, to: &str) -> (f64, f64, f64) {
-    let ratios: Vec<f64> = costs(rounds, of).iter().zip(costs(rounds, to)).map(|(of, to)| of / to).collect();
-    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    (median(&ratios), least, ratios.iter().copied().fold(0.0, f64::max))
+/// Each round's own ratio: its arms ran one after the other, so what disturbed one disturbed the others.
+fn ratio(rounds: &Rounds, of: &str, to: &str) -> Spread {
+    Spread::of(costs(rounds, of).iter().zip(costs(rounds, to)).map(|(of, to)| of / to).collect())
 }
 
 /// Prints the table; answers whether the gates are met.
 fn show(variant: Variant, rounds: &Rounds) -> bool {
-    println!("\n{} images: µs of client CPU per record, median (least–most); peak RSS", variant.as_str());
+    println!(
+        "\n{} images: µs of client CPU per record, median of {} rounds; peak RSS",
+        variant.as_str(),
+        num_rounds(rounds)
+    );
     for (arm, used) in rounds {
-        let costs = costs(rounds, arm);
-        let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = costs.iter().copied().fold(0.0, f64::max);
         let rss = used.iter().map(|(used, _)| used.peak_rss_kib).max().unwrap_or(0) / 1024;
-        println!("  {arm:<10} {:>6.2} ({least:.2}–{most:.2}); {rss} MiB", median(&costs));
+        println!("  {arm:<10} {}; {rss} MiB", Spread::of(costs(rounds, arm)));
     }
-    let (times, ..) = ratio(rounds, "typed", "dynaferry");
-    let (over, ..) = ratio(rounds, "dynaferry", "floor");
-    println!("  typed / dynaferry {times:.2}, dynaferry / floor {over:.2}");
+    let (times, over) = (ratio(rounds, "typed", "dynaferry"), ratio(rounds, "dynaferry", "floor"));
+    println!("  typed / dynaferry {times}\n  dynaferry / floor {over}\n  load average {}", process::load_average());
     let gate = GATES.iter().find(|(of, ..)| *of == variant);
-    gate.is_none_or(|(_, least, most)| times >= *least && over <= *most)
+    gate.is_none_or(|(_, least, most)| times.median >= *least && over.median <= *most)
+}
+
+fn num_rounds(rounds: &Rounds) -> usize {
+    rounds.values().map(Vec::len).max().unwrap_or(0)
 }
 
 fn result_json(variant: Variant, rounds: &Rounds) -> Value {
     let arms: BTreeMap<&String, Value> = rounds
         .iter()
         .map(|(arm, used)| {
-            let costs = costs(rounds, arm);
             let rss = used.iter().map(|(used, _)| used.peak_rss_kib).max();
-            (arm, json!({"us_per_record": median(&costs), "rounds": costs, "peak_rss_kib": rss, "writes_per_request": used.first().map(|(_, batch)| batch)}))
+            let (costs, batch) = (costs(rounds, arm), used.first().map(|(_, batch)| batch));
+            (arm, json!({"us_per_record": Spread::of(costs.clone()).json(), "rounds": costs, "peak_rss_kib": rss, "writes_per_request": batch}))
         })
         .collect();
-    let ratio = |of, to| {
-        let (median, least, most) = ratio(rounds, of, to);
-        json!({"median": median, "least": least, "most": most})
-    };
-    json!({"variant": variant.as_str(), "arms": arms, "typed_over_dynaferry": ratio("typed", "dynaferry"), "dynaferry_over_floor": ratio("dynaferry", "floor")})
+    let ratio = |of, to| ratio(rounds, of, to).json();
+    json!({"variant": variant.as_str(), "arms": arms, "load_average": process::load_average(),
+        "typed_over_dynaferry": ratio("typed", "dynaferry"), "dynaferry_over_floor": ratio("dynaferry", "floor")})
 }

@@ -1,6 +1,6 @@
 //! The stub server: DynamoDB as far as the arms need it, cheap, and no slower for one arm than for another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ struct State {
     writes: u64,
     bytes: u64,
     items: HashMap<String, Value>,
+    /// Shards that were read to their end.
+    ended: HashSet<usize>,
 }
 
 struct Stub {
@@ -45,6 +47,7 @@ pub(crate) fn serve() -> Result<()> {
         writes: 0,
         bytes: 0,
         items: HashMap::new(),
+        ended: HashSet::new(),
     };
     let stub = Arc::new(Stub { pages, state: Mutex::new(state) });
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
@@ -108,8 +111,10 @@ impl Stub {
                 state.verifies = verifies.parse()?;
                 (state.requests, state.writes, state.bytes) = (0, 0, 0);
                 state.items.clear();
+                state.ended.clear();
                 "{}".to_owned()
             }
+            "Ended" => self.state.lock().expect("no panic").ended.len().to_string(),
             "Received" => {
                 let state = self.state.lock().expect("no panic");
                 let (items, sum) = digest(state.items.values());
@@ -119,7 +124,13 @@ impl Stub {
             "" => format!(
                 "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult><Arn>arn:aws:iam::{ACCOUNT}:user/bench</Arn><UserId>AIDA</UserId><Account>{ACCOUNT}</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"
             ),
-            other => return Err(format!("no operation {other}").into()),
+            "GetItem" => "{}".to_owned(),
+            "DescribeTimeToLive" => r#"{"TimeToLiveDescription":{"TimeToLiveStatus":"DISABLED"}}"#.to_owned(),
+            other => {
+                // The client would ask again, and only be slow.
+                eprintln!("the stub has no operation {other}");
+                return Err("no such operation".into());
+            }
         }))
     }
 
@@ -134,6 +145,7 @@ impl Stub {
         let mut number = || numbers.next().ok_or("no iterator");
         let (shard, cycle, page) = (number()??, number()??, number()??);
         if cycle >= cycles {
+            self.state.lock().expect("no panic").ended.insert(shard);
             let next = iterator(shard, cycle, page);
             return Ok(Answer::Json(format!(r#"{{"Records":[],"NextShardIterator":"{next}"}}"#)));
         }

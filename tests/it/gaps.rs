@@ -280,6 +280,8 @@ async fn a_gap_over_what_a_dead_owner_had_sent_stays_open_until_its_writes_can_n
             let mut config = world.config("apply.in_doubt_for = \"16m\"");
             // So that the process dies before it has written down which keys are in doubt.
             config.checkpoint.interval = Duration::from_secs(60);
+            config.links[0].stream.poll_min = Duration::from_secs(5);
+            config.links[0].stream.poll_max = Duration::from_secs(5);
             Process::start(world.program(config, Mode::Service))
         };
         let service = serve();
@@ -312,7 +314,17 @@ async fn a_gap_over_what_a_dead_owner_had_sent_stays_open_until_its_writes_can_n
             service.stop().await.unwrap();
             service = serve();
         }
-        tokio::time::sleep(minute * 9).await;
+        world.put(2, 0, "read");
+        tokio::time::sleep(minute * 3).await;
+        // More is lost meanwhile, and is not left to the pass at the end.
+        world.put(46, 0, "lost");
+        world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::ZERO).unwrap();
+        world.put(1, 0, "kept");
+        world.sandbox.expire_iterators();
+        let lost_at = tokio::time::Instant::now();
+        service.until("the tables are equal again", || world.num_differences() == 0).await;
+        assert!(lost_at.elapsed() < minute, "after {:?}", lost_at.elapsed());
+        tokio::time::sleep(minute * 6).await;
         world.put(1, 0, "something");
         service.until("the late write lands", || world.num_differences() == 1).await;
         assert!(!service.status().gaps.is_empty(), "the gap is open");

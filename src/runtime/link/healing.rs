@@ -18,7 +18,7 @@ impl Link {
         let context = &self.shared.context;
         let mut books = running.board.follow_books();
         loop {
-            let open: Vec<u64> = books.borrow_and_update().open_gaps.iter().map(|gap| gap.id).collect();
+            let open = books.borrow_and_update().open_gaps.clone();
             if open.is_empty() || running.board.is_loading() {
                 tokio::select! {
                     _ = books.changed() => {}
@@ -57,9 +57,16 @@ impl Link {
                         );
                     }
                     if covered < ghosts_until {
-                        // A write of the last owner may still land on a key that was compared: one more pass after that.
-                        tokio::time::sleep(ghosts_until.since(context.now())).await;
-                    } else if running.keeper.heal_gaps(open, covered).await.is_err() {
+                        // A write of an earlier owner may still land on a key that was compared: one more pass after that,
+                        // or as soon as more is lost.
+                        tokio::select! {
+                            () = tokio::time::sleep(ghosts_until.since(context.now())) => {}
+                            _ = books.wait_for(|now| now.open_gaps != open) => {}
+                        }
+                        continue;
+                    }
+                    let ids = open.iter().map(|gap| gap.id).collect();
+                    if running.keeper.heal_gaps(ids, covered).await.is_err() {
                         return std::future::pending().await;
                     }
                 }

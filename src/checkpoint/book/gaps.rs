@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Book;
 use crate::checkpoint::rows::{GapRow, GapScope, ShardRow, ShardStatus};
-use crate::model::WallTime;
+use crate::model::{ShardId, WallTime};
 
 /// A gap starts this much before the last settled time: source times are whole seconds, rounded down.
 const GAP_MARGIN: Duration = Duration::from_secs(2);
@@ -33,11 +33,21 @@ impl Book {
         let rows = self.shards.iter().map(|shard| &shard.row);
         let settled = |row: &ShardRow| row.checkpoint_time.unwrap_or(row.verified_at).minus(GAP_MARGIN);
         match scope {
+            // Between ours and one that waits for a parent without a row there may be others: nobody knows since when.
+            GapScope::Shard(id) if self.waits_for_a_stranger(id) => None,
             GapScope::Shard(id) if self.slots.contains_key(id) => rows.filter(|row| row.id == *id).map(settled).min(),
             GapScope::Shard(_) | GapScope::All => {
                 rows.filter(|row| row.status != ShardStatus::Finished).map(settled).min()
             }
         }
+    }
+
+    fn waits_for_a_stranger(&self, shard: &ShardId) -> bool {
+        let row = self.slots.get(shard).and_then(|slot| self.shards.get(*slot)).map(|books| &books.row);
+        row.is_some_and(|row| {
+            row.status == ShardStatus::Waiting
+                && row.parent.as_ref().is_some_and(|parent| !self.slots.contains_key(parent))
+        })
     }
 
     /// The tables were found equal by a pass that began at `covered`: these gaps are healed, unless they went on since.

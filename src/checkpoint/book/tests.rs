@@ -314,3 +314,21 @@ fn nothing_is_sent_beyond_the_durable_dispatch_watermark() {
     book.check_dispatch(&a, number(3)).unwrap();
     assert_eq!(rule(book.check_dispatch(&a, number(4))), Invariant::L6);
 }
+
+#[test]
+fn a_gap_above_a_shard_of_unknown_parent_has_no_known_beginning() {
+    let mut book = book_with("known");
+    let row = |name: &str, parent: &str| ShardRow {
+        parent: Some(ShardId::new(parent)),
+        status: ShardStatus::Waiting,
+        verified_at: at(500),
+        ..shard(name)
+    };
+    book.create_shards([row("child", "known"), row("orphan", "unknown")]);
+    for name in ["child", "orphan"] {
+        let scope = GapScope::Shard(ShardId::new(name));
+        let cause = "shard_late".to_owned();
+        assert!(book.open_gap(GapRow { id: 0, scope, from: None, to: at(600), cause, healed: None }));
+    }
+    assert_eq!(book.gap_rows().map(|gap| gap.from).collect::<Vec<_>>(), [Some(at(498)), None]);
+}

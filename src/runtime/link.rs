@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
-use super::open::resumed_line;
+use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
 use super::replica::{Ends, Replica, ReplicaSetup};
 use crate::aws::Clients;
@@ -29,7 +29,7 @@ use crate::config::{CheckpointConfig, LinkConfig, OnGap};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
-use crate::model::{StreamArn, WallTime};
+use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{Metrics, Mode, Phase};
@@ -82,6 +82,15 @@ pub(crate) struct Link {
     pub(crate) skew: Arc<Mutex<SkewEstimate>>,
 }
 
+/// A link whose books are open, and that has not sent anything yet.
+struct Begun {
+    prepared: Prepared,
+    fence: Fence,
+    opened: Opened,
+    stream: StreamArn,
+    view: ViewType,
+}
+
 enum Generation {
     Stopped,
     StreamEnded,
@@ -124,26 +133,13 @@ impl Link {
         heartbeat: &Heartbeat,
     ) -> Result<Generation> {
         let context = &self.shared.context;
-        let board_slot = Arc::clone(&self.slot);
-        let accounts =
-            Accounts::connect(&self.config, &self.shared.clients, Some(observer(board_slot, Arc::clone(&self.skew))))
-                .await?;
-        let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
-        let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
-        heartbeat.tick();
-        let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-        let (opened, stream, view) = self.open(&prepared, state).await?;
-        let now = context.now();
-        let ghosts_until = opened.book.link().ghosts_until.unwrap_or(now);
-        heartbeat.tick();
-        if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
-            self.write_down(opened.book, &fence).await?;
-            return Err(Error::new(
-                Exit::Lost,
-                format!("link `{}` has an open gap and on_gap is \"stop\"", self.config.name),
-            )
-            .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
-        }
+        // Nothing was sent yet, and what was found is found again: a stop needs not wait for what keeps it from opening.
+        let Begun { prepared, fence, opened, stream, view } = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(Generation::Stopped),
+            begun = Box::pin(self.begin(heartbeat)) => begun?,
+        };
+        let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| context.now());
         let row = opened.book.link().clone();
         if opened.resumed {
             tracing::info!(link = self.config.name, "resumed: {}", resumed_line(&opened.book, context));
@@ -186,6 +182,30 @@ impl Link {
             }
         };
         self.judge(ended.0, ended.1, &board)
+    }
+
+    /// Both sides, and the books that this process owns from now on.
+    async fn begin(&self, heartbeat: &Heartbeat) -> Result<Begun> {
+        let context = &self.shared.context;
+        let board_slot = Arc::clone(&self.slot);
+        let accounts =
+            Accounts::connect(&self.config, &self.shared.clients, Some(observer(board_slot, Arc::clone(&self.skew))))
+                .await?;
+        let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
+        let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
+        heartbeat.tick();
+        let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
+        let (opened, stream, view) = self.open(&prepared, state).await?;
+        heartbeat.tick();
+        if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
+            self.write_down(opened.book, &fence).await?;
+            return Err(Error::new(
+                Exit::Lost,
+                format!("link `{}` has an open gap and on_gap is \"stop\"", self.config.name),
+            )
+            .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
+        }
+        Ok(Begun { prepared, fence, opened, stream, view })
     }
 
     /// All that goes on beside the replica. Ends when the companion is done, or when something says that the link must end.

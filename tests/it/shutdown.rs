@@ -20,6 +20,18 @@ fn seeded(seed: u64) -> Options {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_while_the_link_cannot_be_opened() {
+    let world = World::paused(seeded(79));
+    world.faults(vec![FaultRule::new("*", Trigger::Chance(1.0), FaultKind::InternalError)]);
+    let service = world.serve("");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!service.has_ended(), "it is still trying");
+    let asked = tokio::time::Instant::now();
+    service.stop().await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_under_load_drains_and_leaves_no_doubt() {
     for seed in 80..90 {
         let world = World::paused(seeded(seed));

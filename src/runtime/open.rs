@@ -110,7 +110,8 @@ pub(crate) fn resume(
         last_listed: row.last_listed,
         lost: row.is_lost,
     });
-    let lineage = Lineage::restore(rows);
+    let strangers = state.gaps.iter().filter(|gap| gap.cause == GapCause::ParentUnknown.as_str());
+    let lineage = Lineage::restore(rows).with_stranger(strangers.map(|gap| gap.to).max());
     let unconfirmed: Vec<ShardRow> = state
         .shards
         .iter()

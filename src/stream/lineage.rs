@@ -33,6 +33,10 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(48 * 3600);
 /// How coarsely `last_listed` is kept in rows, so that finished shards cost few writes; added to [`FORGET_AFTER`].
 pub const LISTED_GRAIN: Duration = Duration::from_secs(3600);
 
+/// A finished shard whose children are this late is taken for one without, once a shard of unknown parent told that some
+/// were gone before they were listed. The service's own delays are seconds.
+const ORPHANED_AFTER: Duration = Duration::from_secs(300);
+
 /// So many conclusive listings without a shard that only CHILD_SHARDS told of mean that it is gone.
 const MISSES: u8 = 3;
 
@@ -64,8 +68,12 @@ struct Node {
     last_listed: WallTime,
     saved_listed: WallTime,
     has_end: bool,
+    /// When it was finished; of a restored one, when that was seen first.
     finished_at: Option<WallTime>,
+    is_restored: bool,
     lost: bool,
+    /// Its children were gone before they were listed; a gap lies below it.
+    is_orphaned: bool,
 }
 
 /// The shard forest of one stream.
@@ -77,6 +85,8 @@ pub struct Lineage {
     stream: Option<StreamStatus>,
     /// When the newest listing was merged, if something follows from absence in it.
     concluded_at: Option<WallTime>,
+    /// When a gap was opened for a shard of unknown parent, the last time.
+    stranger_at: Option<WallTime>,
 }
 
 impl Lineage {
@@ -116,11 +126,20 @@ impl Lineage {
                 saved_listed: last_listed,
                 has_end: status == ShardStatus::Finished,
                 finished_at: None,
+                is_restored: true,
                 lost,
+                is_orphaned: false,
             };
             lineage.insert(id, node);
         }
         lineage
+    }
+
+    /// A gap was opened for a shard of unknown parent at this time, in an earlier run.
+    #[must_use]
+    pub fn with_stranger(mut self, at: Option<WallTime>) -> Self {
+        self.stranger_at = self.stranger_at.max(at);
+        self
     }
 
     /// Takes a complete listing. May be repeated with the same one.
@@ -174,10 +193,10 @@ impl Lineage {
         self.nodes.get(shard).map(|node| node.status)
     }
 
-    /// Whether the shard has a row and has not left the listing.
+    /// Whether children of the shard may still turn up: it has not left the listing, and none is known to be gone.
     #[must_use]
-    pub fn is_present(&self, shard: &ShardId) -> bool {
-        self.nodes.get(shard).is_some_and(|node| node.presence != Presence::Left)
+    pub fn may_have_children(&self, shard: &ShardId) -> bool {
+        self.nodes.get(shard).is_some_and(|node| node.presence != Presence::Left && !node.is_orphaned)
     }
 
     /// Whether any child of the shard is known.
@@ -288,7 +307,9 @@ impl Lineage {
             saved_listed: now,
             has_end: shard.last.is_some(),
             finished_at: None,
+            is_restored: false,
             lost: false,
+            is_orphaned: false,
         };
         self.insert(shard.id.clone(), node);
         let (id, parent) = (shard.id.clone(), shard.parent.clone());
@@ -315,7 +336,9 @@ impl Lineage {
             }
             let finished = node.status == ShardStatus::Finished;
             if finished {
-                node.finished_at.get_or_insert(now);
+                let since = *node.finished_at.get_or_insert(now);
+                let a_child_is_gone = self.stranger_at.is_some_and(|at| node.is_restored || since <= at);
+                node.is_orphaned |= a_child_is_gone && now.since(since) >= ORPHANED_AFTER;
             }
             if finished && node.last_listed.since(node.saved_listed) >= LISTED_GRAIN {
                 node.saved_listed = node.last_listed;
@@ -358,6 +381,7 @@ impl Lineage {
         self.stream == Some(StreamStatus::Enabled)
             && node.status == ShardStatus::Finished
             && node.presence != Presence::Left
+            && !node.is_orphaned
             && !self.has_children(id)
     }
 

@@ -121,8 +121,8 @@ impl StreamDriver {
         for shard in std::mem::take(&mut self.settled_by_listing) {
             self.finished_lately.remove(&shard);
         }
-        // One that left the listing is waited for no longer: a vanished shard may never show a child.
-        self.finished_lately.retain(|shard| self.lineage.is_present(shard));
+        // Some never show a child: one that vanished, or one whose children did.
+        self.finished_lately.retain(|shard| self.lineage.may_have_children(shard));
         if !self.finished_lately.is_empty() && listing.status() == StreamStatus::Enabled {
             self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
         }

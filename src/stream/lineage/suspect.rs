@@ -69,6 +69,9 @@ impl Lineage {
             return None;
         }
         let a_child_began = self.known_children(&suspect.shard).any(|(_, child)| child.status != ShardStatus::Waiting);
+        if why == Suspicion::UnknownParent {
+            self.stranger_at = Some(now);
+        }
         let node = self.nodes.get_mut(&suspect.shard)?;
         match why {
             Suspicion::Vanished => node.give_up(now),

@@ -374,3 +374,27 @@ fn a_shard_of_unknown_parent_waits_for_a_vanished_one_that_may_be_above_it() {
     lineage.resolve(&suspect("z", Suspicion::Vanished), at(30));
     assert_eq!(lineage.suspects(), [suspect("c", Suspicion::UnknownParent)]);
 }
+
+#[test]
+fn a_shard_whose_child_was_gone_before_it_was_listed_is_not_waited_for_all_day() {
+    let minutes = |n: u64| at(1).plus(Duration::from_secs(60 * n));
+    let waits = |lineage: &Lineage| lineage.awaiting_children(at(2)).map(|awaiting| awaiting.id).collect::<Vec<_>>();
+    let shards = [closed("a", ""), open("b", "gone")];
+    let mut lineage = pinned(&[open("a", "")]);
+    read(&mut lineage, "a", at(1));
+    assert_eq!(lineage.merge_listing(&listing(&shards), minutes(1)).suspects, [suspect("b", Suspicion::UnknownParent)]);
+    lineage.resolve(&suspect("b", Suspicion::UnknownParent), minutes(1));
+    lineage.merge_listing(&listing(&shards), minutes(4));
+    assert_eq!(waits(&lineage), [id("a")], "its children may just be late");
+    lineage.merge_listing(&listing(&shards), minutes(6));
+    assert_eq!(waits(&lineage), []);
+
+    // Another run knows of the gap from its row.
+    let rows = || [row("a", "", ShardStatus::Finished), row("b", "gone", ShardStatus::Reading)];
+    for (gap_at, expected) in [(None, vec![id("a")]), (Some(minutes(1)), vec![])] {
+        let mut lineage = Lineage::restore(rows()).with_stranger(gap_at);
+        lineage.merge_listing(&listing(&shards), minutes(10));
+        lineage.merge_listing(&listing(&shards), minutes(16));
+        assert_eq!(waits(&lineage), expected);
+    }
+}

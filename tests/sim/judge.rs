@@ -24,7 +24,7 @@ use dynaferry::sandbox::{Changed, Event, Exchange};
 
 use crate::state::CommitObserver;
 use crate::trace::Trace;
-use crate::truth::{Lost, Record, Truth, VersionIndex, number_of};
+use crate::truth::{Lost, Record, ShardTruth, Truth, VersionIndex, number_of};
 use crate::world::{COPY, SOURCE, TABLE, TARGET};
 
 /// Changes created so long before the load began are in its pages (`src/runtime/open.rs`).
@@ -113,10 +113,11 @@ impl Judge {
             Event::Changed(change) if change.account == SOURCE && change.table == TABLE => self.source_changed(change),
             Event::Changed(change) if change.account == TARGET && change.table == COPY => self.target_changed(change),
             Event::Trimmed { shard, through, at, shard_gone, .. } => self.trimmed(shard, *through, *at, *shard_gone),
-            Event::ShardOpened { shard, parent, at, .. } => {
+            Event::ShardOpened { stream, shard, parent, at, .. } => {
                 self.trace.say(*at, || format!("  shard {shard} opened, child of {parent:?}"));
                 let id = ShardId::new(*shard);
-                self.truth.shards.entry(id).or_default().parent = parent.map(ShardId::new);
+                let truth = self.truth.shards.entry(id).or_default();
+                (truth.parent, truth.stream) = (parent.map(ShardId::new), Some((*stream).to_owned()));
             }
             Event::ShardClosed { shard, at, .. } => {
                 self.trace.say(*at, || format!("  shard {shard} closed"));
@@ -308,11 +309,38 @@ impl Judge {
 
     fn commit(&mut self, write: &StateWrite, at: WallTime) {
         match write {
-            StateWrite::Link(row) => self.link = Some(row.clone()),
+            StateWrite::Link(row) => {
+                let followed = &row.identity.stream;
+                if self.link.as_ref().is_some_and(|link| link.identity.stream != *followed) {
+                    self.leave_streams(&followed.0.clone());
+                }
+                self.link = Some(row.clone());
+            }
             StateWrite::Shard(row) => self.commit_shard(row, at),
             StateWrite::ForgetShard(id) => drop(self.rows.remove(id)),
             StateWrite::Gap(row) => self.commit_gap(row, at),
             _ => {}
+        }
+    }
+
+    /// The link goes over to another stream: what is unread of all others will never be read.
+    fn leave_streams(&mut self, followed: &str) {
+        let shards = std::mem::take(&mut self.truth.shards);
+        for (id, shard) in &shards {
+            if shard.stream.as_deref().is_none_or(|stream| stream == followed) {
+                continue;
+            }
+            let unread = shard.records.iter().filter(|record| !self.is_settled(record));
+            let lost: Vec<Lost> = unread
+                .map(|record| Lost { key: record.key, version: record.version, at: record.at, shard: Some(id.clone()) })
+                .collect();
+            self.truth.lost.extend(lost);
+        }
+        self.truth.shards = shards;
+        for shard in self.truth.shards.values_mut() {
+            if shard.stream.as_deref().is_some_and(|stream| stream != followed) {
+                shard.records.clear();
+            }
         }
     }
 
@@ -470,11 +498,23 @@ impl Judge {
         }
     }
 
-    /// The time of the oldest change that a stream tells of, or has told of, and that the target lacks.
+    /// The time of the oldest change that a stream tells of and that the target lacks, unless an open gap says so.
     pub(crate) fn oldest_unapplied(&self) -> Option<WallTime> {
-        let shards = self.truth.shards.values();
-        let oldest = shards.filter_map(|shard| shard.records.iter().find(|record| !self.is_settled(record)));
-        oldest.map(|record| record.at).min()
+        let unapplied = |(id, shard): (&ShardId, &ShardTruth)| {
+            let record = shard.records.iter().find(|record| {
+                let Record { key, version, at, .. } = **record;
+                let lost = Lost { key, version, at, shard: Some(id.clone()) };
+                let mut open = self.gaps.values().filter(|gap| gap.healed.is_none());
+                !self.is_settled(record) && !open.any(|gap| self.covers(gap, &lost))
+            });
+            record.map(|record| record.at)
+        };
+        self.truth.shards.iter().filter_map(unapplied).min()
+    }
+
+    /// Whether the link's books have begun.
+    pub(crate) fn has_link(&self) -> bool {
+        self.link.is_some()
     }
 
     pub(crate) fn gaps(&self) -> impl Iterator<Item = &GapRow> {

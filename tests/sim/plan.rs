@@ -174,6 +174,8 @@ pub(crate) struct Plan {
     pub(crate) family: Family,
     pub(crate) keys: usize,
     pub(crate) shape: KeyShape,
+    /// Which images the stream's records carry.
+    pub(crate) view: &'static str,
     /// Big items, up to the limit of the service.
     pub(crate) has_big_items: bool,
     /// How old the source's history is when the process first starts.
@@ -203,7 +205,20 @@ pub(crate) struct Settings {
     pub(crate) in_doubt_for: Duration,
     pub(crate) attempt_timeout: Duration,
     pub(crate) drain: Duration,
+    /// What the target refuses is set aside; else the link stops.
+    pub(crate) dead_letters: bool,
 }
+
+const VIEWS: [&str; 8] = [
+    "NEW_AND_OLD_IMAGES",
+    "NEW_AND_OLD_IMAGES",
+    "NEW_AND_OLD_IMAGES",
+    "NEW_IMAGE",
+    "NEW_IMAGE",
+    "NEW_IMAGE",
+    "KEYS_ONLY",
+    "OLD_IMAGE",
+];
 
 /// The least that a run lasts.
 pub(crate) const LEAST_LIFE: Duration = Duration::from_secs(30 * 3600);
@@ -233,6 +248,7 @@ impl Plan {
             shape: random
                 .choice([KeyShape::Text, KeyShape::TextAndNumber, KeyShape::Number, KeyShape::BytesAndText])
                 .unwrap_or(KeyShape::Text),
+            view: random.choice(VIEWS).unwrap_or("NEW_IMAGE"),
             has_big_items: random.f64() < 0.05,
             age: if random.bool() { between(&mut random, SECOND, 40 * HOUR) } else { SECOND },
             writes_before: random.usize(0..80),
@@ -275,6 +291,11 @@ impl Plan {
         options
     }
 
+    /// Whether a knob is on.
+    pub(crate) fn has_knob(&self, name: &str) -> bool {
+        self.knobs.iter().any(|knob| knob.kind.name == name)
+    }
+
     /// Leaves a knob out.
     pub(crate) fn without(mut self, names: &[String]) -> Self {
         self.knobs.retain(|knob| !names.iter().any(|name| name == knob.kind.name));
@@ -287,7 +308,7 @@ impl Plan {
         let ms = |time: Duration| format!("\"{}ms\"", time.as_millis());
         format!(
             "load.segments = {}\nload.concurrency = {}\napply.batch_items = {}\napply.max_in_flight = {}\n\
-             apply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
+             apply.on_rejected = \"{}\"\napply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
              stream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
              stream.discovery_interval = {}\nload.read_capacity = 100000\napply.write_capacity = 100000\n\
              verify.rate = 100000\n[checkpoint]\nstore = \"file:unused\"\ninterval = {}\nrecords = {}\n\
@@ -296,6 +317,7 @@ impl Plan {
             s.concurrency,
             s.batch_items,
             s.max_in_flight,
+            if s.dead_letters { "dead_letter" } else { "stop" },
             s.look_ahead_records,
             ms(s.in_doubt_for),
             ms(s.attempt_timeout),
@@ -330,6 +352,7 @@ impl Settings {
             in_doubt_for: random.choice([16 * MINUTE, 16 * MINUTE, MINUTE]).unwrap_or(16 * MINUTE),
             attempt_timeout: between(random, 200 * MS, 10 * SECOND),
             drain: random.choice([20 * SECOND, 20 * SECOND, SECOND]).unwrap_or(20 * SECOND),
+            dead_letters: random.f64() < 0.7,
         }
     }
 }
@@ -390,7 +413,9 @@ fn draw_drift(random: &mut fastrand::Rng) -> Drift {
     if random.f64() < 0.8 {
         return Drift::default();
     }
-    Drift { offset_millis: random.i64(-120_000..120_000), millis_per_hour: random.i64(-2_000..2_000) }
+    // Sometimes so much that signatures are refused, where they are checked.
+    let most = if random.f64() < 0.1 { 600_000 } else { 120_000 };
+    Drift { offset_millis: random.i64(-most..most), millis_per_hour: random.i64(-2_000..2_000) }
 }
 
 fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {

@@ -90,6 +90,7 @@ pub(crate) struct Record {
 /// A shard, as far as its records are not settled in the program's books.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ShardTruth {
+    pub(crate) stream: Option<String>,
     pub(crate) parent: Option<ShardId>,
     pub(crate) records: VecDeque<Record>,
     pub(crate) is_closed: bool,

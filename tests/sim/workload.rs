@@ -2,17 +2,23 @@
 //!
 //! Every image carries a number that no other image has (`v`), so that checkers know a version when they see it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use dynaferry::context::WallClock as _;
 use dynaferry::sandbox::Sandbox;
 use serde_json::{Map, Value, json};
 
-use crate::plan::{KeyShape, Plan, Writing};
-use crate::world::{REGION, SOURCE, TABLE};
+use crate::clocks::WorldClock;
+use crate::judge::Court;
+use crate::plan::{KeyShape, Writing};
+use crate::world::{REGION, SOURCE, TABLE, World};
 
 impl KeyShape {
     /// What CreateTable takes; the stream is on.
-    pub(crate) fn definition(self) -> Value {
+    pub(crate) fn definition(self, view: &str) -> Value {
         let (hash, range) = match self {
             Self::Text => ("S", None),
             Self::TextAndNumber => ("S", Some("N")),
@@ -27,7 +33,7 @@ impl KeyShape {
         json!({
             "TableName": TABLE, "BillingMode": "PAY_PER_REQUEST",
             "AttributeDefinitions": attributes, "KeySchema": keys,
-            "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+            "StreamSpecification": {"StreamEnabled": true, "StreamViewType": view},
         })
     }
 
@@ -52,18 +58,33 @@ pub(crate) struct Writer {
     shape: KeyShape,
     keys: usize,
     has_big_items: bool,
+    /// Whether items expire by themselves.
+    expires: bool,
     version: u64,
+    poison: Arc<AtomicBool>,
+    court: Court,
+    clock: Arc<WorldClock>,
 }
 
+/// The attribute that the target takes from nobody while it is poison.
+pub(crate) const POISON: &str = "poison";
+/// The attribute by which items expire.
+pub(crate) const EXPIRY: &str = "expiry";
+
 impl Writer {
-    pub(crate) fn new(sandbox: Sandbox, plan: &Plan) -> Self {
+    pub(crate) fn new(world: &World, poison: Arc<AtomicBool>) -> Self {
+        let plan = &world.plan;
         Self {
-            sandbox,
+            sandbox: world.sandbox.clone(),
             random: fastrand::Rng::with_seed(plan.seed ^ 0x7777),
             shape: plan.shape,
             keys: plan.keys,
             has_big_items: plan.has_big_items,
+            expires: plan.has_knob("ttl.delete"),
             version: 0,
+            poison,
+            court: world.court.clone(),
+            clock: Arc::clone(&world.clock),
         }
     }
 
@@ -120,7 +141,7 @@ impl Writer {
         self.call(
             "UpdateItem",
             &json!({
-                "TableName": TABLE, "Key": self.shape.key(n), "UpdateExpression": "SET v = :v REMOVE t",
+                "TableName": TABLE, "Key": self.shape.key(n), "UpdateExpression": "SET v = :v REMOVE t, poison",
                 "ExpressionAttributeValues": {":v": {"S": self.version.to_string()}},
             }),
         );
@@ -155,6 +176,14 @@ impl Writer {
         }
         if self.random.f64() < 0.5 {
             item.insert("t".to_owned(), json!({"S": "x".repeat(self.random.usize(0..200))}));
+        }
+        if self.expires && self.random.f64() < 0.3 {
+            let at = self.clock.now().millis() / 1000 + self.random.i64(0..7200);
+            item.insert(EXPIRY.to_owned(), json!({"N": at.to_string()}));
+        }
+        if self.poison.load(Ordering::Relaxed) && self.random.f64() < 0.1 {
+            item.insert(POISON.to_owned(), json!({"BOOL": true}));
+            self.court.judge().poison.insert(self.version);
         }
         if self.has_big_items && self.random.f64() < 0.1 {
             item.insert("big".to_owned(), json!({"S": "b".repeat(self.random.usize(100_000..400_000))}));

@@ -16,6 +16,7 @@ use crate::judge::{Clerk, Court};
 use crate::plan::Plan;
 use crate::state::{ProcessStore, StateTrouble};
 use crate::trace::Trace;
+use crate::workload::EXPIRY;
 
 pub(crate) const SOURCE: &str = "111111111111";
 pub(crate) const TARGET: &str = "222222222222";
@@ -58,8 +59,16 @@ impl World {
 
     /// Makes the source table, unless one is still there.
     pub(crate) fn create_source(&self) -> bool {
-        let definition = self.plan.shape.definition().to_string();
-        self.sandbox.call(SOURCE, REGION, "CreateTable", &definition).is_ok()
+        let definition = self.plan.shape.definition(self.plan.view).to_string();
+        if self.sandbox.call(SOURCE, REGION, "CreateTable", &definition).is_err() {
+            return false;
+        }
+        if self.plan.has_knob("ttl.delete") {
+            let on = format!(r#"{{"Enabled":true,"AttributeName":"{EXPIRY}"}}"#);
+            let body = format!(r#"{{"TableName":"{TABLE}","TimeToLiveSpecification":{on}}}"#);
+            drop(self.sandbox.call(SOURCE, REGION, "UpdateTimeToLive", &body));
+        }
+        true
     }
 
     /// The operator begins anew: no state, no target.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::checkpoint::StateWrite;
-use crate::checkpoint::rows::{LinkIdentity, Stage};
+use crate::checkpoint::rows::{GapScope, LinkIdentity, Stage};
 use crate::model::{KeyAttribute, KeyKind, KeySchema, StreamArn};
 
 const GHOST: Duration = Duration::from_secs(960);

@@ -1,8 +1,10 @@
 //! What goes wrong on the way, one kind at a time and all at once: the copy still ends equal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
 
 use crate::world::{SOURCE, TARGET, World, metric};
 
@@ -48,6 +50,19 @@ async fn a_target_is_made_also_when_that_is_throttled_or_its_answer_lost() {
         assert!(reports[0].verification.is_identical());
         assert!(world.link_row().await.owns_target);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_to_be_made_is_looked_for_once() {
+    let world = filled(Options { seed: 33, ..Options::default() });
+    let not_found = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&not_found);
+    world.sandbox.set_observer(Some(Arc::new(move |exchange: &Exchange<'_>| {
+        let is_refused = exchange.reply.is_some_and(|reply| !reply.status().is_success());
+        seen.fetch_add(usize::from(exchange.operation == "DescribeTable" && is_refused), Relaxed);
+    })));
+    world.migrate("").await.unwrap();
+    assert_eq!(not_found.load(Relaxed), 1);
 }
 
 const CALLS: [&str; 7] =

@@ -14,8 +14,21 @@ pub(super) async fn target_of(
     source: &TableDescription,
     needs: Needs,
 ) -> Result<TableDescription> {
-    match patiently(context, || accounts.target.describe(&accounts.target_table)).await {
-        Ok(target) => {
+    let look = || accounts.target.describe(&accounts.target_table);
+    // Where the table is to be made, a look that may be too early needs no second one: CreateTable says whether it is there.
+    let found = if link.target_create && !needs.target {
+        let look_once = || async {
+            match look().await {
+                Err(failure) if failure.fault == Fault::Lost => Ok(None),
+                answer => answer.map(Some),
+            }
+        };
+        patiently(context, look_once).await
+    } else {
+        patiently(context, look).await.map(Some)
+    };
+    match found {
+        Ok(Some(target)) => {
             match target.status {
                 TableStatus::Active | TableStatus::Updating => Ok(target),
                 TableStatus::Creating => wait_for_target(accounts, link).await,
@@ -28,9 +41,7 @@ pub(super) async fn target_of(
                 .hint("what was copied before is gone with it: load again with a fresh state")
                 .because(failure))
         }
-        Err(failure) if failure.fault == Fault::Lost && link.target_create => {
-            create_target(link, accounts, context, source).await
-        }
+        Ok(None) => create_target(link, accounts, context, source).await,
         Err(failure) if failure.fault == Fault::Lost => {
             Err(Error::new(Exit::Precondition, of_side("target", link, "find"))
                 .hint("create it with the source's keys, or set `target.create = true`")

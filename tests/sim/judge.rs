@@ -4,22 +4,22 @@
 //! | | what must hold |
 //! |---|---|
 //! | C1 | in the end both tables are equal; at no time does the target get an image that the source never had |
-//! | C2 | no checkpoint passes a record that is not settled; no shard is finished before it was read to its end |
+//! | C2 | no checkpoint passes a record that is not settled, or moves back; no shard is finished before it was read to its end |
 //! | C3 | no key goes backwards but where the protocol says so: replay, reads that ran ahead, writes in doubt |
 //! | C4 | no record of a child is dispatched before its parent's row says that it is finished |
-//! | C5 | every record that was trimmed unread lies under a gap; no gap is closed before the keys in it are right |
+//! | C5 | every record that was trimmed unread lies under a gap; none is closed before its keys are right, none is a false alarm |
 //! | C7 | no request that the service must refuse; DescribeStream at most ten times a second |
 //! | C9 | no more records ahead of the checkpoints than was configured; none is sent beyond the dispatch watermark |
 //!
 //! C8 (liveness) and the lag are looked at by the run itself, C10 (determinism) by running twice.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dynaferry::checkpoint::rows::{GapRow, GapScope, LinkRow, ShardRow, ShardStatus};
 use dynaferry::checkpoint::{LinkState, StateWrite};
-use dynaferry::model::{ShardId, WallTime};
+use dynaferry::model::{SequenceNumber, ShardId, WallTime};
 use dynaferry::sandbox::{Changed, Event, Exchange};
 
 use crate::state::CommitObserver;
@@ -29,6 +29,8 @@ use crate::world::{COPY, SOURCE, TABLE, TARGET};
 
 /// Changes created so long before the load began are in its pages (`src/runtime/open.rs`).
 const LOAD_MARGIN: Duration = Duration::from_secs(300);
+/// So often an iterator that has expired may be used again: answers are lost, too.
+const DEAD_ITERATOR_USES: u32 = 10;
 /// DescribeStream calls of an account in a second. Source: DynamoDB Streams API reference.
 const DESCRIBE_STREAM_LIMIT: usize = 10;
 
@@ -54,6 +56,12 @@ pub(crate) struct Judge {
     gaps: BTreeMap<u64, GapRow>,
     look_ahead: usize,
     describe_calls: VecDeque<WallTime>,
+    /// Records that the process that runs was given.
+    given: BTreeSet<SequenceNumber>,
+    /// Records that were trimmed beyond a checkpoint before they were given to it.
+    unread: Vec<(SequenceNumber, Lost)>,
+    /// Requests that were answered with an expired iterator.
+    expired: HashMap<Vec<u8>, u32>,
     /// Items that the target refuses, by version number.
     pub(crate) poison: BTreeSet<u64>,
     /// Writes at the target that came late, and what was accepted there.
@@ -78,6 +86,9 @@ impl Court {
             gaps: BTreeMap::new(),
             look_ahead,
             describe_calls: VecDeque::new(),
+            given: BTreeSet::new(),
+            unread: Vec::new(),
+            expired: HashMap::new(),
             poison: BTreeSet::new(),
             late_writes: 0,
             accepted_writes: 0,
@@ -229,7 +240,13 @@ impl Judge {
             if !self.is_settled(&record) {
                 let Record { key, version, at, .. } = record;
                 self.trace.say(at, || format!("  lost: key {key} version {version} of shard {id}"));
-                self.truth.lost.push(Lost { key, version, at, shard: Some(id.clone()) });
+                let lost = Lost { key, version, at, shard: Some(id.clone()) };
+                // Where nothing is settled yet, reading starts at what is left, and nobody says what is not.
+                let is_begun = self.rows.get(&id).is_some_and(|row| row.checkpoint.is_some() && !row.is_trimmed);
+                if is_begun && !self.given.contains(&record.sequence) {
+                    self.unread.push((record.sequence, lost.clone()));
+                }
+                self.truth.lost.push(lost);
             }
         }
     }
@@ -256,6 +273,8 @@ impl Judge {
         let Some(reply) = exchange.reply else { return };
         match exchange.operation {
             "DescribeStream" if exchange.account == SOURCE => self.count_describe(exchange.at),
+            "GetRecords" if reply.status() == 200 => self.given.extend(numbers_in(reply.body())),
+            "GetRecords" => self.check_iterator(exchange.request, reply.body(), exchange.at),
             "Scan" | "GetItem" if exchange.account == SOURCE && reply.status() == 200 => {
                 self.source_was_read(exchange.operation, reply.body());
             }
@@ -269,6 +288,18 @@ impl Judge {
 
     fn is_about_poison(&self, request: &[u8]) -> bool {
         !self.poison.is_empty() && memchr::memmem::find(request, b"poison").is_some()
+    }
+
+    /// C7: who is told that an iterator has expired gets another one.
+    fn check_iterator(&mut self, request: &[u8], body: &[u8], at: WallTime) {
+        if memchr::memmem::find(body, b"ExpiredIteratorException").is_none() {
+            return;
+        }
+        let uses = self.expired.entry(request.to_vec()).or_default();
+        *uses += 1;
+        if *uses == DEAD_ITERATOR_USES {
+            self.violated("C7", at, format!("an expired iterator was used {DEAD_ITERATOR_USES} times"));
+        }
     }
 
     fn count_describe(&mut self, at: WallTime) {
@@ -310,6 +341,7 @@ impl Judge {
     fn commit(&mut self, write: &StateWrite, at: WallTime) {
         match write {
             StateWrite::Link(row) => {
+                self.check_stream(row, at);
                 let followed = &row.identity.stream;
                 if self.link.as_ref().is_some_and(|link| link.identity.stream != *followed) {
                     self.leave_streams(&followed.0.clone());
@@ -346,8 +378,10 @@ impl Judge {
 
     fn commit_shard(&mut self, row: &ShardRow, at: WallTime) {
         self.check_parent(row, at);
+        self.check_no_retreat(row, at);
         self.rows.insert(row.id.clone(), row.clone());
         self.check_checkpoint(row, at);
+        self.check_unread(row, at);
         if row.status == ShardStatus::Finished && !row.is_lost {
             self.check_finished(row, at);
         }
@@ -364,6 +398,16 @@ impl Judge {
         };
         if is_first && !is_finished {
             self.violated("C4", at, format!("shard {} is dispatched before its parent {parent} is finished", row.id));
+        }
+    }
+
+    /// C2: what is durable once is never taken back.
+    fn check_no_retreat(&mut self, row: &ShardRow, at: WallTime) {
+        let Some(before) = self.rows.get(&row.id) else { return };
+        let opens_again = before.status == ShardStatus::Finished && !before.is_lost && row.status != before.status;
+        if row.checkpoint < before.checkpoint || row.dispatch < before.dispatch || opens_again {
+            let what = format!("the row of shard {} moves back, from {before:?} to {row:?}", row.id);
+            self.violated("C2", at, what);
         }
     }
 
@@ -385,6 +429,30 @@ impl Judge {
                 ));
             }
             self.truth.keys[record.key].checkpointed(record.version);
+        }
+    }
+
+    /// C5: what was trimmed before it was read lies under a gap when the shard's row moves over it.
+    fn check_unread(&mut self, row: &ShardRow, at: WallTime) {
+        let is_over = |number: SequenceNumber| row.status == ShardStatus::Finished || row.checkpoint >= Some(number);
+        let of_row =
+            |(number, lost): &mut (SequenceNumber, Lost)| lost.shard.as_ref() == Some(&row.id) && is_over(*number);
+        let passed: Vec<_> = self.unread.extract_if(.., of_row).collect();
+        for (number, lost) in passed {
+            if !self.gaps.values().any(|gap| self.covers(gap, &lost)) {
+                let what = format!("record {number} of shard {} was trimmed unread, and no gap says so", row.id);
+                self.violated("C5", at, what);
+            }
+        }
+    }
+
+    /// C5: between two streams there may be changes that are in neither.
+    fn check_stream(&mut self, row: &LinkRow, at: WallTime) {
+        let before = self.link.as_ref().map(|link| &link.identity.stream);
+        let is_replaced = before.is_some_and(|before| *before != row.identity.stream);
+        if is_replaced && !self.gaps.values().any(|gap| gap.scope == GapScope::All && gap.healed.is_none()) {
+            let what = format!("the link goes on with {:?}, and no gap spans what came before", row.identity.stream);
+            self.violated("C5", at, what);
         }
     }
 
@@ -426,6 +494,7 @@ impl Judge {
     /// C5: a gap is closed when what was lost in it is right.
     fn commit_gap(&mut self, row: &GapRow, at: WallTime) {
         self.trace.say(at, || format!("  gap {}: {:?}", row.id, row));
+        self.check_alarm(row, at);
         self.gaps.insert(row.id, row.clone());
         if row.healed.is_none() {
             return;
@@ -441,6 +510,17 @@ impl Judge {
                     format!("gap {} is closed, but key {} still lacks version {}", row.id, lost.key, lost.version),
                 );
             }
+        }
+    }
+
+    /// C5: no shard is given up that is there, unless the service itself says so.
+    fn check_alarm(&mut self, row: &GapRow, at: WallTime) {
+        let GapScope::Shard(id) = &row.scope else { return };
+        let is_new = !self.gaps.contains_key(&row.id);
+        let is_there = self.truth.shards.get(id).is_some_and(|shard| !shard.is_gone);
+        let is_told_so = self.faults.contains_key("describe.stale_listing");
+        if is_new && row.cause == "shard_vanished" && is_there && !is_told_so {
+            self.violated("C5", at, format!("gap {} says that shard {id} vanished, but it is there", row.id));
         }
     }
 
@@ -527,7 +607,18 @@ impl Judge {
         self.gaps.clear();
         self.link = None;
         self.truth.lost.clear();
+        self.unread.clear();
     }
+}
+
+/// The sequence numbers in an answer of GetRecords.
+fn numbers_in(body: &[u8]) -> Vec<SequenceNumber> {
+    let name = br#""SequenceNumber":""#;
+    let numbers = memchr::memmem::find_iter(body, name).filter_map(|at| {
+        let digits = body.get(at + name.len()..)?.split(|byte| *byte == b'"').next()?;
+        SequenceNumber::parse(std::str::from_utf8(digits).ok()?).ok()
+    });
+    numbers.collect()
 }
 
 /// Answers that say that a request was malformed.
@@ -551,6 +642,8 @@ impl CommitObserver for Clerk {
         judge.trace.say(now, || format!("state taken: {} shards, {} doubts", before.shards.len(), before.doubts.len()));
         // What was read at the table, and what was applied beyond the checkpoints, belongs to an earlier process.
         let judge = &mut *judge;
+        judge.given.clear();
+        judge.expired.clear();
         for key in &mut judge.truth.keys {
             let is_passed = |version: &crate::truth::Version| {
                 version.record.as_ref().is_some_and(|(shard, sequence)| {
@@ -570,7 +663,9 @@ impl CommitObserver for Clerk {
         let now = self.clock.now();
         let mut judge = self.court.judge();
         judge.trace.commit(now, writes);
-        for write in writes {
+        // Gaps first: one commit is one moment.
+        let (gaps, others): (Vec<_>, Vec<_>) = writes.iter().partition(|write| matches!(write, StateWrite::Gap(_)));
+        for write in gaps.into_iter().chain(others) {
             judge.commit(write, now);
         }
     }

@@ -45,7 +45,8 @@ impl KeyShape {
             Self::Number => json!({"pk": {"N": format!("1234567890123456789012345678{:010}", n + 1)}}),
             Self::BytesAndText => {
                 let bytes = [&[0, 255, 34, 92], u64::try_from(n).unwrap_or(0).to_be_bytes().as_slice()].concat();
-                json!({"pk": {"B": BASE64.encode(bytes)}, "sk": {"S": format!("\\{n}")}})
+                // Keys that differ in their bytes alone, and keys that do not.
+                json!({"pk": {"B": BASE64.encode(bytes)}, "sk": {"S": format!("\\{}", n % 3)}})
             }
         }
     }

@@ -26,7 +26,7 @@
 //! | `sandbox` | an AWS of several accounts in memory, for demo and tests (feature `sandbox`). Knows nothing of the rest |
 //!
 //! Further pages: [what users get](docs::semantics), [operations](docs::operations), [metrics](docs::metrics),
-//! [decisions](docs::decisions). How to use the program: README.
+//! [decisions](docs::decisions), [the bug museum](docs::museum). How to use the program: README.
 
 pub mod apply;
 pub mod aws;
@@ -41,6 +41,8 @@ pub mod docs {
     pub mod decisions {}
     #[doc = include_str!("docs/metrics.md")]
     pub mod metrics {}
+    #[doc = include_str!("docs/museum.md")]
+    pub mod museum {}
     #[doc = include_str!("docs/operations.md")]
     pub mod operations {}
     #[doc = include_str!("docs/semantics.md")]

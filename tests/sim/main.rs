@@ -6,10 +6,11 @@
 //! cargo test --release --test sim -- --family outages --seeds N   of one family
 //! cargo test --release --test sim -- --replay SEED                one run, with a trace of everything
 //! cargo test --release --test sim -- --shrink SEED                leaves out faults while it still fails
+//! cargo test --release --test sim -- museum [--only NAME]         brings back known defects, and counts seeds until one is seen
 //! ```
 //!
 //! [`plan`] draws everything from the seed; [`run`] lives through it; [`truth`] and [`judge`] stand on the sandbox's side and
-//! judge what they see; [`swarm`] runs many; [`report`] says what came of it.
+//! judge what they see; [`swarm`] runs many; [`report`] says what came of it. [`museum`] tests all of that.
 
 #![allow(
     clippy::indexing_slicing,
@@ -24,6 +25,8 @@ mod clocks;
 mod gate;
 mod judge;
 mod knobs;
+mod museum;
+mod patch;
 mod plan;
 mod regressions;
 mod report;
@@ -76,6 +79,12 @@ struct Arguments {
     /// Stops at the first seed that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Of the museum: only exhibits with this in their names.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Of the museum: the profile to build with.
+    #[arg(long, default_value = "release")]
+    profile: String,
     #[command(flatten)]
     libtest: Libtest,
 }
@@ -83,7 +92,7 @@ struct Arguments {
 /// What `cargo test` and its users pass to every test binary.
 #[derive(Debug, clap::Args)]
 struct Libtest {
-    /// Runs the default seeds only if this is part of `simulation`.
+    /// Runs the default seeds only if this is part of `simulation`; `museum` runs that.
     filter: Option<String>,
     #[arg(long, hide = true)]
     list: bool,
@@ -108,6 +117,12 @@ struct Libtest {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let libtest = &arguments.libtest;
+    if libtest.filter.as_deref() == Some("museum") && !libtest.list {
+        let Arguments { seeds, jobs, only, profile, .. } = &arguments;
+        let seeds = seeds.unwrap_or(museum::MOST_SEEDS);
+        let all_are_killed = museum::run(&museum::Tour { seeds, jobs: *jobs, only: only.as_deref(), profile });
+        return if all_are_killed { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let is_left_out = libtest.filter.as_ref().is_some_and(|filter| !"simulation".contains(filter.as_str()))
         || libtest.skip.iter().any(|skip| "simulation".contains(skip.as_str()));
     if libtest.list || libtest.ignored || is_left_out {
@@ -134,7 +149,9 @@ fn main() -> ExitCode {
             Some(count) => swarm::Seeds::range(arguments.start, count, family),
             None => swarm::Seeds::with_regressions(arguments.start, DEFAULT_SEEDS),
         };
-        swarm::run_all(seeds, jobs, arguments.fail_fast)
+        let is_default = arguments.seeds.is_none();
+        let all_apply = !is_default || museum::every_patch_applies();
+        swarm::run_all(seeds, jobs, arguments.fail_fast) && all_apply
     };
     if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

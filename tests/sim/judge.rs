@@ -29,6 +29,8 @@ use crate::world::{COPY, SOURCE, TABLE, TARGET};
 
 /// Changes created so long before the load began are in its pages (`src/runtime/open.rs`).
 const LOAD_MARGIN: Duration = Duration::from_secs(300);
+/// Shown in so many listings, a shard is known: some answers are lost, and ten in a row may contradict themselves.
+const KNOWN_AFTER: u32 = 12;
 /// So often an iterator that has expired may be used again: answers are lost, too.
 const DEAD_ITERATOR_USES: u32 = 10;
 /// DescribeStream calls of an account in a second. Source: DynamoDB Streams API reference.
@@ -58,6 +60,8 @@ pub(crate) struct Judge {
     describe_calls: VecDeque<WallTime>,
     /// Records that the process that runs was given.
     given: BTreeSet<SequenceNumber>,
+    /// How often that process was shown a shard.
+    shown: HashMap<ShardId, u32>,
     /// Records that were trimmed beyond a checkpoint before they were given to it.
     unread: Vec<(SequenceNumber, Lost)>,
     /// Requests that were answered with an expired iterator.
@@ -87,6 +91,7 @@ impl Court {
             look_ahead,
             describe_calls: VecDeque::new(),
             given: BTreeSet::new(),
+            shown: HashMap::new(),
             unread: Vec::new(),
             expired: HashMap::new(),
             poison: BTreeSet::new(),
@@ -272,7 +277,12 @@ impl Judge {
         self.trace.exchange(exchange);
         let Some(reply) = exchange.reply else { return };
         match exchange.operation {
-            "DescribeStream" if exchange.account == SOURCE => self.count_describe(exchange.at),
+            "DescribeStream" if exchange.account == SOURCE => {
+                self.count_describe(exchange.at);
+                for shard in texts_in(reply.body(), br#""ShardId":""#) {
+                    *self.shown.entry(ShardId::new(shard)).or_default() += 1;
+                }
+            }
             "GetRecords" if reply.status() == 200 => self.given.extend(numbers_in(reply.body())),
             "GetRecords" => self.check_iterator(exchange.request, reply.body(), exchange.at),
             "Scan" | "GetItem" if exchange.account == SOURCE && reply.status() == 200 => {
@@ -517,10 +527,18 @@ impl Judge {
     fn check_alarm(&mut self, row: &GapRow, at: WallTime) {
         let GapScope::Shard(id) = &row.scope else { return };
         let is_new = !self.gaps.contains_key(&row.id);
-        let is_there = self.truth.shards.get(id).is_some_and(|shard| !shard.is_gone);
+        let is_there = |id: &ShardId| self.truth.shards.get(id).is_some_and(|shard| !shard.is_gone);
+        let is_known = |id: &ShardId| is_there(id) && self.shown.get(id).is_some_and(|times| *times >= KNOWN_AFTER);
+        let parent = self.truth.shards.get(id).and_then(|shard| shard.parent.as_ref());
+        let is_false = match row.cause.as_str() {
+            "shard_vanished" => is_there(id),
+            "parent_unknown" => parent.is_some_and(is_known),
+            _ => false,
+        };
         let is_told_so = self.faults.contains_key("describe.stale_listing");
-        if is_new && row.cause == "shard_vanished" && is_there && !is_told_so {
-            self.violated("C5", at, format!("gap {} says that shard {id} vanished, but it is there", row.id));
+        if is_new && is_false && !is_told_so {
+            let what = format!("gap {} of {id} says {}, but nothing is lost there", row.id, row.cause);
+            self.violated("C5", at, what);
         }
     }
 
@@ -612,13 +630,16 @@ impl Judge {
 }
 
 /// The sequence numbers in an answer of GetRecords.
-fn numbers_in(body: &[u8]) -> Vec<SequenceNumber> {
-    let name = br#""SequenceNumber":""#;
-    let numbers = memchr::memmem::find_iter(body, name).filter_map(|at| {
-        let digits = body.get(at + name.len()..)?.split(|byte| *byte == b'"').next()?;
-        SequenceNumber::parse(std::str::from_utf8(digits).ok()?).ok()
-    });
-    numbers.collect()
+fn numbers_in(body: &[u8]) -> impl Iterator<Item = SequenceNumber> {
+    texts_in(body, br#""SequenceNumber":""#).filter_map(|digits| SequenceNumber::parse(digits).ok())
+}
+
+/// The plain texts that follow this in a body.
+fn texts_in<'a>(body: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a str> {
+    memchr::memmem::find_iter(body, name).filter_map(move |at| {
+        let text = body.get(at + name.len()..)?.split(|byte| *byte == b'"').next()?;
+        std::str::from_utf8(text).ok()
+    })
 }
 
 /// Answers that say that a request was malformed.
@@ -643,6 +664,7 @@ impl CommitObserver for Clerk {
         // What was read at the table, and what was applied beyond the checkpoints, belongs to an earlier process.
         let judge = &mut *judge;
         judge.given.clear();
+        judge.shown.clear();
         judge.expired.clear();
         for key in &mut judge.truth.keys {
             let is_passed = |version: &crate::truth::Version| {

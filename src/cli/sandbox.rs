@@ -12,10 +12,12 @@ use super::format::{counted, rate};
 use super::session::{Ended, Session};
 use crate::config::TelemetryConfig;
 use crate::error::{Error, Exit, Result};
-use crate::sandbox::Options;
+use crate::sandbox::{FaultKind, FaultRule, Faults, Options, Trigger};
 
 /// How often the writer wakes up.
 const WRITE_EVERY: Duration = Duration::from_millis(50);
+/// How long after its connection broke a write may still land.
+const MAX_LATE: Duration = Duration::from_secs(4);
 
 /// Serve the embedded AWS over TCP, with two accounts, roles and an example table.
 ///
@@ -23,7 +25,8 @@ const WRITE_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   dynaferry sandbox                       prints the lines to copy
-  dynaferry sandbox --items 100000 --rate 500")]
+  dynaferry sandbox --items 100000 --rate 500
+  dynaferry sandbox --rate 100 --faults 0.05   set apply.in_doubt_for = \"10s\": writes land up to 4 s late")]
 pub(super) struct SandboxArgs {
     /// Where it listens
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4510")]
@@ -37,15 +40,28 @@ pub(super) struct SandboxArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     rate: u32,
 
+    /// Share of requests that go wrong, from 0 to 1; above 0, shards live for a minute
+    ///
+    /// Reads of the source and all requests of the target account: throttles, errors, lost and broken answers, silence, batches
+    /// done in part, odd listings and pages, and writes that land up to 4 s after their connection broke.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
+    faults: f64,
+
     /// Seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+fn parse_share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a number from 0 to 1".to_owned())
 }
 
 pub(super) async fn execute(session: &Session, args: &SandboxArgs) -> Result<Ended> {
     session.start_logging(&TelemetryConfig::default())?;
-    let mut example = Example::new(Options { seed: args.seed, ..Options::default() })?;
+    let mut example = Example::new(options(args))?;
     example.fill(args.items)?;
+    example.sandbox.set_faults(faults(args.faults));
     let fail = |error| {
         Error::new(Exit::Precondition, format!("listen on {}", args.listen))
             .because(error)
@@ -65,6 +81,68 @@ pub(super) async fn execute(session: &Session, args: &SandboxArgs) -> Result<End
         error = write(&mut example, args.rate) => return Err(error),
     }
     Ok(Ended::DONE)
+}
+
+/// With faults, shards that live for a minute and children that are listed late: what the service does in hours.
+fn options(args: &SandboxArgs) -> Options {
+    let calm = Options { seed: args.seed, ..Options::default() };
+    if args.faults == 0.0 {
+        return calm;
+    }
+    Options {
+        shard_life: Duration::from_secs(60),
+        split_chance: 0.25,
+        max_open_shards: 6,
+        children_delay: Duration::from_millis(500),
+        children_stagger: Duration::from_secs(2),
+        empty_page_chance: 0.05,
+        ..calm
+    }
+}
+
+/// What goes wrong, every kind as often as the others that befall the same request. Whoever writes the source is spared.
+fn faults(share: f64) -> Faults {
+    let throttle = |code: &str| FaultKind::Throttle(code.to_owned());
+    let anywhere = [
+        throttle("ThrottlingException"),
+        throttle("ProvisionedThroughputExceededException"),
+        FaultKind::InternalError,
+        FaultKind::Refuse,
+        FaultKind::LoseAnswer,
+        FaultKind::TimeOut,
+        FaultKind::Hold(Duration::from_millis(700)),
+        FaultKind::TruncateAnswer,
+        FaultKind::GarbleAnswer,
+        FaultKind::ExpiredToken,
+    ];
+    let of_writes = [
+        FaultKind::DeliverLate(Duration::from_secs(1)),
+        FaultKind::TimeOutAndDeliverLate(MAX_LATE),
+        FaultKind::UnprocessedSubset,
+        FaultKind::UnprocessedAll,
+    ];
+    let of_listings = [
+        FaultKind::DuplicateShards,
+        FaultKind::ShuffleShards,
+        FaultKind::StaleParentOpen,
+        FaultKind::StaleListing(Duration::from_secs(5)),
+    ];
+    let of_pages = [FaultKind::ExpireIterator, FaultKind::EmptyPages(3), FaultKind::OneRecord];
+    let mut rules = Vec::new();
+    let mut add = |account: &str, operations: &[&str], kinds: &[&[FaultKind]]| {
+        let kinds = kinds.concat();
+        #[expect(clippy::cast_precision_loss, reason = "a handful")]
+        let chance = share / kinds.len() as f64;
+        for operation in operations {
+            let rule = |kind: &FaultKind| FaultRule::new(operation, Trigger::Chance(chance), kind.clone());
+            rules.extend(kinds.iter().map(|kind| rule(kind).for_account(account)));
+        }
+    };
+    add(SOURCE_ACCOUNT, &["Scan", "GetItem", "BatchGetItem", "DescribeTable", "GetShardIterator"], &[&anywhere]);
+    add(SOURCE_ACCOUNT, &["DescribeStream"], &[&anywhere, &of_listings]);
+    add(SOURCE_ACCOUNT, &["GetRecords"], &[&anywhere, &of_pages]);
+    add(TARGET_ACCOUNT, &["*"], &[&anywhere, &of_writes]);
+    Faults::new(rules)
 }
 
 /// Changes items at this rate for ever; ends with an error alone.
@@ -186,6 +264,23 @@ mod tests {
             text.contains("AWS_ACCESS_KEY_ID=111111111111") && text.contains("1,000 items, 5.0 changes/s"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn faults_befall_the_replicator_and_not_who_writes_the_source() {
+        assert!(faults(0.0).rules.iter().all(|rule| rule.trigger == Trigger::Chance(0.0)));
+        for rule in &faults(0.5).rules {
+            assert!(
+                rule.account.as_deref() == Some(TARGET_ACCOUNT) || !rule.operation.contains(['*', 'W']),
+                "{rule:?}"
+            );
+            let late = match rule.kind {
+                FaultKind::DeliverLate(late) | FaultKind::TimeOutAndDeliverLate(late) => late,
+                _ => Duration::ZERO,
+            };
+            assert!(late <= MAX_LATE, "the help says so");
+        }
+        assert!(parse_share("0.05").is_ok() && parse_share("1.5").is_err() && parse_share("NaN").is_err());
     }
 
     #[test]

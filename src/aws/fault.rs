@@ -137,7 +137,7 @@ fn by_code(code: Option<&str>, status: u16) -> Fault {
 }
 
 /// Whether new credentials may help: the ones used were good once.
-pub(super) fn has_stale_credentials(failure: &Failure) -> bool {
+pub(crate) fn has_stale_credentials(failure: &Failure) -> bool {
     failure.code.as_deref().is_some_and(|code| STALE_CREDENTIALS.contains(&code))
 }
 

@@ -19,5 +19,6 @@ mod wire;
 pub use accounts::{AccessKey, Account, Clients, Identity};
 pub use call::{CallRecord, Observer, Outcome, Side};
 pub use create::{Created, Patience};
+pub(crate) use fault::has_stale_credentials;
 pub use streams::Streams;
 pub use tables::Table;

@@ -179,6 +179,25 @@ async fn sessions_that_expire_in_mid_run_are_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_expires_while_a_link_is_opened_is_renewed() {
+    for (operation, account) in [
+        ("GetCallerIdentity", SOURCE),
+        ("GetCallerIdentity", TARGET),
+        ("DescribeTable", SOURCE),
+        ("DescribeTable", TARGET),
+    ] {
+        let world = filled(Options { seed: 33, ..Options::default() });
+        let next = FaultRule::new(operation, Trigger::Next(1), FaultKind::ExpiredToken).for_account(account);
+        world.faults(vec![next]);
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        let denied = metric(&service.program, "dynaferry_requests_total", &["result=\"denied\""]);
+        assert!(denied > 0.0, "{operation} in {account}: the test is void");
+        service.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_waits_out_credentials_that_are_refused_for_an_hour() {
     let world = filled(Options { seed: 30, ..Options::default() });
     let service = world.serve("");

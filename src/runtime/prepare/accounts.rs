@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::aws::{Account, Clients, Identity, Observer, Side};
+use crate::aws::{Account, Clients, Identity, Observer, Side, has_stale_credentials};
 use crate::config::{LinkConfig, TableRef};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Fault, Result};
@@ -11,6 +11,9 @@ use crate::retry::{Attempts, Patience, Verdict};
 
 /// For how long calls that fail at the start are tried again, unless they are throttled.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a call is tried again with new credentials, because the ones before had gone stale.
+const NEW_CREDENTIALS: u32 = 2;
 
 /// The accounts of a link.
 #[derive(Clone)]
@@ -70,13 +73,17 @@ where
     F: Future<Output = Result<T, Failure>>,
 {
     let (mut attempts, started) = (Attempts::new(Patience::COMMAND), tokio::time::Instant::now());
+    let mut stale = 0;
     loop {
         let failure = match call().await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        // Throttling passes, however long it takes; credentials are judged at once, before anybody waits for nothing.
-        let gives_up = failure.fault == Fault::Denied || (!failure.throttled && started.elapsed() >= START_PATIENCE);
+        stale += u32::from(has_stale_credentials(&failure));
+        // Throttling passes, however long it takes; credentials are judged at once, before anybody waits for nothing,
+        // unless they were good once: the next attempt has new ones.
+        let is_denied = failure.fault == Fault::Denied && (!has_stale_credentials(&failure) || stale > NEW_CREDENTIALS);
+        let gives_up = is_denied || (!failure.throttled && started.elapsed() >= START_PATIENCE);
         match attempts.failed_with(&failure, started.elapsed(), context.draw()) {
             Verdict::Again(wait) if !gives_up => {
                 tracing::warn!(error = %failure, "a call failed, trying again");

@@ -545,7 +545,11 @@ impl Judge {
     fn is_right(&self, lost: &Lost) -> bool {
         let number = self.truth.keys[lost.key].versions[lost.version].number;
         let is_set_aside = number.is_some_and(|number| self.poison.contains(&number));
-        self.truth.is_applied(lost.key, lost.version) || self.truth.is_equal(lost.key) || is_set_aside
+        // A version that looks like what the target has is no loss: nothing would change.
+        self.truth.is_applied(lost.key, lost.version)
+            || self.truth.is_equal(lost.key)
+            || self.truth.looks_like(lost.key, lost.version)
+            || is_set_aside
     }
 
     fn covers(&self, gap: &GapRow, lost: &Lost) -> bool {

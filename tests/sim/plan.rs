@@ -237,10 +237,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl Plan {
     /// The plan of a seed; `family` by name, if one is wanted.
     pub(crate) fn draw(seed: u64, family: Option<&str>) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0000_d1a5_f00d);
-        let drawn = Family::draw(&mut random);
-        let family = family.and_then(|name| Family::named(name, &mut random)).unwrap_or(drawn);
-        let settings = Settings::draw(&mut random, family);
+        // Each part draws by itself, so that a change of one leaves the others of a known seed as they were.
+        let random = &mut draws(seed, "family");
+        let drawn = Family::draw(random);
+        let family = family.and_then(|name| Family::named(name, random)).unwrap_or(drawn);
+        let random = &mut draws(seed, "workload");
         let mut plan = Self {
             seed,
             family,
@@ -250,14 +251,13 @@ impl Plan {
                 .unwrap_or(KeyShape::Text),
             view: random.choice(VIEWS).unwrap_or("NEW_IMAGE"),
             has_big_items: random.f64() < 0.05,
-            age: if random.bool() { between(&mut random, SECOND, 40 * HOUR) } else { SECOND },
+            age: if random.bool() { between(random, SECOND, 40 * HOUR) } else { SECOND },
             writes_before: random.usize(0..80),
-            episodes: Vec::new(),
-            settings,
-            knobs: draw_knobs(&mut random, family),
-            world: draw_world(seed, &mut random),
+            episodes: draw_episodes(&mut draws(seed, "episodes"), family),
+            settings: Settings::draw(&mut draws(seed, "settings"), family),
+            knobs: draw_knobs(seed, family),
+            world: draw_world(seed, &mut draws(seed, "world")),
         };
-        plan.episodes = draw_episodes(&mut random, family);
         if let Family::Lag(scenario) = family {
             plan.calm(scenario);
         }
@@ -366,28 +366,34 @@ fn draw_world(seed: u64, random: &mut fastrand::Rng) -> Options {
         initial_shards: 1..=random.usize(1..4),
         max_open_shards: random.usize(1..5),
         final_page_with_records_chance: random.f64(),
-        max_page_records: random.usize(1..300),
+        max_page_records: random.usize(20..300),
         max_page_bytes: random.usize(2_000..200_000),
         ..Options::default()
     }
 }
 
 /// A random part of the kinds, each with a strength of its own.
-fn draw_knobs(random: &mut fastrand::Rng, family: Family) -> Vec<Knob> {
+fn draw_knobs(seed: u64, family: Family) -> Vec<Knob> {
+    let random = &mut draws(seed, "share");
     let share = match family {
         Family::Lag(_) => 0.0,
         _ if random.f64() < 0.05 => 0.0,
         _ => random.f64() * 0.35,
     };
-    let mut knobs = Vec::new();
-    for kind in KINDS {
-        // Always drawn, so that a kind more or less moves nothing else.
+    let draw = |kind: &'static Kind| {
+        let random = &mut draws(seed, kind.name);
         let (chance, strength, seed) = (random.f64(), random.f64(), random.u64(..));
-        if chance < share {
-            knobs.push(Knob { kind, strength, seed });
-        }
-    }
-    knobs
+        (chance < share).then_some(Knob { kind, strength, seed })
+    };
+    KINDS.iter().filter_map(draw).collect()
+}
+
+/// The generator of one part of a plan.
+fn draws(seed: u64, part: &str) -> fastrand::Rng {
+    // FNV-1a: the same on every machine, for ever.
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let bytes = seed.to_be_bytes().into_iter().chain(part.bytes());
+    fastrand::Rng::with_seed(bytes.fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
 fn draw_writing(random: &mut fastrand::Rng) -> Writing {

@@ -9,15 +9,4 @@ pub(crate) struct Regression {
 }
 
 /// All of them.
-pub(crate) const REGRESSIONS: &[Regression] = &[
-    Regression {
-        seed: 5,
-        family: None,
-        found: "a vanished shard without children held the lag, the load and the pace of listings for ever",
-    },
-    Regression {
-        seed: 29,
-        family: None,
-        found: "empty pages of closed shards were taken for idleness: minutes a shard",
-    },
-];
+pub(crate) const REGRESSIONS: &[Regression] = &[];

@@ -212,6 +212,12 @@ impl Truth {
         truth.target == truth.versions[truth.last()].number
     }
 
+    /// Whether the target has what this version was.
+    pub(crate) fn looks_like(&self, key: usize, version: VersionIndex) -> bool {
+        let truth = &self.keys[key];
+        truth.target == truth.versions[version].number
+    }
+
     /// Whether one shard descends from the other, or is it.
     pub(crate) fn descends(&self, shard: &ShardId, ancestor: &ShardId) -> bool {
         let mut at = Some(shard);

@@ -260,9 +260,11 @@ impl Judge {
         self.truth.is_applied(record.key, record.version) || self.is_filtered(record.at) || self.is_poison(record)
     }
 
+    /// Whether it, or a later version that may have absorbed it, was set aside.
     fn is_poison(&self, record: &Record) -> bool {
-        let number = self.truth.keys[record.key].versions[record.version].number;
-        number.is_some_and(|number| self.poison.contains(&number))
+        let later = self.truth.keys[record.key].versions.iter().skip(record.version);
+        !self.poison.is_empty()
+            && later.filter_map(|version| version.number).any(|number| self.poison.contains(&number))
     }
 
     /// Changes of so long ago are in the load's pages.

@@ -618,6 +618,11 @@ impl Judge {
         self.truth.shards.iter().filter_map(unapplied).min()
     }
 
+    /// Whether the link has a row for this shard.
+    pub(crate) fn knows(&self, shard: &str) -> bool {
+        self.rows.contains_key(&ShardId::new(shard))
+    }
+
     /// Whether the link's books have begun.
     pub(crate) fn has_link(&self) -> bool {
         self.link.is_some()

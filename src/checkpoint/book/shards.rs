@@ -15,6 +15,22 @@ pub(super) struct ShardBooks {
     pub(super) settled_to: Option<WallTime>,
     pub(super) is_drained: bool,
     pub(super) durable: Durable,
+    /// When a page was read last, in this run.
+    confirmed_at: Option<WallTime>,
+}
+
+impl ShardBooks {
+    /// Brings `verified_at` up to date: the time at which the position that a restart would use was proved.
+    ///
+    /// A read proves a checkpoint. Without one a restart reads from the trim horizon, which never says what is missing:
+    /// there the position is as old as the oldest record that is owed, whenever it was read.
+    fn verify_position(&mut self) {
+        let is_proved = self.row.checkpoint.is_some() && !self.row.is_trimmed;
+        match self.watermark.oldest_unsettled().filter(|_| !is_proved) {
+            Some(oldest) => self.row.verified_at = self.confirmed_at.unwrap_or(self.row.verified_at).min(oldest),
+            None => self.row.verified_at = self.row.verified_at.max(self.confirmed_at.unwrap_or(self.row.verified_at)),
+        }
+    }
 }
 
 /// What a shard's row durably says.
@@ -43,7 +59,7 @@ impl Book {
         let watermark = Watermark::after(row.checkpoint);
         let settled_to = row.checkpoint_time;
         let durable = if is_durable { Durable::of(&row) } else { Durable::NOTHING };
-        self.shards.push(ShardBooks { row, watermark, settled_to, is_drained: false, durable });
+        self.shards.push(ShardBooks { row, watermark, settled_to, is_drained: false, durable, confirmed_at: None });
     }
 
     fn slot(&self, shard: &ShardId) -> Result<usize, BookError> {
@@ -93,6 +109,12 @@ impl Book {
         self.finish_if_done(slot)
     }
 
+    /// Whether a shard was given up, and not begun again: what still comes of it lies under its gap.
+    pub(crate) fn is_given_up(&self, shard: &ShardId) -> bool {
+        let books = self.slots.get(shard).and_then(|slot| self.shards.get(*slot));
+        books.is_some_and(|books| books.row.is_lost)
+    }
+
     /// A shard's checkpoint was found trimmed; a durable gap says so.
     pub(crate) fn trimmed(&mut self, shard: &ShardId) -> Result<(), BookError> {
         let slot = self.slot(shard)?;
@@ -104,8 +126,9 @@ impl Book {
     /// A shard's position was within the stream's retention at this time.
     pub(crate) fn confirm(&mut self, shard: &ShardId, at: WallTime) -> Result<(), BookError> {
         let slot = self.slot(shard)?;
-        let row = &mut self.shard_mut(slot)?.row;
-        row.verified_at = row.verified_at.max(at);
+        let books = self.shard_mut(slot)?;
+        books.confirmed_at = books.confirmed_at.max(Some(at));
+        books.verify_position();
         self.dirty.shards.insert(slot);
         Ok(())
     }
@@ -141,8 +164,7 @@ impl Book {
     pub(crate) fn admit(&mut self, shard: &ShardId, arrivals: &[Arrival<'_>]) -> Result<Vec<Token>, BookError> {
         let slot = self.slot(shard)?;
         let books = self.shard_mut(slot)?;
-        // What was on its way when a shard was given up is under its gap.
-        if books.row.status != ShardStatus::Reading && !books.row.is_lost {
+        if books.row.status != ShardStatus::Reading || books.row.is_lost {
             return Err(Violation::with(Invariant::L4, format!("shard {shard} is not being read")).into());
         }
         let debts = std::mem::take(&mut books.row.debts);
@@ -161,6 +183,7 @@ impl Book {
             }
         }
         books.row.debts = debts;
+        books.verify_position();
         let size: u64 = arrivals.iter().map(|arrival| arrival.bytes as u64).sum();
         self.ahead = (self.ahead.0 + arrivals.len() as u64, self.ahead.1 + size);
         for (key, until) in doubtful {
@@ -206,6 +229,7 @@ impl Book {
         }
         books.row.checkpoint = Some(advance.to);
         books.row.is_trimmed = false;
+        books.verify_position();
         books.row.checkpoint_time = books.row.checkpoint_time.max(Some(advance.created));
         books.settled_to = books.row.checkpoint_time;
         books.row.debts.retain(|debt| advance.to < debt.to);

@@ -332,3 +332,36 @@ fn a_gap_above_a_shard_of_unknown_parent_has_no_known_beginning() {
     }
     assert_eq!(book.gap_rows().map(|gap| gap.from).collect::<Vec<_>>(), [Some(at(498)), None]);
 }
+
+#[test]
+fn a_position_without_a_checkpoint_is_as_old_as_the_oldest_record_that_is_owed() {
+    let verified = |book: &Book| book.shard_rows().next().unwrap().verified_at;
+    let a = ShardId::new("a");
+    let mut book = book_with("a");
+    book.confirm(&a, at(5_000)).unwrap();
+    assert_eq!(verified(&book), at(5_000), "nothing is owed yet");
+
+    let (old, new) = (key(1), key(2));
+    let arrival = |n, created, key| Arrival { sequence: number(n), created: at(created), bytes: 1, key: Some(key) };
+    let tokens = book.admit(&a, &[arrival(1, 100, &old), arrival(2, 4_900, &new)]).unwrap();
+    assert_eq!(verified(&book), at(100));
+    book.confirm(&a, at(6_000)).unwrap();
+    assert_eq!(verified(&book), at(100), "reading proves nothing of where a restart would begin");
+
+    book.settle(tokens).unwrap();
+    assert_eq!(verified(&book), at(6_000), "the checkpoint is what a restart goes on from");
+}
+
+#[test]
+fn what_comes_late_of_a_shard_that_was_given_up_is_not_admitted() {
+    let mut book = book_with("a");
+    let a = ShardId::new("a");
+    assert!(!book.is_given_up(&a));
+    book.give_up_shard(&a).unwrap();
+    assert!(book.is_given_up(&a));
+    let late = key(1);
+    let arrival = Arrival { sequence: number(1), created: at(0), bytes: 1, key: Some(&late) };
+    assert_eq!(rule(book.admit(&a, &[arrival]).map(drop)), Invariant::L4);
+    book.begin_shard(&a).unwrap();
+    assert!(!book.is_given_up(&a), "it is listed again");
+}

@@ -29,6 +29,12 @@ impl Budget {
         let permits = |wanted: usize, most: usize| u32::try_from(wanted.clamp(1, most)).unwrap_or(u32::MAX);
         (permits(records.len(), self.max_records), permits(bytes.div_ceil(1024), self.max_kib))
     }
+
+    /// Gives permits back that were taken for nothing.
+    pub(super) fn give_back(&self, records: u32, kib: u32) {
+        self.records.add_permits(records as usize);
+        self.kib.add_permits(kib as usize);
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! History that is gone before it was read: each finding becomes a durable gap first, then reading goes on with what
 //! is left.
 
+use std::collections::HashSet;
+
 use tokio::time::Instant;
 
 use super::{StreamDriver, StreamError};
@@ -59,13 +61,14 @@ impl StreamDriver {
     ///
     /// A shard is given up when two listings in a row do not hold it: one alone may be incomplete.
     pub(super) async fn resolve(&mut self, mut suspects: Vec<Suspect>) -> Result<(), StreamError> {
-        let vanished = self.vanished.clone();
-        let is_certain = |suspect: &Suspect| suspect.why != Suspicion::Vanished || vanished.contains(&suspect.shard);
-        suspects.retain(is_certain);
+        suspects = certain(suspects, &self.vanished);
         while !suspects.is_empty() {
+            let mut has_changed = false;
             for suspect in suspects {
                 self.open_gap(&suspect.shard, suspect.why.into()).await?;
-                match self.lineage.resolve(&suspect, self.context.now()) {
+                let resolved = self.lineage.resolve(&suspect, self.context.now());
+                has_changed |= resolved.is_some();
+                match resolved {
                     Some(ShardStatus::Finished) => {
                         self.stop_reading(&suspect.shard);
                         self.keeper.give_up(&suspect.shard).await?;
@@ -74,8 +77,11 @@ impl StreamDriver {
                     Some(ShardStatus::Waiting) | None => {}
                 }
             }
-            suspects = self.lineage.suspects();
-            suspects.retain(is_certain);
+            if !has_changed {
+                // The next listing tells more; asked again now, the forest would answer the same.
+                break;
+            }
+            suspects = certain(self.lineage.suspects(), &self.vanished);
         }
         Ok(())
     }
@@ -101,5 +107,28 @@ impl StreamDriver {
             return Err(StreamError::Lost { shard: shard.clone(), cause: cause.as_str() });
         }
         Ok(())
+    }
+}
+
+/// The suspects of which enough is known. A shard that only one listing lacked is left alone, whatever else it is
+/// suspected of: a suspicion is judged by all that is known of its shard.
+fn certain(suspects: Vec<Suspect>, vanished: &HashSet<ShardId>) -> Vec<Suspect> {
+    let is_unsure = |suspect: &&Suspect| suspect.why == Suspicion::Vanished && !vanished.contains(&suspect.shard);
+    let unsure: HashSet<ShardId> = suspects.iter().filter(is_unsure).map(|suspect| suspect.shard.clone()).collect();
+    suspects.into_iter().filter(|suspect| !unsure.contains(&suspect.shard)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_one_listing_lacked_is_left_alone_whatever_else_it_is_suspected_of() {
+        let suspect = |shard: &str, why| Suspect { shard: ShardId::new(shard), why };
+        let of_x = [suspect("x", Suspicion::UnknownParent), suspect("x", Suspicion::Vanished)];
+        let other = suspect("y", Suspicion::Overtaken);
+        let all: Vec<Suspect> = of_x.iter().cloned().chain([other.clone()]).collect();
+        assert_eq!(certain(all.clone(), &HashSet::new()), [other]);
+        assert_eq!(certain(all.clone(), &HashSet::from([ShardId::new("x")])), all);
     }
 }

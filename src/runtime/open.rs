@@ -12,7 +12,7 @@ use crate::error::{Error, Exit, Result};
 use crate::model::{GapScope, StreamArn, WallTime};
 use crate::stream::driver::new_row;
 use crate::stream::gaps::is_unconfirmed;
-use crate::stream::lineage::LineageRow;
+use crate::stream::lineage::{FORGET_AFTER, LineageRow};
 use crate::stream::{GapCause, Lineage, Listing};
 
 /// Every page of the load holds the changes that were created longer than this before it began: AWS's clocks differ less.
@@ -110,7 +110,9 @@ pub(crate) fn resume(
         last_listed: row.last_listed,
         lost: row.is_lost,
     });
-    let strangers = state.gaps.iter().filter(|gap| gap.cause == GapCause::ParentUnknown.as_str());
+    // What was found before any shard that is still listed was closed says nothing of it.
+    let is_recent = |gap: &&GapRow| now.since(gap.to) < FORGET_AFTER;
+    let strangers = state.gaps.iter().filter(|gap| gap.cause == GapCause::ParentUnknown.as_str()).filter(is_recent);
     let lineage = Lineage::restore(rows).with_stranger(strangers.map(|gap| gap.to).max());
     let unconfirmed: Vec<ShardRow> = state
         .shards

@@ -68,9 +68,10 @@ struct Node {
     last_listed: WallTime,
     saved_listed: WallTime,
     has_end: bool,
-    /// When it was finished; of a restored one, when that was seen first.
+    /// When it was finished; of one that an earlier run finished, when that was seen first.
     finished_at: Option<WallTime>,
-    is_restored: bool,
+    /// An earlier run finished it.
+    was_finished: bool,
     lost: bool,
     /// Its children were gone before they were listed; a gap lies below it.
     is_orphaned: bool,
@@ -126,7 +127,7 @@ impl Lineage {
                 saved_listed: last_listed,
                 has_end: status == ShardStatus::Finished,
                 finished_at: None,
-                is_restored: true,
+                was_finished: status == ShardStatus::Finished,
                 lost,
                 is_orphaned: false,
             };
@@ -193,10 +194,11 @@ impl Lineage {
         self.nodes.get(shard).map(|node| node.status)
     }
 
-    /// Whether children of the shard may still turn up: it has not left the listing, and none is known to be gone.
+    /// Whether children of the shard may still turn up: it was read to its end, and none is known to be gone. One listing
+    /// without it says nothing of that.
     #[must_use]
     pub fn may_have_children(&self, shard: &ShardId) -> bool {
-        self.nodes.get(shard).is_some_and(|node| node.presence != Presence::Left && !node.is_orphaned)
+        self.nodes.get(shard).is_some_and(|node| !node.lost && !node.is_orphaned)
     }
 
     /// Whether any child of the shard is known.
@@ -307,7 +309,7 @@ impl Lineage {
             saved_listed: now,
             has_end: shard.last.is_some(),
             finished_at: None,
-            is_restored: false,
+            was_finished: false,
             lost: false,
             is_orphaned: false,
         };
@@ -337,8 +339,9 @@ impl Lineage {
             let finished = node.status == ShardStatus::Finished;
             if finished {
                 let since = *node.finished_at.get_or_insert(now);
-                let a_child_is_gone = self.stranger_at.is_some_and(|at| node.is_restored || since <= at);
-                node.is_orphaned |= a_child_is_gone && now.since(since) >= ORPHANED_AFTER;
+                let has_children = self.children.contains_key(id);
+                let a_child_is_gone = self.stranger_at.is_some_and(|at| node.was_finished || since <= at);
+                node.is_orphaned |= !has_children && a_child_is_gone && now.since(since) >= ORPHANED_AFTER;
             }
             if finished && node.last_listed.since(node.saved_listed) >= LISTED_GRAIN {
                 node.saved_listed = node.last_listed;

@@ -37,7 +37,7 @@ use crate::verify::VerifySettings;
 
 pub(crate) use settings::verify_settings;
 pub(crate) use watching::applied_until_now;
-use watching::{observer, pause, watch};
+use watching::{observer, pause, unless_stopped, watch};
 
 /// A service that has run once waits this long before it opens its link again after a failure.
 const OPEN_AGAIN: Duration = Duration::from_secs(15);
@@ -134,11 +134,10 @@ impl Link {
     ) -> Result<Generation> {
         let context = &self.shared.context;
         // Nothing was sent yet, and what was found is found again: a stop needs not wait for what keeps it from opening.
-        let Begun { prepared, fence, opened, stream, view } = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(Generation::Stopped),
-            begun = Box::pin(self.begin(heartbeat)) => begun?,
+        let Some(begun) = unless_stopped(Box::pin(self.begin()), stop, heartbeat).await else {
+            return Ok(Generation::Stopped);
         };
+        let Begun { prepared, fence, opened, stream, view } = begun?;
         let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| context.now());
         let row = opened.book.link().clone();
         if opened.resumed {
@@ -185,7 +184,7 @@ impl Link {
     }
 
     /// Both sides, and the books that this process owns from now on.
-    async fn begin(&self, heartbeat: &Heartbeat) -> Result<Begun> {
+    async fn begin(&self) -> Result<Begun> {
         let context = &self.shared.context;
         let board_slot = Arc::clone(&self.slot);
         let accounts =
@@ -193,10 +192,8 @@ impl Link {
                 .await?;
         let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
         let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
-        heartbeat.tick();
         let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
         let (opened, stream, view) = self.open(&prepared, state).await?;
-        heartbeat.tick();
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
             return Err(Error::new(

@@ -62,10 +62,11 @@ impl Link {
         }
         tracing::error!(link = name, "the source's stream is off: changes are not replicated until it is on again");
         while !stop.is_cancelled() {
-            let source = match Accounts::connect(&self.config, &self.shared.clients, None).await {
-                Ok(accounts) => accounts.describe_source(&self.shared.context).await.ok(),
-                Err(_) => None,
+            let look = async {
+                let accounts = Accounts::connect(&self.config, &self.shared.clients, None).await.ok()?;
+                accounts.describe_source(&self.shared.context).await.ok()
             };
+            let Some(source) = unless_stopped(Box::pin(look), stop, heartbeat).await else { return Ok(()) };
             let is_on = source.is_some_and(|source| source.stream.is_some_and(|stream| stream.enabled));
             if is_on || self.config.stream.enable {
                 return Ok(());
@@ -73,6 +74,23 @@ impl Link {
             pause(STREAM_AGAIN, stop, heartbeat).await;
         }
         Ok(())
+    }
+}
+
+/// Does this, alive however long it takes; `None`: it was told to stop first.
+pub(super) async fn unless_stopped<T>(
+    mut work: impl Future<Output = T> + Unpin,
+    stop: &CancellationToken,
+    heartbeat: &Heartbeat,
+) -> Option<T> {
+    loop {
+        heartbeat.tick();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            done = &mut work => return Some(done),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
     }
 }
 

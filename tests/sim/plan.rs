@@ -335,8 +335,9 @@ impl Plan {
 impl Settings {
     fn draw(random: &mut fastrand::Rng, family: Family) -> Self {
         let poll_min = between(random, 50 * MS, SECOND);
-        // A process that lives for hours polls seldom, or a run would take minutes.
-        let slowest = if family == Family::Long { (45 * SECOND, MINUTE) } else { (SECOND, MINUTE) };
+        // A process that lives for hours polls and lists seldom, or a run would take minutes.
+        let is_long = family == Family::Long;
+        let slowest = if is_long { (45 * SECOND, MINUTE) } else { (SECOND, MINUTE) };
         Self {
             segments: random.u32(1..9),
             concurrency: random.u32(1..5),
@@ -345,7 +346,7 @@ impl Settings {
             concurrent_shards: random.u32(1..9),
             poll_min,
             poll_max: between(random, slowest.0, slowest.1).max(poll_min),
-            discovery: between(random, 10 * SECOND, 10 * MINUTE),
+            discovery: between(random, if is_long { 5 * MINUTE } else { 10 * SECOND }, 10 * MINUTE),
             checkpoint_interval: between(random, 100 * MS, 30 * SECOND),
             checkpoint_records: random.u32(1..1000),
             look_ahead_records: if random.bool() { 1000 } else { 10_000 },

@@ -421,8 +421,10 @@ impl Run {
     fn look(&mut self) {
         let is_lag_run = matches!(self.world.plan.family, Family::Lag(_));
         self.next_look = tokio::time::Instant::now() + if is_lag_run { SECOND } else { 7 * SECOND };
-        // A service that answers with many empty pages in a row fools the lag: that is documented.
-        let is_fooled = self.world.plan.has_knob("page.empty_run");
+        // A service that answers with many empty pages in a row, or that lists a shard's second child minutes after its
+        // first one, fools the lag: nothing tells that there is more.
+        let fools = ["page.empty_run", "children.stagger", "describe.stale_listing"];
+        let is_fooled = fools.iter().any(|knob| self.world.plan.has_knob(knob));
         let Some(status) = self.status().filter(|_| !is_fooled) else { return };
         let Some(claimed) = status.watermark.applied else {
             // Not known any more, as after the stream was replaced.

@@ -8,7 +8,7 @@
 //! - **L5** an operation whose outcome is unknown is issued again, with the newest image that is queued by then; its tokens
 //!   remember it.
 //!
-//! Each step checks the first two for its own key; what would break them is a [`Violation`], and the link stops.
+//! Each step checks the first two for its own key; what would break them is a violation of an invariant, and the link stops.
 //!
 //! Coalescing: only of queued operations, never of one under way, never across a `sync`; the last image wins and takes the
 //! tokens of those it absorbed.

@@ -357,10 +357,12 @@ fn what_comes_late_of_a_shard_that_was_given_up_is_not_admitted() {
     let mut book = book_with("a");
     let a = ShardId::new("a");
     assert!(!book.is_given_up(&a));
+    // Not finished yet: what was admitted before is still to be settled.
+    admit(&mut book, "a", 1..3);
     book.give_up_shard(&a).unwrap();
     assert!(book.is_given_up(&a));
-    let late = key(1);
-    let arrival = Arrival { sequence: number(1), created: at(0), bytes: 1, key: Some(&late) };
+    let late = key(3);
+    let arrival = Arrival { sequence: number(3), created: at(0), bytes: 1, key: Some(&late) };
     assert_eq!(rule(book.admit(&a, &[arrival]).map(drop)), Invariant::L4);
     book.begin_shard(&a).unwrap();
     assert!(!book.is_given_up(&a), "it is listed again");

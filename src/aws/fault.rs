@@ -16,7 +16,7 @@ use aws_smithy_types::error::metadata::{ErrorMetadata, ProvideErrorMetadata};
 use crate::error::{Failure, Fault};
 
 /// Error codes that ask us to slow down. Source: DynamoDB Developer Guide, error handling; aws-facts 4.7.
-const THROTTLES: [&str; 10] = [
+pub(super) const THROTTLES: [&str; 10] = [
     "ProvisionedThroughputExceededException",
     "ThrottlingException",
     "ThrottledException",

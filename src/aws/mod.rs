@@ -1,7 +1,7 @@
 //! Adapters to the AWS SDK; the only folder that names an SDK type. Takes no decision.
 //!
 //! [`Account`] is one side: its credentials, Region and clients. [`Streams`] and [`Table`] are the seams that the stages
-//! know, over that account. One call is one attempt; each is timed, told to the [`Observer`], and its failure given a
+//! know, over that account, as is the table of state. One call is one attempt; each is timed, told to the [`Observer`], and its failure given a
 //! fate.
 
 mod accounts;
@@ -10,6 +10,7 @@ mod create;
 mod credentials;
 mod fault;
 mod schema;
+mod state;
 mod streams;
 mod tables;
 #[cfg(test)]

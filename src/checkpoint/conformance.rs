@@ -1,7 +1,7 @@
 //! What every store promises, run against each of them.
 //!
-//! A medium that joins later (a table) adds one arm to [`Medium`] and one line to the macro. What only a file can break
-//! (locks, layout, damage, sudden death) is in `file_only`.
+//! Each medium is an arm of [`Medium`] and a module of the macro. What only a file can break (locks, layout, damage, sudden
+//! death) is in `file_only`; what only a table can (lost answers, throttles, late attempts, loss) is in `table_only`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use crate::model::{CanonicalKey, KeyAttribute, KeyKind, KeySchema, SequenceNumbe
 enum Medium {
     Memory(Arc<MemoryStore>),
     File(tempfile::TempDir),
+    #[cfg(feature = "sandbox")]
+    Table(table_only::Cloud),
 }
 
 impl Medium {
@@ -28,10 +30,17 @@ impl Medium {
         Self::File(tempfile::tempdir().unwrap())
     }
 
-    fn open(&self) -> Arc<dyn StateStore> {
+    #[cfg(feature = "sandbox")]
+    fn table() -> Self {
+        Self::Table(table_only::Cloud::new(1))
+    }
+
+    async fn open(&self) -> Arc<dyn StateStore> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,
             Self::File(directory) => Arc::new(FileStore::open(directory.path().join("state.redb")).unwrap()),
+            #[cfg(feature = "sandbox")]
+            Self::Table(cloud) => Arc::new(cloud.open("fleet").await.unwrap()),
         }
     }
 }
@@ -43,6 +52,10 @@ macro_rules! on_each_store {
         }
         mod file {
             $(#[tokio::test] async fn $promise() { super::$promise(super::Medium::file()).await; })*
+        }
+        #[cfg(feature = "sandbox")]
+        mod table {
+            $(#[tokio::test(start_paused = true)] async fn $promise() { super::$promise(super::Medium::table()).await; })*
         }
     };
 }
@@ -174,7 +187,7 @@ async fn doubts(store: &Arc<dyn StateStore>) -> Vec<DoubtRow> {
 }
 
 async fn a_link_that_never_ran_is_empty(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     assert_eq!(store.read("orders").await.unwrap(), LinkState::default());
     assert_eq!(store.links().await.unwrap(), Vec::<String>::new());
     assert_eq!(store.doubt("orders", &key("a")).await.unwrap(), None);
@@ -182,7 +195,7 @@ async fn a_link_that_never_ran_is_empty(medium: Medium) {
 }
 
 async fn everything_written_is_there_after_reopening(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let rows = vec![
         StateWrite::Link(link_row()),
@@ -196,7 +209,7 @@ async fn everything_written_is_there_after_reopening(medium: Medium) {
     store.commit("orders", &fence, rows).await.unwrap();
     // No goodbye: the store is just gone.
     drop(store);
-    let store = medium.open();
+    let store = medium.open().await;
     let expected = LinkState {
         link: Some(link_row()),
         fence: Some(fence),
@@ -212,7 +225,7 @@ async fn everything_written_is_there_after_reopening(medium: Medium) {
 }
 
 async fn rows_come_in_order(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     for n in [300, 2, 256, 1, 255] {
         let rows = vec![
@@ -231,7 +244,7 @@ async fn rows_come_in_order(medium: Medium) {
 }
 
 async fn the_writes_of_a_commit_take_effect_in_order(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let rows = vec![
         StateWrite::Segment(segment(0, true)),
@@ -247,12 +260,12 @@ async fn the_writes_of_a_commit_take_effect_in_order(medium: Medium) {
 }
 
 async fn each_taker_gets_the_next_epoch_and_the_state_before_it(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let (first, before) = store.take("orders", "a").await.unwrap();
     assert_eq!((first.epoch, first.owner.as_str(), before), (1, "a", LinkState::default()));
     write(&store, &first, StateWrite::Link(link_row())).await;
     drop(store);
-    let store = medium.open();
+    let store = medium.open().await;
     let (second, before) = store.take("orders", "b").await.unwrap();
     assert_eq!((second.epoch, second.owner.as_str()), (2, "b"));
     assert_eq!((before.fence, before.link), (Some(first), Some(link_row())));
@@ -261,7 +274,7 @@ async fn each_taker_gets_the_next_epoch_and_the_state_before_it(medium: Medium) 
 }
 
 async fn a_stale_owner_changes_nothing(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let (old, _) = store.take("orders", "same").await.unwrap();
     let (new, _) = store.take("orders", "same").await.unwrap();
     let stolen = Fence { owner: "other".into(), epoch: new.epoch };
@@ -276,14 +289,14 @@ async fn a_stale_owner_changes_nothing(medium: Medium) {
 }
 
 async fn nobody_writes_a_link_that_nobody_took(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "other").await;
     let result = store.commit("orders", &fence, vec![StateWrite::Link(link_row())]).await;
     assert!(matches!(result, Err(StoreError::Fenced { .. })));
 }
 
 async fn one_of_two_racing_takers_is_fenced(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let (a, b) = futures_util::future::join(store.take("orders", "a"), store.take("orders", "b")).await;
     let ((a, _), (b, _)) = (a.unwrap(), b.unwrap());
     assert_eq!(a.epoch.abs_diff(b.epoch), 1);
@@ -293,7 +306,7 @@ async fn one_of_two_racing_takers_is_fenced(medium: Medium) {
 }
 
 async fn a_refused_commit_leaves_nothing_behind(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Shard(shard("shardId-1", Some(7)))).await;
     let before = store.read("orders").await.unwrap();
@@ -307,7 +320,7 @@ async fn a_refused_commit_leaves_nothing_behind(medium: Medium) {
 }
 
 async fn a_refused_commit_does_not_spoil_its_neighbours(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let mut fences = Vec::new();
     for link in ["a", "b", "c"] {
         fences.push(taken(&store, link).await);
@@ -327,7 +340,7 @@ async fn a_refused_commit_does_not_spoil_its_neighbours(medium: Medium) {
 }
 
 async fn a_checkpoint_never_moves_back(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Shard(shard("s", Some(7)))).await;
     let back = ShardRow { checkpoint: Some(number(6)), ..shard("s", Some(7)) };
@@ -339,7 +352,7 @@ async fn a_checkpoint_never_moves_back(medium: Medium) {
 }
 
 async fn a_dispatch_watermark_never_moves_back(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Shard(shard("s", Some(7)))).await;
     let back = ShardRow { dispatch: Some(number(10_006)), ..shard("s", Some(7)) };
@@ -349,7 +362,7 @@ async fn a_dispatch_watermark_never_moves_back(medium: Medium) {
 }
 
 async fn a_newer_owner_cannot_move_back_either(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Shard(shard("s", Some(7)))).await;
     let (fence, _) = store.take("orders", "b").await.unwrap();
@@ -357,7 +370,7 @@ async fn a_newer_owner_cannot_move_back_either(medium: Medium) {
 }
 
 async fn a_finished_shard_stays_finished(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let finished = ShardRow { status: ShardStatus::Finished, ..shard("s", Some(7)) };
     write(&store, &fence, StateWrite::Shard(finished.clone())).await;
@@ -369,7 +382,7 @@ async fn a_finished_shard_stays_finished(medium: Medium) {
 }
 
 async fn only_a_finished_shard_is_forgotten(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Shard(shard("s", Some(7)))).await;
     refused(&store, &fence, StateWrite::ForgetShard(ShardId::new("s"))).await;
@@ -382,7 +395,7 @@ async fn only_a_finished_shard_is_forgotten(medium: Medium) {
 }
 
 async fn a_segment_that_is_done_stays_done_until_all_are_forgotten(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Segment(segment(0, true))).await;
     refused(&store, &fence, StateWrite::Segment(segment(0, false))).await;
@@ -392,7 +405,7 @@ async fn a_segment_that_is_done_stays_done_until_all_are_forgotten(medium: Mediu
 }
 
 async fn a_key_in_doubt_keeps_the_later_time(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     for (given, kept) in [(5, 5), (9, 9), (7, 9)] {
         write(&store, &fence, StateWrite::Doubt(doubt("a", given, None))).await;
@@ -401,7 +414,7 @@ async fn a_key_in_doubt_keeps_the_later_time(medium: Medium) {
 }
 
 async fn a_key_doubted_for_more_than_its_page_is_not_settled_by_the_page(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let on_page = |number| Some(page(0, number));
     let listings = [
@@ -421,7 +434,7 @@ async fn a_key_doubted_for_more_than_its_page_is_not_settled_by_the_page(medium:
 }
 
 async fn a_key_doubted_in_the_commit_that_settles_its_page_stays(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     write(&store, &fence, StateWrite::Doubt(doubt("unsure", 5, Some(page(0, 1))))).await;
     let unsure = doubt("unsure", 9, None);
@@ -431,7 +444,7 @@ async fn a_key_doubted_in_the_commit_that_settles_its_page_stays(medium: Medium)
 }
 
 async fn a_settled_page_takes_its_keys_and_no_others(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let mut rows = vec![StateWrite::Doubt(doubt("unsure", 1, None))];
     let pages = [page(0, 1), page(0, 2), page(1, 1), page(0, u64::MAX), page(1, 0)];
@@ -451,7 +464,7 @@ async fn a_settled_page_takes_its_keys_and_no_others(medium: Medium) {
 }
 
 async fn a_page_of_an_earlier_owner_is_not_settled_by_one_of_the_same_number(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let old = ["deleted since", "there still"].map(|name| doubt(name, 5, Some(page(0, 1))));
     store.commit("orders", &fence, old.clone().map(StateWrite::Doubt).to_vec()).await.unwrap();
@@ -464,7 +477,7 @@ async fn a_page_of_an_earlier_owner_is_not_settled_by_one_of_the_same_number(med
 }
 
 async fn a_key_listed_again_outlives_the_settling_of_its_first_listing(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     for again in [doubt("a", 9, None), doubt("a", 9, Some(page(0, 1)))] {
         write(&store, &fence, StateWrite::Doubt(doubt("a", 5, None))).await;
@@ -478,7 +491,7 @@ async fn a_key_listed_again_outlives_the_settling_of_its_first_listing(medium: M
 }
 
 async fn a_listing_and_its_settling_in_one_commit_leave_nothing(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let rows = vec![
         StateWrite::Doubt(doubt("a", 5, Some(page(0, 1)))),
@@ -492,7 +505,7 @@ async fn a_listing_and_its_settling_in_one_commit_leave_nothing(medium: Medium) 
 }
 
 async fn dead_letters_come_in_pages(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let ids = [1, 2, 255, 256, 70_000, u64::MAX];
     store.commit("orders", &fence, ids.map(|id| StateWrite::DeadLetter(letter(id))).to_vec()).await.unwrap();
@@ -509,7 +522,7 @@ async fn dead_letters_come_in_pages(medium: Medium) {
 }
 
 async fn a_number_of_a_dead_letter_is_remembered_when_it_is_gone(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     for id in [1, 2, 2] {
         write(&store, &fence, StateWrite::DeadLetter(letter(id))).await;
@@ -522,7 +535,7 @@ async fn a_number_of_a_dead_letter_is_remembered_when_it_is_gone(medium: Medium)
 }
 
 async fn links_do_not_see_each_other(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let names = ["orders", "orders-2", "order", "a", "Ω"];
     for name in names {
         let fence = taken(&store, name).await;
@@ -547,7 +560,7 @@ async fn links_do_not_see_each_other(medium: Medium) {
 }
 
 async fn commits_take_effect_in_the_order_of_the_calls(medium: Medium) {
-    let store = medium.open();
+    let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     let commits: Vec<_> =
         (1..=100).map(|n| store.commit("orders", &fence, vec![StateWrite::Shard(shard("s", Some(n)))])).collect();
@@ -559,3 +572,5 @@ async fn commits_take_effect_in_the_order_of_the_calls(medium: Medium) {
 }
 
 mod file_only;
+#[cfg(feature = "sandbox")]
+mod table_only;

@@ -232,7 +232,7 @@ impl KeeperTask {
             let mut wait = FIRST_STORE_WAIT;
             while let Err(error) = self.store.commit(&self.link, &self.fence, writes.clone()).await {
                 self.observer.committed(false);
-                if !matches!(error, StoreError::Io { .. }) {
+                if !error.may_pass() {
                     return Err(error.into());
                 }
                 tracing::warn!(link = %self.link, error = %crate::error::chain(&error), "state could not be written, trying again");

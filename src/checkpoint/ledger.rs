@@ -16,7 +16,7 @@ use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
 use crate::model::{CanonicalKey, WallTime};
 
 /// What a row is. The numbers are part of the file's layout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub(super) enum Kind {
     Link = 1,
@@ -33,7 +33,24 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const fn as_str(self) -> &'static str {
+    const ALL: [Self; 9] = [
+        Self::Link,
+        Self::Fence,
+        Self::Counters,
+        Self::Shard,
+        Self::Segment,
+        Self::Doubt,
+        Self::DoubtOfPage,
+        Self::Gap,
+        Self::DeadLetter,
+    ];
+
+    /// The kind with this number.
+    pub(super) fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Link => "link",
             Self::Fence => "fence",
@@ -59,7 +76,7 @@ pub(super) struct Span<'a> {
 impl<'a> Span<'a> {
     const ALL: Span<'static> = Span { prefix: &[], from: &[], limit: usize::MAX };
 
-    const fn of(prefix: &'a [u8]) -> Self {
+    pub(super) const fn of(prefix: &'a [u8]) -> Self {
         Self { prefix, from: prefix, limit: usize::MAX }
     }
 }
@@ -147,10 +164,10 @@ struct Counters {
 
 /// A [`DoubtRow`] without its key, which is the row's own.
 #[derive(Serialize, Deserialize)]
-struct StoredDoubt {
-    key_json: String,
-    until: WallTime,
-    page: Option<(u64, PageId)>,
+pub(super) struct StoredDoubt {
+    pub(super) key_json: String,
+    pub(super) until: WallTime,
+    pub(super) page: Option<(u64, PageId)>,
 }
 
 impl StoredDoubt {
@@ -159,15 +176,18 @@ impl StoredDoubt {
     }
 }
 
-fn page_prefix(epoch: u64, page: PageId) -> Vec<u8> {
+/// Bytes of a page's prefix: epoch, segment, number.
+pub(super) const PAGE_PREFIX: usize = 20;
+
+pub(super) fn page_prefix(epoch: u64, page: PageId) -> Vec<u8> {
     [&epoch.to_be_bytes()[..], &page.segment.to_be_bytes(), &page.number.to_be_bytes()].concat()
 }
 
-fn page_entry((epoch, page): (u64, PageId), key: &[u8]) -> Vec<u8> {
+pub(super) fn page_entry((epoch, page): (u64, PageId), key: &[u8]) -> Vec<u8> {
     [&page_prefix(epoch, page), key].concat()
 }
 
-fn decode<T: DeserializeOwned>(rows: &dyn Rows, link: &str, kind: Kind, value: &[u8]) -> StoreResult<T> {
+pub(super) fn decode<T: DeserializeOwned>(rows: &dyn Rows, link: &str, kind: Kind, value: &[u8]) -> StoreResult<T> {
     serde_json::from_slice(value).map_err(|error| {
         // serde's own text may quote the row.
         let what = format!("a {} row of link {link}: {:?} at byte {}", kind.as_str(), error.classify(), error.column());
@@ -191,7 +211,7 @@ fn links(rows: &dyn Rows) -> StoreResult<Vec<String>> {
     Ok(links)
 }
 
-fn read(rows: &dyn Rows, link: &str) -> StoreResult<LinkState> {
+pub(super) fn read(rows: &dyn Rows, link: &str) -> StoreResult<LinkState> {
     let doubts = rows.scan(link, Kind::Doubt, Span::ALL)?.into_iter().map(|(key, value)| {
         let stored: StoredDoubt = decode(rows, link, Kind::Doubt, &value)?;
         Ok(stored.into_row(CanonicalKey::from_canonical(key)))
@@ -229,38 +249,57 @@ fn commit(rows: &mut dyn Rows, link: &str, fence: &Fence, writes: Vec<StateWrite
     store(rows, link, changes)
 }
 
-fn dead_letters(rows: &dyn Rows, link: &str, after: u64, limit: usize) -> StoreResult<Vec<DeadLetterRow>> {
+pub(super) fn dead_letters(rows: &dyn Rows, link: &str, after: u64, limit: usize) -> StoreResult<Vec<DeadLetterRow>> {
     let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
     let span = Span { prefix: &[], from: &from.to_be_bytes(), limit };
     let found = rows.scan(link, Kind::DeadLetter, span)?;
     found.iter().map(|(_, value)| decode(rows, link, Kind::DeadLetter, value)).collect()
 }
 
-fn doubt(rows: &dyn Rows, link: &str, key: CanonicalKey) -> StoreResult<Option<DoubtRow>> {
+pub(super) fn doubt(rows: &dyn Rows, link: &str, key: CanonicalKey) -> StoreResult<Option<DoubtRow>> {
     let stored: Option<StoredDoubt> = get(rows, link, Kind::Doubt, key.as_bytes())?;
     Ok(stored.map(|stored| stored.into_row(key)))
 }
 
-type Changes = BTreeMap<(Kind, Vec<u8>), Option<Vec<u8>>>;
+pub(super) type Changes = BTreeMap<(Kind, Vec<u8>), Option<Vec<u8>>>;
 
 fn store(rows: &mut dyn Rows, link: &str, changes: Changes) -> StoreResult<()> {
     changes.into_iter().try_for_each(|((kind, key), value)| rows.write(link, kind, &key, value.as_deref()))
 }
 
 /// The rows of a link as they will be, should the commit be accepted.
-struct Overlay<'a> {
+pub(super) struct Overlay<'a> {
     rows: &'a dyn Rows,
     link: &'a str,
     epoch: u64,
-    changes: Changes,
+    pub(super) changes: Changes,
+    /// What was changed since this was last taken, in order; kept only where somebody wants it.
+    touched: Option<Vec<(Kind, Vec<u8>)>>,
 }
 
 impl<'a> Overlay<'a> {
     fn new(rows: &'a dyn Rows, link: &'a str, epoch: u64) -> Self {
-        Self { rows, link, epoch, changes: Changes::new() }
+        Self { rows, link, epoch, changes: Changes::new(), touched: None }
     }
 
-    fn apply(&mut self, write: StateWrite) -> StoreResult<()> {
+    /// An overlay that notes what each write changes: for a medium that cannot write a commit at once.
+    pub(super) fn noting(rows: &'a dyn Rows, link: &'a str, epoch: u64) -> Self {
+        Self { touched: Some(Vec::new()), ..Self::new(rows, link, epoch) }
+    }
+
+    /// What was changed since the last call, in order.
+    pub(super) fn take_touched(&mut self) -> Vec<(Kind, Vec<u8>)> {
+        self.touched.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn change(&mut self, kind: Kind, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if let Some(touched) = &mut self.touched {
+            touched.push((kind, key.clone()));
+        }
+        self.changes.insert((kind, key), value);
+    }
+
+    pub(super) fn apply(&mut self, write: StateWrite) -> StoreResult<()> {
         match write {
             StateWrite::Link(row) => self.put(Kind::Link, &[], &row),
             StateWrite::Shard(row) => {
@@ -304,7 +343,7 @@ impl<'a> Overlay<'a> {
             self.remove(Kind::DoubtOfPage, &page_entry(page, key));
         }
         if let Some(page) = merged.page {
-            self.changes.insert((Kind::DoubtOfPage, page_entry(page, key)), Some(Vec::new()));
+            self.change(Kind::DoubtOfPage, page_entry(page, key), Some(Vec::new()));
         }
         let stored = StoredDoubt { key_json: row.key_json, until: merged.until, page: merged.page };
         self.put(Kind::Doubt, key, &stored)
@@ -358,7 +397,7 @@ impl<'a> Overlay<'a> {
         check.map_err(|what| StoreError::Invariant { link: self.link.to_owned(), what })
     }
 
-    fn bytes(&self, kind: Kind, key: &[u8]) -> StoreResult<Option<Vec<u8>>> {
+    pub(super) fn bytes(&self, kind: Kind, key: &[u8]) -> StoreResult<Option<Vec<u8>>> {
         match self.changes.get(&(kind, key.to_vec())) {
             Some(changed) => Ok(changed.clone()),
             None => self.rows.get(self.link, kind, key),
@@ -370,7 +409,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// Keys with this prefix, as this commit leaves them so far.
-    fn keys(&self, kind: Kind, prefix: &[u8]) -> StoreResult<Vec<Vec<u8>>> {
+    pub(super) fn keys(&self, kind: Kind, prefix: &[u8]) -> StoreResult<Vec<Vec<u8>>> {
         let stored = self.rows.scan(self.link, kind, Span::of(prefix))?.into_iter().map(|(key, _)| key);
         let stored = stored.filter(|key| !self.changes.contains_key(&(kind, key.clone())));
         let changed = self.changes.range((kind, prefix.to_vec())..).filter(|(_, value)| value.is_some());
@@ -384,11 +423,11 @@ impl<'a> Overlay<'a> {
             link: self.link.to_owned(),
             what: format!("a {} row has no JSON form: {:?}", kind.as_str(), error.classify()),
         })?;
-        self.changes.insert((kind, key.to_vec()), Some(value));
+        self.change(kind, key.to_vec(), Some(value));
         Ok(())
     }
 
     fn remove(&mut self, kind: Kind, key: &[u8]) {
-        self.changes.insert((kind, key.to_vec()), None);
+        self.change(kind, key.to_vec(), None);
     }
 }

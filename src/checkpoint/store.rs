@@ -59,12 +59,6 @@ pub enum StateWrite {
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The setting names no store that this program knows.
-    #[error("{given:?} is no state store: want file:PATH")]
-    Setting {
-        /// The setting.
-        given: String,
-    },
     /// Another process has it.
     #[error("the state in {place} is in use by another process")]
     Held {
@@ -95,6 +89,22 @@ pub enum StoreError {
         /// Which one.
         what: String,
     },
+    /// The table is not there, or a link's rows are not in it any more. It is not made anew: that would forget how far the
+    /// links are.
+    #[error("the state in {place} is gone, or was never there")]
+    Gone {
+        /// The table.
+        place: String,
+    },
+    /// The credentials do not allow it.
+    #[error("use the state in {place}")]
+    Denied {
+        /// The table.
+        place: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// It cannot be read as what it should be.
     #[error("the state in {place} is damaged: {what}")]
     Damaged {
@@ -114,11 +124,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether it may pass, so that the same call may be tried again: a medium in trouble, permissions that are being mended.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Denied { .. })
+    }
+}
+
 impl From<StoreError> for Error {
     /// What ends the command: the exit code and what the operator can do.
     fn from(error: StoreError) -> Self {
         let (exit, hint) = match &error {
-            StoreError::Setting { .. } => (Exit::Config, None),
             StoreError::Held { .. } => (Exit::Held, Some("stop the other process, or give this one a file of its own")),
             StoreError::Fenced { .. } => (Exit::Held, Some("one link has one worker: see which one holds it now")),
             StoreError::Version { .. } => (Exit::Precondition, Some("run the version of dynaferry that wrote it")),
@@ -126,6 +143,15 @@ impl From<StoreError> for Error {
                 Exit::Precondition,
                 Some("restore it from a backup less than a day old, or move it away and load the tables again"),
             ),
+            StoreError::Gone { .. } => (
+                Exit::Precondition,
+                Some(
+                    "is the name right? a table that was deleted is restored from its backups, or the links load again, into empty targets",
+                ),
+            ),
+            StoreError::Denied { .. } => {
+                (Exit::Precondition, Some("allow what config/policies/state.json says to the target's identity"))
+            }
             StoreError::Io { .. } => (Exit::Unexpected, Some("check that the place exists, is writable and has room")),
             StoreError::Invariant { .. } => (Exit::Unexpected, None),
         };
@@ -135,7 +161,7 @@ impl From<StoreError> for Error {
             None => ended,
         };
         match error {
-            StoreError::Io { source, .. } => ended.because(source),
+            StoreError::Io { source, .. } | StoreError::Denied { source, .. } => ended.because(source),
             _ => ended,
         }
     }
@@ -147,8 +173,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// Durable state of links.
 ///
 /// - *Durable*: when a future resolves with `Ok`, the writes survive the process and the machine.
-/// - *Order*: the writes of one commit take effect in order; after a crash a prefix of them may be there (a file keeps
-///   all or none). Commits of one link take effect in the order in which they were made.
+/// - *Order*: the writes of one commit take effect in order; after a crash or an error a prefix of them may be there (a
+///   file keeps all or none). Commits of one link take effect in the order in which they were made.
 /// - *Fenced*: every write names the owner and epoch that [`StateStore::take`] gave; a stale one changes nothing and
 ///   answers [`StoreError::Fenced`].
 /// - *Cancel*: dropping a future may or may not carry the write out.

@@ -102,7 +102,9 @@ impl LinkArgs {
         }
         if let Some(state) = &self.state {
             let path = state.display().to_string();
-            link = link.set_global("checkpoint.store", format!("file:{}", path.trim_start_matches("file:")), "--state");
+            let is_table = path.starts_with("dynamodb:");
+            let store = if is_table { path } else { format!("file:{}", path.trim_start_matches("file:")) };
+            link = link.set_global("checkpoint.store", store, "--state");
         }
         let mut config = link.build_config(session.environment.iter().cloned())?;
         let is_store_set = self.state.is_some() || session.environment.iter().any(|(name, _)| name == STORE_VARIABLE);

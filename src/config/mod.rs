@@ -48,8 +48,8 @@ pub use load::{
 pub use pattern::PatternLink;
 pub use service::{
     CHECKPOINT_INTERVAL_RANGE, CHECKPOINT_RECORDS_RANGE, CheckpointConfig, DEFAULT_CHECKPOINT_INTERVAL,
-    DEFAULT_CHECKPOINT_RECORDS, DEFAULT_DRAIN, DEFAULT_LISTEN, DEFAULT_STORE, DRAIN_RANGE, LogFormat, LogLevel,
-    ServiceConfig, Store, TelemetryConfig,
+    DEFAULT_CHECKPOINT_RECORDS, DEFAULT_DRAIN, DEFAULT_LEASE, DEFAULT_LISTEN, DEFAULT_NAMESPACE, DEFAULT_STORE,
+    DRAIN_RANGE, LEASE_RANGE, LogFormat, LogLevel, ServiceConfig, Store, TelemetryConfig,
 };
 pub use side::{DEFAULT_SESSION_NAME, ExternalId, SideConfig, TableRef};
 pub use stream::{
@@ -83,6 +83,15 @@ pub struct Config {
     pub service: ServiceConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
+}
+
+impl Config {
+    /// The targets' account, where a table of state is. Links that write to several have none: see [`parse`].
+    #[must_use]
+    pub fn state_side(&self) -> Option<&SideConfig> {
+        let links = self.links.iter().map(|link| &link.target);
+        links.chain(self.patterns.iter().map(PatternLink::target)).next()
+    }
 }
 
 /// Reads the settings: from `named` (the option `--config`), else the file that `DYNAFERRY_CONFIG` names, else the first
@@ -155,7 +164,31 @@ fn assemble(tree: &Table, from_file: bool, problems: &Collector<'_>) -> Config {
     }
     top.finish();
     read_links(tree, defaults, &named, &mut config);
+    check_state_table(tree, &config, problems);
     config
+}
+
+/// A table of state is in the account and Region of the targets, so there must be one such place; and it is no target.
+fn check_state_table(tree: &Table, config: &Config, problems: &Collector<'_>) {
+    let Store::DynamoDb(table) = &config.checkpoint.store else { return };
+    let node = tree.table("checkpoint").and_then(|section| section.get("store"));
+    let origin = node.map_or(&Origin::Nowhere, |node| &node.at);
+    let mut sides = config.links.iter().map(|link| &link.target);
+    let mut sides = sides.by_ref().chain(config.patterns.iter().map(PatternLink::target));
+    if let Some(first) = sides.next()
+        && sides.any(|other| other != first)
+    {
+        let what = "`store` in [checkpoint] is a table in the targets' account, but the links' target settings differ";
+        problems.add(
+            origin,
+            what,
+            "set Region, role and endpoint in [defaults.target], or run one process for each account",
+        );
+    }
+    if let Some(link) = config.links.iter().find(|link| link.target_table.name() == table) {
+        let what = format!("`store` in [checkpoint] is the target table of [link.{}]", link.name);
+        problems.add(origin, what, "give the state a table of its own");
+    }
 }
 
 fn read_links(tree: &Table, defaults: &Table, named: &Section<'_>, config: &mut Config) {

@@ -139,6 +139,12 @@ impl PatternLink {
         &self.shared.source
     }
 
+    /// Where the copies go.
+    #[must_use]
+    pub fn target(&self) -> &SideConfig {
+        &self.shared.target
+    }
+
     /// Whether the source's tables must be listed: false when every name is written out.
     #[must_use]
     pub fn needs_listing(&self) -> bool {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::section::{Complaint, Section, Word, defaults};
 use super::units;
+use crate::model::is_table_name;
 
 /// Beside the process; enough for one-shot runs and for a sidecar with a volume.
 pub const DEFAULT_STORE: &str = "file:./dynaferry.redb";
@@ -20,6 +21,12 @@ pub const CHECKPOINT_INTERVAL_RANGE: RangeInclusive<Duration> = Duration::from_m
 pub const DEFAULT_CHECKPOINT_RECORDS: u64 = 1_000;
 /// One record to a million.
 pub const CHECKPOINT_RECORDS_RANGE: RangeInclusive<u64> = 1..=1_000_000;
+/// One fleet in a table.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// Long enough for a throttled table and a slow host, short enough to be waited for.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(20);
+/// Below, a pause of the network loses the lease; above, a dead worker's links wait for long.
+pub const LEASE_RANGE: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(300);
 /// This host only: metrics name tables. 9464 is the port that OpenTelemetry's Prometheus exporters use.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 /// Ten seconds less than Kubernetes and ECS give before they kill.
@@ -32,12 +39,15 @@ pub const DRAIN_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::fro
 pub enum Store {
     /// One embedded file, locked by one process. Relative to the working directory.
     File(PathBuf),
+    /// A DynamoDB table of this name in the account and Region of the links' targets; many processes may use it.
+    DynamoDb(String),
 }
 
 impl Serialize for Store {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::File(path) => serializer.collect_str(&format_args!("file:{}", path.display())),
+            Self::DynamoDb(table) => serializer.collect_str(&format_args!("dynamodb:{table}")),
         }
     }
 }
@@ -52,6 +62,13 @@ pub struct CheckpointConfig {
     pub interval: Duration,
     /// Most records between two checkpoints. Default [`DEFAULT_CHECKPOINT_RECORDS`].
     pub records: u64,
+    /// Of a table that several fleets share, this fleet's part: links of one name in two of them are two links. 1 to 64 of
+    /// `A-Za-z0-9_.-`. Default [`DEFAULT_NAMESPACE`].
+    pub namespace: String,
+    /// Of a table that several workers share: a worker that gave no sign of life for so long has lost its links. Default
+    /// [`DEFAULT_LEASE`].
+    #[serde(serialize_with = "units::duration")]
+    pub lease: Duration,
 }
 
 impl Default for CheckpointConfig {
@@ -67,6 +84,8 @@ impl CheckpointConfig {
             store: section.text("store", store).unwrap_or_else(default),
             interval: section.duration("interval", DEFAULT_CHECKPOINT_INTERVAL, CHECKPOINT_INTERVAL_RANGE),
             records: section.integer("records", DEFAULT_CHECKPOINT_RECORDS, CHECKPOINT_RECORDS_RANGE),
+            namespace: section.text("namespace", namespace).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+            lease: section.duration("lease", DEFAULT_LEASE, LEASE_RANGE),
         };
         section.finish();
         read
@@ -74,16 +93,25 @@ impl CheckpointConfig {
 }
 
 fn store(text: &str) -> Result<Store, Complaint> {
-    const HINT: &str = "write \"file:PATH\", as in \"file:./dynaferry.redb\"";
+    const FILE: &str = "write \"file:PATH\", as in \"file:./dynaferry.redb\"";
+    const TABLE: &str =
+        "write \"dynamodb:TABLE\", as in \"dynamodb:dynaferry-state\"; 3 to 255 letters, digits, `_`, `.` or `-`";
     match text.split_once(':') {
-        Some(("file", "")) => Err(Complaint::new("names no file", HINT)),
-        Some(("file", path)) if path.ends_with('/') => Err(Complaint::new("names a directory, not a file", HINT)),
+        Some(("file", "")) => Err(Complaint::new("names no file", FILE)),
+        Some(("file", path)) if path.ends_with('/') => Err(Complaint::new("names a directory, not a file", FILE)),
         Some(("file", path)) => Ok(Store::File(path.into())),
-        Some(("dynamodb", _)) => {
-            Err(Complaint::new("is a DynamoDB table, which is not available in this version", HINT))
-        }
-        _ => Err(Complaint::new("is no store", HINT)),
+        Some(("dynamodb", table)) if is_table_name(table) => Ok(Store::DynamoDb(table.to_owned())),
+        Some(("dynamodb", _)) => Err(Complaint::new("names no table", TABLE)),
+        _ => Err(Complaint::new("is no store", "write \"file:PATH\" or \"dynamodb:TABLE\"")),
     }
+}
+
+fn namespace(text: &str) -> Result<String, Complaint> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if (1..=64).contains(&text.len()) && text.bytes().all(legal) {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("is not a namespace", "1 to 64 letters, digits, `_`, `.` or `-`"))
 }
 
 /// The process as a service.

@@ -15,10 +15,11 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{BoardSlot, Link, Shared};
 use crate::aws::{AccessKey, Account, Clients, Side};
-use crate::checkpoint::StateStore;
+use crate::checkpoint::{FileStore, StateStore, dynamodb};
 use crate::config::{Config, DEFAULT_ATTEMPT_TIMEOUT, LinkConfig, Store, check_targets, suggest_link};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
@@ -30,6 +31,8 @@ pub use migrate::MigrateReport;
 pub use verify::VerifyOptions;
 use verifying::Verifying;
 
+/// One attempt at the state table: its items are small, and a late checkpoint is worth more than a slow one.
+const STATE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest wait before a failed link is opened again, where there are others.
 const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
@@ -107,7 +110,7 @@ impl Program {
     /// The link's fault.
     pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<()> {
         let links = self.links().await?;
-        let store = self.open_store()?;
+        let store = self.open_store(false).await?;
         let mut tasks = JoinSet::new();
         let stop_all = stop.child_token();
         let is_alone = links.len() == 1;
@@ -132,12 +135,26 @@ impl Program {
         outcome
     }
 
-    fn open_store(&self) -> Result<Arc<dyn StateStore>> {
+    /// Opens the state, and makes it where there is none; `only_look`: where it is a table, it must be there.
+    async fn open_store(&self, only_look: bool) -> Result<Arc<dyn StateStore>> {
         if let Some(store) = &self.store {
             return Ok(Arc::clone(store));
         }
-        let Store::File(path) = &self.config.checkpoint.store;
-        Ok(crate::checkpoint::open(&format!("file:{}", path.display()))?)
+        match &self.config.checkpoint.store {
+            Store::File(path) => Ok(Arc::new(FileStore::open(path)?)),
+            Store::DynamoDb(table) => self.open_table(table, !only_look).await,
+        }
+    }
+
+    async fn open_table(&self, table: &str, create: bool) -> Result<Arc<dyn StateStore>> {
+        let side = self.config.state_side().cloned().unwrap_or_default();
+        let account = Account::connect(&side, Side::Target, &self.clients_with(STATE_TIMEOUT)).await?;
+        let table = Arc::new(account.state_table(table));
+        let namespace = &self.config.checkpoint.namespace;
+        let (store, task) = dynamodb::open(table, namespace, self.context.clone(), create).await?;
+        #[expect(clippy::disallowed_methods, reason = "its handle is the store's: the last one aborts it")]
+        let task = tokio::spawn(task.run());
+        Ok(Arc::new(store.kept_by(AbortOnDropHandle::new(task))))
     }
 
     fn clients(&self, link: &LinkConfig) -> Clients {

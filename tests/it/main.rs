@@ -26,6 +26,7 @@ mod sandboxed;
 mod servers;
 mod short_sessions;
 mod shutdown;
+mod table;
 mod wire;
 mod workload;
 mod world;

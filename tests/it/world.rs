@@ -161,11 +161,12 @@ impl World {
         let source = unless("source.table", "source.table = \"orders\"");
         let target = unless("target.table", "target.table = \"orders-copy\"");
         let doubt = unless("in_doubt_for", "apply.in_doubt_for = \"2s\"");
+        let file = format!("[checkpoint]\nstore = \"file:{}\"", self.dir.path().join("state.redb").display());
+        let state = if more.contains("[checkpoint]") { "" } else { &file };
         let text = format!(
             r#"
 version = 1
-[checkpoint]
-store = "file:{}"
+{state}
 [defaults.source]
 region = "{REGION}"
 role_arn = "arn:aws:iam::{SOURCE}:role/dynaferry-source"
@@ -180,8 +181,7 @@ external_id = "between-us"
 {create}
 {doubt}
 {more}
-"#,
-            self.dir.path().join("state.redb").display()
+"#
         );
         config::parse("test.toml", &text, Vec::new()).expect("a valid config")
     }
@@ -207,6 +207,11 @@ external_id = "between-us"
             program = program.with_store(Arc::clone(store) as _);
         }
         Arc::new(program)
+    }
+
+    /// A new process with its state where its configuration says.
+    pub(crate) fn program_by_config(&self, config: Config, mode: Mode) -> Arc<Program> {
+        Arc::new(self.program_of(config, mode, self.context()))
     }
 
     /// A new process with its state in another place.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{database, open};
+use super::super::database;
 use super::*;
 
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -26,7 +26,7 @@ fn a_file_in_use_is_refused_with_the_exit_code_for_it() {
 fn parent_directories_are_made_and_no_draft_is_left() {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path().join("a/b");
-    let store = open(&format!("file:{}", folder.join("state.redb").display())).unwrap();
+    let store = FileStore::open(folder.join("state.redb")).unwrap();
     assert_eq!(store.place(), format!("file:{}", folder.join("state.redb").display()));
     let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["state.redb"]);
@@ -77,13 +77,6 @@ fn a_database_of_another_program_is_refused() {
     database::tests::make_foreign(&path);
     let error = FileStore::open(&path).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
-}
-
-#[test]
-fn a_setting_that_names_no_store_is_refused() {
-    for bad in ["", "file:", "state.redb", "s3:bucket", "dynamodb"] {
-        assert!(matches!(open(bad).err(), Some(StoreError::Setting { .. })), "{bad}");
-    }
 }
 
 #[test]

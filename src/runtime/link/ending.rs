@@ -15,6 +15,10 @@ use crate::telemetry::Phase;
 pub(crate) const ANOTHER_TABLE: &str =
     "its history is another one: load again with a fresh state, into an empty target";
 
+/// What to do when the table with the state vanished under a running link.
+const STATE_GONE: &str =
+    "restore the table from its backups if it is less than a day old; or load again, into an empty target";
+
 impl Link {
     pub(super) fn judge(
         &self,
@@ -79,6 +83,7 @@ fn fault(link: &str, error: ReplicaError) -> Error {
         ReplicaError::Keeper(KeeperError::Store(StoreError::Fenced { .. })) => {
             (Exit::Held, Some("another process runs this link"))
         }
+        ReplicaError::Keeper(KeeperError::Store(StoreError::Gone { .. })) => (Exit::Precondition, Some(STATE_GONE)),
         _ => (Exit::Unexpected, None),
     };
     let fault = Error::new(exit, what).because(error);

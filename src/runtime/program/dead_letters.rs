@@ -29,7 +29,7 @@ impl Program {
     /// # Errors
     /// State that cannot be read, or that a process holds.
     pub async fn dead_letters(self: &Arc<Self>, links: &[String]) -> Result<Vec<DeadLetter>> {
-        let store = self.open_store()?;
+        let store = self.open_store(true).await?;
         let known = store.links().await?;
         let mut letters = Vec::new();
         for link in known.into_iter().filter(|link| links.is_empty() || links.contains(link)) {
@@ -50,7 +50,7 @@ impl Program {
     /// A side that cannot be reached; tables that were made anew; state that a process holds.
     pub async fn retry_dead_letters(self: &Arc<Self>, links: &[String]) -> Result<u64> {
         let configs = self.chosen(links).await?;
-        let store = self.open_store()?;
+        let store = self.open_store(true).await?;
         let mut gone = 0;
         for config in configs {
             let letters = letters_of(store.as_ref(), &config.name).await?;

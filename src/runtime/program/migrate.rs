@@ -41,7 +41,7 @@ impl Program {
     /// The first fault. Told to stop: exit 7, since progress is saved and it may be run again.
     pub async fn migrate(self: &Arc<Self>, stop: CancellationToken) -> Result<Vec<MigrateReport>> {
         let links = self.links().await?;
-        let store = self.open_store()?;
+        let store = self.open_store(false).await?;
         let mut reports = Vec::new();
         for config in links {
             let name = config.name.clone();

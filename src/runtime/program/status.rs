@@ -27,7 +27,7 @@ impl Program {
     /// # Errors
     /// State that cannot be read, or that a process holds.
     pub async fn stored_status(self: &Arc<Self>) -> Result<Status> {
-        let store = self.open_store()?;
+        let store = self.open_store(true).await?;
         let mut links = Vec::new();
         for name in store.links().await? {
             let state = store.read(&name).await?;

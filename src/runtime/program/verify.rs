@@ -42,7 +42,7 @@ impl Program {
         stop: CancellationToken,
     ) -> Result<Vec<(String, VerifyReport)>> {
         let links = self.chosen(&options.links).await?;
-        let store = if options.repair { Some(self.open_store()?) } else { None };
+        let store = if options.repair { Some(self.open_store(false).await?) } else { None };
         let out = options.report.map(|out| SharedReport(Arc::new(Mutex::new(out))));
         let mut reports = Vec::new();
         for config in links {

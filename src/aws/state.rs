@@ -1,0 +1,404 @@
+//! A table of state behind the seam for it. Bodies are written here, with sorted members: the same request twice is the same
+//! bytes.
+
+use std::fmt::Write as _;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::delete_item::{DeleteItem, DeleteItemError, DeleteItemOutput};
+use aws_sdk_dynamodb::operation::get_item::{GetItem, GetItemOutput};
+use aws_sdk_dynamodb::operation::put_item::{PutItem, PutItemError, PutItemOutput};
+use aws_sdk_dynamodb::operation::query::{Query, QueryOutput};
+use aws_sdk_dynamodb::operation::transact_write_items::{
+    TransactWriteItems, TransactWriteItemsError, TransactWriteItemsOutput,
+};
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+};
+use aws_smithy_runtime_api::client::interceptors::context::Output;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value, json};
+
+use super::accounts::Account;
+use super::call::Caller;
+use super::fault::{THROTTLES, broken};
+use super::wire::RawOperation;
+use crate::checkpoint::table::{
+    Field, Fields, Found, Guard, ItemKey, ItemWrite, PARTITION, Page, Range, SORT, StateTable, Written,
+};
+use crate::config::TableRef;
+use crate::error::{Failure, Fault};
+use crate::model::{KeyKind, TableStatus};
+
+const CREATE: &str = "CreateTable";
+
+/// A table of state. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    account: Account,
+    client: Client,
+    caller: Caller,
+    name: String,
+    get: RawOperation,
+    query: RawOperation,
+    put: RawOperation,
+    delete: RawOperation,
+    transact: RawOperation,
+}
+
+impl Account {
+    /// The table of this name in this account, to keep state in.
+    #[must_use]
+    pub(crate) fn state_table(&self, name: &str) -> State {
+        State {
+            account: self.clone(),
+            client: self.dynamodb.clone(),
+            caller: self.caller.clone(),
+            name: name.to_owned(),
+            get: RawOperation::new("DynamoDB_20120810.GetItem", &GetItem::new(), || {
+                Output::erase(GetItemOutput::builder().build())
+            }),
+            query: RawOperation::new("DynamoDB_20120810.Query", &Query::new(), || {
+                Output::erase(QueryOutput::builder().build())
+            }),
+            put: RawOperation::new("DynamoDB_20120810.PutItem", &PutItem::new(), || {
+                Output::erase(PutItemOutput::builder().build())
+            }),
+            delete: RawOperation::new("DynamoDB_20120810.DeleteItem", &DeleteItem::new(), || {
+                Output::erase(DeleteItemOutput::builder().build())
+            }),
+            transact: RawOperation::new("DynamoDB_20120810.TransactWriteItems", &TransactWriteItems::new(), || {
+                Output::erase(TransactWriteItemsOutput::builder().build())
+            }),
+        }
+    }
+}
+
+impl State {
+    async fn look(&self) -> Result<Found, Failure> {
+        let table = TableRef::Name(self.name.clone());
+        match self.account.describe(&table).await {
+            Ok(found) => {
+                let is_ours = found.keys.hash.name == PARTITION
+                    && found.keys.hash.kind == KeyKind::S
+                    && found.keys.range.as_ref().is_some_and(|range| range.name == SORT && range.kind == KeyKind::B);
+                Ok(match found.status {
+                    _ if !is_ours => Found::Foreign,
+                    TableStatus::Active | TableStatus::Updating => Found::Ready,
+                    TableStatus::Creating | TableStatus::Other(_) => Found::NotYet,
+                })
+            }
+            Err(failure) if failure.fault == Fault::Lost => Ok(Found::Nothing),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn make(&self) -> Result<(), Failure> {
+        let mut request = self
+            .client
+            .create_table()
+            .table_name(&self.name)
+            .billing_mode(BillingMode::PayPerRequest)
+            .deletion_protection_enabled(true);
+        let keys = [(PARTITION, KeyType::Hash, ScalarAttributeType::S), (SORT, KeyType::Range, ScalarAttributeType::B)];
+        for (name, key, kind) in keys {
+            let element = KeySchemaElement::builder().attribute_name(name).key_type(key).build();
+            let attribute = AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build();
+            request = request
+                .key_schema(element.map_err(|error| broken(CREATE, error))?)
+                .attribute_definitions(attribute.map_err(|error| broken(CREATE, error))?);
+        }
+        match self.caller.typed(CREATE, request.send().boxed()).await {
+            Ok(_) => Ok(()),
+            // Another worker's, or an attempt of ours whose answer was lost.
+            Err(failure) if failure.code.as_deref() == Some("ResourceInUseException") => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn get_one(&self, key: &ItemKey) -> Result<Option<Fields>, Failure> {
+        let body = json!({"TableName": self.name, "ConsistentRead": true, "Key": key_json(key)});
+        let send = self.client.get_item().table_name(&self.name).send().boxed();
+        let answer = self.caller.raw(&self.get, bytes_of(&body), send).await?;
+        let answer = parse(&self.get, &answer)?;
+        match answer.get("Item") {
+            None | Some(Value::Null) => Ok(None),
+            Some(item) => Ok(Some(fields_of(item).ok_or_else(|| odd(&self.get))?.1)),
+        }
+    }
+
+    async fn query_page(&self, range: &Range) -> Result<Page, Failure> {
+        let mut names = Map::from_iter([("#p".to_owned(), PARTITION.into()), ("#s".to_owned(), SORT.into())]);
+        let mut body = json!({
+            "TableName": self.name,
+            "ConsistentRead": true,
+            "KeyConditionExpression": "#p = :p AND #s BETWEEN :from AND :to",
+            "ExpressionAttributeValues": {
+                ":p": {"S": range.partition}, ":from": binary(&range.from), ":to": binary(&range.to)
+            },
+        });
+        if !range.only.is_empty() {
+            let mut only = "#p, #s".to_owned();
+            for (index, name) in range.only.iter().enumerate() {
+                names.insert(format!("#o{index}"), (*name).into());
+                // To a text: it cannot fail.
+                let _written = write!(only, ", #o{index}").is_ok();
+            }
+            set(&mut body, "ProjectionExpression", only.into());
+        }
+        set(&mut body, "ExpressionAttributeNames", names.into());
+        if let Some(after) = &range.after {
+            let key = ItemKey { partition: range.partition.clone(), sort: after.clone() };
+            set(&mut body, "ExclusiveStartKey", key_json(&key));
+        }
+        if let Some(limit) = range.limit {
+            set(&mut body, "Limit", limit.max(1).into());
+        }
+        let send = self.client.query().table_name(&self.name).send().boxed();
+        let answer = parse(&self.query, &self.caller.raw(&self.query, bytes_of(&body), send).await?)?;
+        let items = answer.get("Items").and_then(Value::as_array).ok_or_else(|| odd(&self.query))?;
+        let items = items.iter().map(fields_of).collect::<Option<Vec<_>>>().ok_or_else(|| odd(&self.query))?;
+        let next = match answer.get("LastEvaluatedKey") {
+            None | Some(Value::Null) => None,
+            Some(key) => Some(fields_of(key).ok_or_else(|| odd(&self.query))?.0),
+        };
+        // BETWEEN takes both ends.
+        let items = items.into_iter().filter(|(sort, _)| *sort < range.to).collect();
+        Ok(Page { items, next })
+    }
+
+    async fn write_one(&self, write: &ItemWrite) -> Result<Written, Failure> {
+        let mut body = write_json(&self.name, write);
+        let mut refused = None;
+        let slot = &mut refused;
+        let result = if write.fields.is_some() {
+            let send = self.client.put_item().table_name(&self.name).send();
+            let send = async move {
+                let result = send.await;
+                *slot = result.as_ref().err().and_then(|error| match service_error(error)? {
+                    PutItemError::ConditionalCheckFailedException(why) => Some(why.item.clone()),
+                    _ => None,
+                });
+                result
+            };
+            self.caller.raw(&self.put, bytes_of(&body), send.boxed()).await
+        } else {
+            let send = self.client.delete_item().table_name(&self.name).send();
+            let send = async move {
+                let result = send.await;
+                *slot = result.as_ref().err().and_then(|error| match service_error(error)? {
+                    DeleteItemError::ConditionalCheckFailedException(why) => Some(why.item.clone()),
+                    _ => None,
+                });
+                result
+            };
+            self.caller.raw(&self.delete, bytes_of(&std::mem::take(&mut body)), send.boxed()).await
+        };
+        match (result, refused) {
+            (Ok(_), _) => Ok(Written::Done),
+            (Err(_), Some(found)) => refusal(self.put.name(), found),
+            (Err(failure), None) => Err(failure),
+        }
+    }
+
+    async fn write_all(&self, token: &str, writes: &[ItemWrite]) -> Result<Written, Failure> {
+        let actions = writes.iter().map(|write| {
+            let action = if write.fields.is_some() { "Put" } else { "Delete" };
+            json!({ action: write_json(&self.name, write) })
+        });
+        let actions: Vec<Value> = actions.collect();
+        let body = json!({"ClientRequestToken": token, "TransactItems": actions});
+        let mut cancelled = None;
+        let slot = &mut cancelled;
+        let send = self.client.transact_write_items().set_transact_items(Some(Vec::new())).send();
+        let send = async move {
+            let result = send.await;
+            *slot = result.as_ref().err().and_then(|error| match service_error(error)? {
+                TransactWriteItemsError::TransactionCanceledException(why) => {
+                    let reasons = why.cancellation_reasons.clone().unwrap_or_default();
+                    Some(reasons.into_iter().map(|reason| (reason.code.unwrap_or_default(), reason.item)).collect())
+                }
+                _ => None,
+            });
+            result
+        };
+        let result = self.caller.raw(&self.transact, bytes_of(&body), send.boxed()).await;
+        match (result, cancelled) {
+            (Ok(_), _) => Ok(Written::Done),
+            (Err(failure), Some(reasons)) => self.cancelled(failure, reasons),
+            (Err(failure), None) => Err(failure),
+        }
+    }
+
+    /// A transaction that was cancelled was not carried out: the first guard that did not hold says what is there.
+    fn cancelled(
+        &self,
+        failure: Failure,
+        reasons: Vec<(String, Option<std::collections::HashMap<String, AttributeValue>>)>,
+    ) -> Result<Written, Failure> {
+        let codes: Vec<String> = reasons.iter().map(|(code, _)| code.clone()).filter(|code| code != "None").collect();
+        if let Some((_, item)) = reasons.into_iter().find(|(code, _)| code == "ConditionalCheckFailed") {
+            return refusal(self.transact.name(), item);
+        }
+        let throttled = codes.iter().any(|code| {
+            ["ProvisionedThroughputExceeded", "ThrottlingError"].contains(&code.as_str())
+                || THROTTLES.contains(&code.as_str())
+        });
+        let passes = throttled || codes.is_empty() || codes.iter().all(|code| code == "TransactionConflict");
+        let fault = if passes { Fault::Transient } else { Fault::Rejected };
+        let message = format!("the transaction was cancelled: {}", codes.join(", "));
+        Err(Failure { fault, throttled, may_have_happened: false, message, ..failure })
+    }
+}
+
+fn service_error<E>(error: &SdkError<E, HttpResponse>) -> Option<&E> {
+    error.as_service_error()
+}
+
+fn refusal(
+    operation: &'static str,
+    found: Option<std::collections::HashMap<String, AttributeValue>>,
+) -> Result<Written, Failure> {
+    let Some(found) = found.filter(|found| !found.is_empty()) else { return Ok(Written::Refused(None)) };
+    let mut fields = Fields::new();
+    for (name, value) in found {
+        let field = match value {
+            AttributeValue::S(text) => Field::Text(text),
+            AttributeValue::N(number) => Field::Number(number.parse().map_err(|_| broken(operation, "a number"))?),
+            AttributeValue::B(bytes) => Field::Bytes(bytes.into_inner()),
+            AttributeValue::Bool(flag) => Field::Flag(flag),
+            _ => return Err(broken(operation, "an attribute of another type")),
+        };
+        if name != PARTITION && name != SORT {
+            fields.insert(name, field);
+        }
+    }
+    Ok(Written::Refused(Some(fields)))
+}
+
+fn odd(operation: &RawOperation) -> Failure {
+    broken(operation.name(), "the answer is not what it should be")
+}
+
+fn parse(operation: &RawOperation, answer: &Bytes) -> Result<Value, Failure> {
+    // Its text may quote what is in the answer.
+    serde_json::from_slice(answer).map_err(|_| broken(operation.name(), "the answer is no JSON"))
+}
+
+fn bytes_of(body: &Value) -> Vec<u8> {
+    body.to_string().into_bytes()
+}
+
+fn set(body: &mut Value, name: &str, value: Value) {
+    if let Some(members) = body.as_object_mut() {
+        members.insert(name.to_owned(), value);
+    }
+}
+
+fn binary(bytes: &[u8]) -> Value {
+    json!({"B": BASE64_STANDARD.encode(bytes)})
+}
+
+fn field_json(field: &Field) -> Value {
+    match field {
+        Field::Text(text) => json!({"S": text}),
+        Field::Number(number) => json!({"N": number.to_string()}),
+        Field::Bytes(bytes) => binary(bytes),
+        Field::Flag(flag) => json!({"BOOL": flag}),
+    }
+}
+
+fn key_json(key: &ItemKey) -> Value {
+    json!({ PARTITION: {"S": key.partition}, SORT: binary(&key.sort) })
+}
+
+/// The members of a put or a delete.
+fn write_json(table: &str, write: &ItemWrite) -> Value {
+    let mut body = json!({"TableName": table});
+    match &write.fields {
+        None => set(&mut body, "Key", key_json(&write.key)),
+        Some(fields) => {
+            let mut item = key_json(&write.key);
+            fields.iter().for_each(|(name, field)| set(&mut item, name, field_json(field)));
+            set(&mut body, "Item", item);
+        }
+    }
+    let (condition, names, values) = match &write.guard {
+        Guard::Always => return body,
+        Guard::Absent => {
+            let names = Map::from_iter([("#p".to_owned(), PARTITION.into())]);
+            ("attribute_not_exists(#p)".to_owned(), names, Map::new())
+        }
+        Guard::Same(fields) => {
+            let conditions: Vec<String> = (0..fields.len()).map(|index| format!("#g{index} = :g{index}")).collect();
+            let named = fields.iter().enumerate();
+            let names = named.clone().map(|(index, (name, _))| (format!("#g{index}"), (*name).into()));
+            let values = named.map(|(index, (_, field))| (format!(":g{index}"), field_json(field)));
+            (conditions.join(" AND "), names.collect(), values.collect())
+        }
+    };
+    set(&mut body, "ConditionExpression", condition.into());
+    set(&mut body, "ExpressionAttributeNames", names.into());
+    if !values.is_empty() {
+        set(&mut body, "ExpressionAttributeValues", values.into());
+    }
+    set(&mut body, "ReturnValuesOnConditionCheckFailure", "ALL_OLD".into());
+    body
+}
+
+/// Sort key and attributes of an item. Attributes of types that we never write are left out.
+fn fields_of(item: &Value) -> Option<(Vec<u8>, Fields)> {
+    let bytes = |value: &Value| BASE64_STANDARD.decode(value.as_str()?).ok();
+    let sort = bytes(item.get(SORT)?.get("B")?)?;
+    let mut fields = Fields::new();
+    for (name, value) in item.as_object()?.iter().filter(|(name, _)| *name != PARTITION && *name != SORT) {
+        let (tag, value) = value.as_object()?.iter().next()?;
+        let field = match tag.as_str() {
+            "S" => Field::Text(value.as_str()?.to_owned()),
+            "N" => match value.as_str()?.parse() {
+                Ok(number) => Field::Number(number),
+                Err(_) => continue,
+            },
+            "B" => Field::Bytes(bytes(value)?),
+            "BOOL" => Field::Flag(value.as_bool()?),
+            _ => continue,
+        };
+        fields.insert(name.clone(), field);
+    }
+    Some((sort, fields))
+}
+
+impl StateTable for State {
+    fn place(&self) -> String {
+        format!("dynamodb:{}", self.name)
+    }
+
+    fn find(&self) -> BoxFuture<'_, Result<Found, Failure>> {
+        self.look().boxed()
+    }
+
+    fn create(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.make().boxed()
+    }
+
+    fn get<'a>(&'a self, key: &'a ItemKey) -> BoxFuture<'a, Result<Option<Fields>, Failure>> {
+        self.get_one(key).boxed()
+    }
+
+    fn query<'a>(&'a self, range: &'a Range) -> BoxFuture<'a, Result<Page, Failure>> {
+        self.query_page(range).boxed()
+    }
+
+    fn write<'a>(&'a self, write: &'a ItemWrite) -> BoxFuture<'a, Result<Written, Failure>> {
+        self.write_one(write).boxed()
+    }
+
+    fn transact<'a>(&'a self, token: &'a str, writes: &'a [ItemWrite]) -> BoxFuture<'a, Result<Written, Failure>> {
+        self.write_all(token, writes).boxed()
+    }
+}

@@ -48,7 +48,7 @@ impl ScanPage {
                     Ok(())
                 })
             } else if name.is("LastEvaluatedKey") {
-                page.last_key = Some(body.slice(scanner.value()?)).filter(|key| key.as_ref() != b"{}");
+                page.last_key = last_key(scanner, body)?;
                 Ok(())
             } else if name.is("ConsumedCapacity") {
                 page.consumed_units = capacity_units(scanner)?;
@@ -73,22 +73,34 @@ pub fn one_item(body: &Bytes) -> Result<Option<RawItem>, DecodeError> {
         if scanner.null() {
             return Ok(());
         }
-        let value = scanner.value()?;
         if name.is("Item") {
-            item = Some(without_replica_marks(body.slice(value))?);
+            item = Some(without_replica_marks(body.slice(scanner.whole_object()?))?);
+            Ok(())
+        } else {
+            scanner.value().map(drop)
         }
-        Ok(())
     })?;
     scanner.end()?;
     Ok(item)
 }
 
-/// `CapacityUnits` of a ConsumedCapacity object.
+/// A key from which to go on; an empty one is none, or the scan would begin anew.
+fn last_key(scanner: &mut Scanner<'_>, body: &Bytes) -> Result<Option<Bytes>, DecodeError> {
+    let key = body.slice(scanner.whole_object()?);
+    let mut is_empty = true;
+    Scanner::over(&key).object(|scanner, _| {
+        is_empty = false;
+        scanner.value().map(drop)
+    })?;
+    Ok(if is_empty { None } else { Some(key) })
+}
+
+/// `CapacityUnits` of a ConsumedCapacity object; an amount beyond all numbers is not said.
 pub(super) fn capacity_units(scanner: &mut Scanner<'_>) -> Result<Option<f64>, DecodeError> {
     let mut units = None;
     scanner.object(|scanner, name| {
         if name.is("CapacityUnits") {
-            units = scanner.number()?.parse().ok();
+            units = scanner.number()?.parse().ok().filter(|units: &f64| units.is_finite());
             Ok(())
         } else {
             scanner.value().map(drop)
@@ -128,6 +140,21 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_cursor_is_none_in_every_spelling() {
+        for key in ["{}", "{ }", "null"] {
+            let body = format!(r#"{{"Items":[],"LastEvaluatedKey":{key}}}"#);
+            assert_eq!(ScanPage::decode(&body.into(), &codec()).unwrap().last_key, None, "{key}");
+        }
+        assert!(ScanPage::decode(&r#"{"Items":[],"LastEvaluatedKey":[]}"#.into(), &codec()).is_err());
+    }
+
+    #[test]
+    fn a_cost_that_is_no_amount_is_none() {
+        let body = r#"{"Items":[],"ConsumedCapacity":{"CapacityUnits":1e400}}"#;
+        assert_eq!(ScanPage::decode(&body.into(), &codec()).unwrap().consumed_units, None);
+    }
+
+    #[test]
     fn an_item_without_its_key_is_an_error() {
         assert!(ScanPage::decode(&r#"{"Items":[{"pk":{"S":"a"}}]}"#.into(), &codec()).is_err());
     }
@@ -141,6 +168,8 @@ mod tests {
             Ok(Some(RawItem::new(r#"{"pk":{"S":"a"}}"#.into())))
         );
         assert_eq!(one_item(&r#"{"Item":null}"#.into()), Ok(None));
-        assert!(one_item(&"[]".into()).is_err());
+        for odd in ["[]", r#"{"Item":5}"#] {
+            assert!(one_item(&odd.into()).is_err(), "{odd}");
+        }
     }
 }

@@ -37,6 +37,11 @@ impl<'a> RawStr<'a> {
         if self.escaped { self.decode().is_ok_and(|decoded| decoded == text) } else { self.raw == text.as_bytes() }
     }
 
+    /// As it stands in the text, escapes and all.
+    pub(crate) const fn as_written(&self) -> &'a [u8] {
+        self.raw
+    }
+
     /// The decoded text. Fails on a lone surrogate: such a string has no UTF-8 form.
     pub(crate) fn decode(&self) -> Result<Cow<'a, str>, DecodeError> {
         let bad = || DecodeError::new("decode a string", 0);
@@ -185,6 +190,14 @@ impl<'a> Scanner<'a> {
             _ => self.scalar()?,
         }
         Ok(start..self.position())
+    }
+
+    /// Consumes an object; answers where it stands in the text.
+    pub(crate) fn whole_object(&mut self) -> Result<Range<usize>, DecodeError> {
+        if self.peek() != Some(b'{') {
+            return Err(self.error("find an object"));
+        }
+        self.value()
     }
 
     /// Consumes a value that is neither string nor container.

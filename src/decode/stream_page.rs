@@ -108,7 +108,7 @@ impl Record {
             if name.is("Keys") {
                 self.keys = Some(scanner.value()?);
             } else if name.is("NewImage") {
-                self.new_image = if scanner.null() { None } else { Some(scanner.value()?) };
+                self.new_image = if scanner.null() { None } else { Some(scanner.whole_object()?) };
             } else if name.is("SequenceNumber") {
                 let text = scanner.string()?.decode()?;
                 let number = SequenceNumber::parse(&text);
@@ -223,6 +223,7 @@ mod tests {
     fn nothing_odd_is_skipped() {
         assert!(page(&record("REPLACE", ""), "").is_err(), "unknown event");
         assert!(page(&record("INSERT", ""), "").is_err(), "put without its image");
+        assert!(page(&record("INSERT", r#""NewImage":"text","#), "").is_err(), "an image that is no item");
         assert!(page(&record("REMOVE", "").replace("SequenceNumber", "Seq"), "").is_err(), "no sequence number");
         assert!(page(&record("REMOVE", "").replace("eventName", "name"), "").is_err(), "no event");
         assert!(page(&record("REMOVE", "").replace(r#""S":"a""#, r#""N":"1""#), "").is_err(), "key of another type");

@@ -12,7 +12,8 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::labels::Stage;
@@ -117,16 +118,6 @@ impl ShardLag {
         self.settle();
     }
 
-    /// The watermark time of a stage; `None` while nothing is proved.
-    #[must_use]
-    pub fn watermark(&self, stage: Stage) -> Option<WallTime> {
-        match stage {
-            Stage::Read => self.read,
-            Stage::Applied => self.applied,
-            Stage::Checkpointed => self.checkpointed,
-        }
-    }
-
     fn settle(&mut self) {
         self.applied = self.applied.max(self.oldest_unapplied.or(self.read));
         if self.is_durable {
@@ -171,10 +162,6 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    fn each(of: impl Fn(Stage) -> Option<WallTime>) -> Self {
-        Self { read: of(Stage::Read), applied: of(Stage::Applied), checkpointed: of(Stage::Checkpointed) }
-    }
-
     /// That of a stage.
     #[must_use]
     pub fn of(&self, stage: Stage) -> Option<WallTime> {
@@ -196,6 +183,8 @@ impl Watermarks {
 #[derive(Debug)]
 pub struct LinkLag {
     shards: BTreeMap<ShardId, Shard>,
+    /// Those that are not released: a few of hundreds, and asked for twice a second.
+    counted: BTreeSet<ShardId>,
     owed_from: WallTime,
     is_loading: bool,
     claimed: Watermarks,
@@ -206,7 +195,13 @@ impl LinkLag {
     /// (older ones are in the load); for a link without a load, where its reading is to start.
     #[must_use]
     pub fn new(owed_from: WallTime) -> Self {
-        Self { shards: BTreeMap::new(), owed_from, is_loading: false, claimed: Watermarks::default() }
+        Self {
+            shards: BTreeMap::new(),
+            counted: BTreeSet::new(),
+            owed_from,
+            is_loading: false,
+            claimed: Watermarks::default(),
+        }
     }
 
     /// Says whether the initial load is under way: until it has ended the target is no copy of any time, and no applied
@@ -218,7 +213,10 @@ impl LinkLag {
     /// A shard is known, from a listing (`ShardLag::resumed(None)`) or from its row. Until it has a watermark of its own
     /// it has its parent's. A shard that is already there stays as it is.
     pub fn add(&mut self, id: ShardId, parent: Option<ShardId>, lag: ShardLag) {
-        self.shards.entry(id).or_insert(Shard { lag, parent, standing: Standing::Unfinished });
+        if let Entry::Vacant(place) = self.shards.entry(id) {
+            self.counted.insert(place.key().clone());
+            place.insert(Shard { lag, parent, standing: Standing::Unfinished });
+        }
     }
 
     /// The shard's own books, to report its events to; `None` when it was never added or is forgotten.
@@ -228,7 +226,7 @@ impl LinkLag {
 
     /// A shard is read and settled to its end, and that is durable. It holds the link until [`LinkLag::release`].
     pub fn finished(&mut self, id: &ShardId) {
-        let inherited = Watermarks::each(|stage| self.watermark_of(id, stage));
+        let inherited = self.watermarks_of(id);
         if let Some(shard) = self.shards.get_mut(id).filter(|shard| shard.standing == Standing::Unfinished) {
             shard.standing = Standing::Holding;
             shard.lag.read = shard.lag.read.max(inherited.read);
@@ -239,19 +237,23 @@ impl LinkLag {
     /// To be called after each listing: finished shards that no longer wait for the discovery of their children let go
     /// of the link (their children carry on from where they ended).
     pub fn release(&mut self, awaits_children: impl Fn(&ShardId) -> bool) {
-        for (id, shard) in &mut self.shards {
-            if shard.standing == Standing::Holding && !awaits_children(id) {
+        let shards = &mut self.shards;
+        self.counted.retain(|id| match shards.get_mut(id) {
+            Some(shard) if shard.standing == Standing::Holding && !awaits_children(id) => {
                 shard.standing = Standing::Released;
+                false
             }
-        }
+            _ => true,
+        });
     }
 
     /// A finished shard's row is gone. Its children keep what they had from it.
     pub fn forget(&mut self, id: &ShardId) {
-        let inherited = Watermarks::each(|stage| self.watermark_of(id, stage));
+        let inherited = self.watermarks_of(id);
         if self.shards.remove(id).is_none() {
             return;
         }
+        self.counted.remove(id);
         for child in self.shards.values_mut().filter(|shard| shard.parent.as_ref() == Some(id)) {
             child.parent = None;
             child.lag.read = child.lag.read.or(inherited.read);
@@ -263,7 +265,7 @@ impl LinkLag {
     /// The link's watermarks: the minimum over its shards, never less than what was said before. While a shard's is not
     /// known they stay where they are.
     pub fn watermarks(&mut self) -> Watermarks {
-        let now = Watermarks::each(|stage| self.minimum(stage));
+        let now = self.least();
         let claimed = &mut self.claimed;
         claimed.read = claimed.read.max(now.read);
         if !self.is_loading {
@@ -277,40 +279,48 @@ impl LinkLag {
     /// Known in every phase: where nothing is read yet, from the time since which changes are owed.
     #[must_use]
     pub fn retention_deadline(&self) -> WallTime {
-        let unknown = |id: &ShardId| self.watermark_of(id, Stage::Checkpointed).unwrap_or(self.owed_from);
-        let oldest = self.counted().map(|(id, _)| unknown(id)).min().unwrap_or(self.owed_from);
-        oldest.max(self.owed_from).plus(RETENTION)
+        self.least().checkpointed.map_or(self.owed_from, |oldest| oldest.max(self.owed_from)).plus(RETENTION)
     }
 
     /// How far the shards' applied watermarks are apart; `None` while one is not known.
     #[must_use]
     pub fn shard_skew(&self) -> Option<Duration> {
-        let times: Option<Vec<WallTime>> =
-            self.counted().map(|(id, _)| self.watermark_of(id, Stage::Applied)).collect();
-        let times = times?;
-        Some(times.iter().max()?.since(*times.iter().min()?))
+        let mut applied = self.counted.iter().map(|id| self.watermarks_of(id).applied);
+        let first = applied.next()??;
+        let mut range = (first, first);
+        for time in applied {
+            range = (range.0.min(time?), range.1.max(time?));
+        }
+        Some(range.1.since(range.0))
     }
 
-    fn counted(&self) -> impl Iterator<Item = (&ShardId, &Shard)> {
-        self.shards.iter().filter(|(_, shard)| shard.standing != Standing::Released)
-    }
-
-    fn minimum(&self, stage: Stage) -> Option<WallTime> {
+    /// The minimum over the shards that count.
+    fn least(&self) -> Watermarks {
+        let each = self.counted.iter().map(|id| self.watermarks_of(id));
         // `None` sorts first: one unknown shard makes the link's unknown.
-        self.counted().map(|(id, _)| self.watermark_of(id, stage)).min().flatten()
+        let least = each.reduce(|a, b| Watermarks {
+            read: a.read.min(b.read),
+            applied: a.applied.min(b.applied),
+            checkpointed: a.checkpointed.min(b.checkpointed),
+        });
+        least.unwrap_or_default()
     }
 
-    /// A shard's own watermark, or that of its nearest ancestor that has one.
-    fn watermark_of(&self, id: &ShardId, stage: Stage) -> Option<WallTime> {
-        let mut id = id;
+    /// A shard's own watermarks; for each that it has not, that of its nearest ancestor that has one.
+    fn watermarks_of(&self, id: &ShardId) -> Watermarks {
+        let mut found = Watermarks::default();
+        let mut at = Some(id);
         // Bounded, should the listing ever contain a circle.
         for _ in 0..=self.shards.len() {
-            let shard = self.shards.get(id)?;
-            match (shard.lag.watermark(stage), &shard.parent) {
-                (None, Some(parent)) => id = parent,
-                (own, _) => return own,
+            let Some(shard) = at.and_then(|id| self.shards.get(id)) else { break };
+            found.read = found.read.or(shard.lag.read);
+            found.applied = found.applied.or(shard.lag.applied);
+            found.checkpointed = found.checkpointed.or(shard.lag.checkpointed);
+            if found.checkpointed.is_some() && found.applied.is_some() && found.read.is_some() {
+                break;
             }
+            at = shard.parent.as_ref();
         }
-        None
+        found
     }
 }

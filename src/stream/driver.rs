@@ -7,6 +7,7 @@
 //! The loop is here. `shards` keeps the list of shards, `polls` reads their pages, `losses` opens the gaps.
 
 mod error;
+mod forest;
 mod losses;
 mod observer;
 mod polls;
@@ -36,9 +37,10 @@ use crate::model::{SequenceNumber, ShardId, StartAt, StreamArn, ViewType, WallTi
 use crate::retry::{Attempts, Patience};
 
 pub(crate) use error::{PageError, StreamError};
+use forest::Forest;
 pub(crate) use observer::{PageFacts, StreamObserver};
-use shards::CHILDREN_EVERY;
 pub(crate) use shards::new_row;
+use shards::{CHILDREN_EVERY, LIST_AFTER_END};
 
 /// How the stream is read.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +109,9 @@ pub(crate) struct StreamDriver {
     context: Context,
     settings: StreamSettings,
     observer: Arc<dyn StreamObserver>,
-    lineage: Lineage,
+    lineage: Forest,
+    /// Whether a finished shard's children are missing, as of the forest's last change.
+    is_awaiting: bool,
     positions: HashMap<ShardId, StartAt>,
     verified: HashMap<ShardId, WallTime>,
     /// Checkpoints at the start: reading from the trim horizon may bring records up to there once more.
@@ -122,6 +126,8 @@ pub(crate) struct StreamDriver {
     /// One call about shards at a time: their budget is 10/s for the account.
     is_listing: bool,
     list_at: Instant,
+    /// How long after a listing the next one is wanted while children are missing.
+    list_wait: Duration,
     children_at: Instant,
     children_wait: Duration,
     children_asked: usize,
@@ -160,7 +166,8 @@ impl StreamDriver {
             context: setup.context,
             settings: setup.settings,
             observer: setup.observer,
-            lineage: setup.lineage,
+            lineage: Forest::new(setup.lineage),
+            is_awaiting: false,
             positions: setup.rows.iter().map(|row| (row.id.clone(), at(row))).collect(),
             verified: setup.rows.iter().map(|row| (row.id.clone(), row.verified_at)).collect(),
             floors,
@@ -171,6 +178,7 @@ impl StreamDriver {
             work: FuturesUnordered::new(),
             is_listing: false,
             list_at: now,
+            list_wait: LIST_AFTER_END,
             children_at: now,
             children_wait: CHILDREN_EVERY,
             children_asked: 0,
@@ -186,7 +194,10 @@ impl StreamDriver {
     /// bookkeeper's rows.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<StreamEnd, StreamError> {
         loop {
-            self.begin_readable().await?;
+            if self.lineage.take_change() {
+                self.is_awaiting = self.lineage.awaiting_children(self.context.now()).next().is_some();
+                self.begin_readable().await?;
+            }
             self.start_polls();
             self.start_listing();
             let wake = self.next_wake();
@@ -197,7 +208,7 @@ impl StreamDriver {
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.take(done).await?,
                 () = tokio::time::sleep_until(wake) => {}
             }
-            if self.lineage.is_exhausted() && self.readings.is_empty() {
+            if self.lineage.has_changed() && self.lineage.is_exhausted() && self.readings.is_empty() {
                 return Ok(StreamEnd::Exhausted);
             }
         }

@@ -210,6 +210,7 @@ impl StreamDriver {
             self.floors.insert(shard.clone(), last);
         }
         self.schedule.remove(shard);
+        self.lineage.touch();
     }
 }
 

@@ -17,8 +17,9 @@ use crate::stream::{Discovery, Listing, NewShard, ShardListing, StreamStatus, Su
 
 /// How often shards whose children are late are asked for them; doubles up to the discovery interval.
 pub(super) const CHILDREN_EVERY: Duration = Duration::from_millis(500);
-/// The whole stream is listed this soon after a shard's end: its children may come one by one.
-const LIST_AFTER_END: Duration = Duration::from_millis(500);
+/// The whole stream is listed this soon after a shard's end: its children may come one by one. While they do not come the
+/// wait doubles up to the discovery interval.
+pub(super) const LIST_AFTER_END: Duration = Duration::from_millis(500);
 /// Full listings in a row that may contradict themselves.
 const MAX_ODD_LISTINGS: u32 = 10;
 /// A shard's children are this late before somebody is told.
@@ -26,11 +27,7 @@ const CHILDREN_ARE_LATE: Duration = Duration::from_secs(300);
 
 impl StreamDriver {
     pub(super) fn next_listing_at(&self) -> Instant {
-        if self.lineage.awaiting_children(self.context.now()).next().is_some() {
-            self.list_at.min(self.children_at)
-        } else {
-            self.list_at
-        }
+        if self.is_awaiting { self.list_at.min(self.children_at) } else { self.list_at }
     }
 
     pub(super) fn start_listing(&mut self) {
@@ -44,7 +41,7 @@ impl StreamDriver {
             self.settled_by_listing = parents.cloned().collect();
             let lister = self.lister.clone();
             self.work.push(Box::pin(async move { Done::Listed(lister.list().await) }));
-        } else if now >= self.children_at {
+        } else if self.is_awaiting && now >= self.children_at {
             let waiting: Vec<_> = self.lineage.awaiting_children(self.context.now()).collect();
             let Some(next) = waiting.get(self.children_asked % waiting.len().max(1)) else { return };
             if next.waited >= CHILDREN_ARE_LATE && self.children_asked.is_multiple_of(64) {
@@ -106,6 +103,9 @@ impl StreamDriver {
         let now = self.context.now();
         self.is_listed = true;
         let Discovery { new_shards, relisted, suspects } = self.lineage.merge_listing(&listing, now);
+        if !new_shards.is_empty() {
+            self.list_wait = LIST_AFTER_END;
+        }
         self.create_rows(new_shards).await?;
         for (shard, at) in relisted {
             self.keeper.relist(&shard, at).await?;
@@ -121,10 +121,13 @@ impl StreamDriver {
         for shard in std::mem::take(&mut self.settled_by_listing) {
             self.finished_lately.remove(&shard);
         }
-        // Some never show a child: one that vanished, or one whose children did.
-        self.finished_lately.retain(|shard| self.lineage.may_have_children(shard));
+        // Some never show a child: one that vanished, or one whose children did. One that came back is read again.
+        self.finished_lately.retain(|shard| {
+            self.lineage.may_have_children(shard) && self.lineage.status(shard) == Some(ShardStatus::Finished)
+        });
         if !self.finished_lately.is_empty() && listing.status() == StreamStatus::Enabled {
-            self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
+            self.list_at = self.list_at.min(Instant::now() + self.list_wait);
+            self.list_wait = (self.list_wait * 2).min(self.settings.discovery_interval);
         }
         self.observer.discovered();
         self.report_shards();
@@ -138,6 +141,7 @@ impl StreamDriver {
         self.children_at = Instant::now();
         self.children_wait = CHILDREN_EVERY;
         self.finished_lately.insert(shard.clone());
+        self.list_wait = LIST_AFTER_END;
         self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
         self.report_shards();
     }

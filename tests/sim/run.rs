@@ -34,6 +34,12 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Shards of a stream, and open ones, beyond which none is split or rolled over by an act.
 const MOST_SHARDS: usize = 100;
 const MOST_OPEN: usize = 8;
+/// So many short lives in a row the process is started again within seconds; from then on the orchestrator takes its time,
+/// twice as long after each.
+const QUICK_RESTARTS: u32 = 5;
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// A life that is not short.
+const SOUND_LIFE: Duration = Duration::from_secs(600);
 /// Within this after the last fault the lag is small again (C8).
 const RECOVERY: Duration = Duration::from_secs(600);
 
@@ -118,6 +124,8 @@ struct Run {
     poison: Arc<AtomicBool>,
     /// A part of the source's history cannot have been read.
     loses_history: bool,
+    /// How often in a row the process ended by itself soon after its start.
+    short_lives: u32,
 }
 
 impl Run {
@@ -140,6 +148,7 @@ impl Run {
             worst_lag_error: Duration::ZERO,
             poison,
             loses_history: false,
+            short_lives: 0,
         }
     }
 
@@ -307,7 +316,7 @@ impl Run {
                 () = gate.died.notified() => self.kill().await,
                 ended = &mut process.task => {
                     self.ended(ended);
-                    let backoff = SECOND.mul_f64(1.0 + 9.0 * self.random.f64());
+                    let backoff = self.backoff();
                     tokio::select! {
                         biased;
                         () = &mut until => return,
@@ -334,6 +343,12 @@ impl Run {
                 () = tokio::time::sleep(SECOND) => {}
             }
         }
+    }
+
+    /// How long the orchestrator waits before it starts the process again.
+    fn backoff(&mut self) -> Duration {
+        let doublings = self.short_lives.saturating_sub(QUICK_RESTARTS).min(16);
+        (SECOND.mul_f64(1.0 + 9.0 * self.random.f64()) * 2_u32.pow(doublings)).min(LONGEST_BACKOFF)
     }
 
     fn start(&mut self) {
@@ -387,7 +402,9 @@ impl Run {
     /// The process ended by itself.
     fn ended(&mut self, ended: Result<Result<(), Error>, tokio::task::JoinError>) {
         if let Some(process) = self.process.take() {
-            self.outcome.live_time += process.since.elapsed();
+            let life = process.since.elapsed();
+            self.outcome.live_time += life;
+            self.short_lives = if life < SOUND_LIFE { self.short_lives + 1 } else { 0 };
         }
         match ended {
             Err(error) if error.is_panic() => self.violated("panic", "the program panicked".to_owned()),
@@ -613,6 +630,7 @@ impl Run {
     /// The target takes everything again; what was set aside meanwhile is retried by its operator.
     async fn cure(&mut self) {
         self.kill().await;
+        self.short_lives = 0;
         self.poison.store(false, Ordering::Relaxed);
         self.world.sandbox.set_poison_attribute(TARGET, REGION, COPY, None);
         if !self.world.plan.settings.dead_letters {

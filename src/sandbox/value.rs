@@ -274,17 +274,20 @@ pub(super) fn item_json(item: &Item) -> Bytes {
 /// Writes a JSON string.
 pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
+    let mut rest = text.as_bytes();
+    let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    while let Some((plain, [special, after @ ..])) = rest.iter().position(is_special).map(|at| rest.split_at(at)) {
+        out.extend_from_slice(plain);
+        match special {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            0..=0x1f => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => out.push(byte),
+            0..=0x1f => out.extend_from_slice(format!("\\u{special:04x}").as_bytes()),
+            quote_or_slash => out.extend_from_slice(&[b'\\', *quote_or_slash]),
         }
+        rest = after;
     }
+    out.extend_from_slice(rest);
     out.push(b'"');
 }
 

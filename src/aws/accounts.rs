@@ -5,6 +5,7 @@
 //! policy is ours, and counts each attempt), time-outs, no cache of identities besides our own.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -22,13 +23,13 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
-use super::call::{CallRecord, Caller, Observer, Outcome, Side};
+use super::call::{CallRecord, Caller, Observer, Outcome, SendGuard, Side};
 use super::credentials::Keeper;
 use super::fault::{NoCredentials, broken};
 use super::schema;
 use super::streams::Streams;
 use super::tables::Table;
-use super::wire::{self, Answer, RawBodies};
+use super::wire::{self, Answer, Guarded, RawBodies};
 use crate::config::{SideConfig, TableRef};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Result};
@@ -50,6 +51,8 @@ pub struct Clients {
     pub http: Option<SharedHttpClient>,
     /// Is told each attempt.
     pub observer: Option<Observer>,
+    /// Asked before anything is sent to the target's DynamoDB; `None`: always allowed.
+    pub guard: Option<SendGuard>,
     /// In the place of all ambient AWS settings: neither environment nor files are read. For the sandbox and tests.
     pub isolated: Option<AccessKey>,
 }
@@ -58,7 +61,7 @@ impl Clients {
     /// Real connections, ambient settings, nobody told.
     #[must_use]
     pub fn new(context: Context, attempt_timeout: Duration) -> Self {
-        Self { context, attempt_timeout, http: None, observer: None, isolated: None }
+        Self { context, attempt_timeout, http: None, observer: None, guard: None, isolated: None }
     }
 }
 
@@ -121,7 +124,7 @@ impl Account {
             base.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials.clone())).build();
         let caller = Caller { side, context: clients.context.clone(), credentials, observer: clients.observer.clone() };
         Ok(Self {
-            dynamodb: dynamodb_client(config, &settings),
+            dynamodb: dynamodb_client(config, &settings, clients.guard.as_ref().filter(|_| side == Side::Target)),
             streams: streams_client(config, &settings),
             sts: aws_sdk_sts::Client::from_conf(sts_settings(config, &settings).build()),
             caller,
@@ -344,8 +347,11 @@ impl ProvideCredentials for Role {
     }
 }
 
-fn dynamodb_client(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_dynamodb::Client {
+fn dynamodb_client(config: &SideConfig, settings: &SdkConfig, guard: Option<&SendGuard>) -> aws_sdk_dynamodb::Client {
     let mut builder = aws_sdk_dynamodb::config::Builder::from(settings).interceptor(RawBodies);
+    if let Some(guard) = guard {
+        builder = builder.interceptor(Guarded(Arc::clone(guard)));
+    }
     if let Some(url) = &config.endpoint_url {
         builder = builder.endpoint_url(url);
     }

@@ -93,6 +93,12 @@ pub struct CallRecord {
     pub clocks: Option<(WallTime, WallTime)>,
 }
 
+/// Asked when a request is signed and about to be sent: whether it may be. What is refused was never sent.
+///
+/// After the signature, so that whatever is sent later than allowed carries the time at which it was still allowed, and
+/// expires like any other request.
+pub type SendGuard = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Is told each attempt; must be quick.
 pub type Observer = Arc<dyn Fn(CallRecord) + Send + Sync>;
 

@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::{ErrorMetadata, ProvideErrorMetadata};
 
+use super::wire::HeldBack;
 use crate::error::{Failure, Fault};
 
 /// Error codes that ask us to slow down. Source: DynamoDB Developer Guide, error handling; aws-facts 4.7.
@@ -73,6 +74,9 @@ where
     let unknown = Failure { fault: Fault::Transient, ..broken(operation, "") };
     if let Some(missing) = find::<NoCredentials>(error) {
         return missing.clone().failure(operation);
+    }
+    if find::<HeldBack>(error).is_some() {
+        return Failure { may_have_happened: false, message: chain(error), ..unknown };
     }
     match error {
         SdkError::ServiceError(context) => {

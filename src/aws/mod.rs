@@ -18,7 +18,7 @@ mod tests;
 mod wire;
 
 pub use accounts::{AccessKey, Account, Clients, Identity};
-pub use call::{CallRecord, Observer, Outcome, Side};
+pub use call::{CallRecord, Observer, Outcome, SendGuard, Side};
 pub use create::{Created, Patience};
 pub(crate) use fault::has_stale_credentials;
 pub use streams::Streams;

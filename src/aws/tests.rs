@@ -971,3 +971,22 @@ async fn the_signature_covers_the_raw_body_its_target_and_its_length() {
         assert!(authorization.contains(header), "{header}: {authorization}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_sent_any_more_never_leaves_and_is_not_in_doubt() {
+    let server = Server::new([Reply::ok("{}"), Reply::ok("{}")]);
+    let (_, context) = Manual::context();
+    let allowed = Arc::new(Mutex::new(false));
+    let asked = Arc::clone(&allowed);
+    let guard: SendGuard = Arc::new(move || *asked.lock().unwrap());
+    let clients = Clients { guard: Some(guard), ..clients(&server, &context) };
+    let target = Account::connect(&side(), Side::Target, &clients).await.unwrap().table(&orders(), &schema());
+    let failure = target.write(&[put(r#"{"pk":{"S":"a"}}"#)]).await.unwrap_err();
+    assert!(failure.fault == Fault::Transient && !failure.may_have_happened, "{failure:?}");
+    assert!(server.seen().is_empty());
+    let source = Account::connect(&side(), Side::Source, &clients).await.unwrap().table(&orders(), &schema());
+    source.write(&[put(r#"{"pk":{"S":"a"}}"#)]).await.unwrap();
+    *allowed.lock().unwrap() = true;
+    target.write(&[put(r#"{"pk":{"S":"a"}}"#)]).await.unwrap();
+    assert_eq!(server.seen().len(), 2);
+}

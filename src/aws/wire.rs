@@ -16,7 +16,8 @@ use aws_runtime::request_info::RequestInfoInterceptor;
 use aws_runtime::user_agent::UserAgentInterceptor;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef, Error, Input, Output,
+    BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextRef,
+    BeforeTransmitInterceptorContextRef, Error, Input, Output,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, disable_interceptor};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, Metadata, OrchestratorError};
@@ -33,6 +34,7 @@ use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
+use super::call::SendGuard;
 use crate::model::WallTime;
 
 tokio::task_local! {
@@ -187,6 +189,36 @@ impl Intercept for RawBodies {
             call.answer.lock().unwrap_or_else(PoisonError::into_inner).date = date(context.response());
         });
         Ok(())
+    }
+}
+
+/// Holds back what may not be sent any more.
+pub(super) struct Guarded(pub(super) SendGuard);
+
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guarded")
+    }
+}
+
+/// The guard did not let it pass.
+#[derive(Debug, thiserror::Error)]
+#[error("not sent: this worker may not work on the link any more")]
+pub(super) struct HeldBack;
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for Guarded {
+    fn name(&self) -> &'static str {
+        "Guarded"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if (self.0)() { Ok(()) } else { Err(HeldBack.into()) }
     }
 }
 

@@ -33,7 +33,7 @@ use super::layout::{self, Head, Image, Items, Places};
 use super::rows::{DeadLetterRow, DoubtRow, Fence, SCHEMA_VERSION};
 use super::rules;
 use super::table::{Field, Fields, Found, Guard, ItemKey, ItemWrite, Range, StateTable, Written};
-use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult, ledger};
+use super::{Leases, LinkState, Pulses, Sighting, Sign, StateStore, StateWrite, StoreError, StoreResult, ledger};
 use crate::context::Context;
 use crate::error::{Failure, Fault};
 use crate::model::CanonicalKey;
@@ -57,10 +57,10 @@ pub(crate) struct TableStore {
 }
 
 /// The table and how to be patient with it.
-pub(crate) struct Reach {
-    pub(super) table: Arc<dyn StateTable>,
-    pub(super) places: Places,
-    pub(super) context: Context,
+struct Reach {
+    table: Arc<dyn StateTable>,
+    places: Places,
+    context: Context,
 }
 
 /// Opens the table, and makes it where there is none and `create` is set. The task must run for the store to answer.
@@ -128,12 +128,12 @@ impl Reach {
         }
     }
 
-    pub(super) fn place(&self) -> String {
+    fn place(&self) -> String {
         self.table.place()
     }
 
     /// Tries a call again while its failure may pass, for a while.
-    pub(super) async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> StoreResult<T>
+    async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> StoreResult<T>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -164,16 +164,16 @@ impl Reach {
         }
     }
 
-    pub(super) async fn get(&self, key: &ItemKey) -> StoreResult<Option<Fields>> {
+    async fn get(&self, key: &ItemKey) -> StoreResult<Option<Fields>> {
         self.patiently(|| self.table.get(key)).await
     }
 
-    pub(super) async fn write(&self, write: &ItemWrite) -> StoreResult<Written> {
+    async fn write(&self, write: &ItemWrite) -> StoreResult<Written> {
         self.patiently(|| self.table.write(write)).await
     }
 
     /// All items of a range, or the first so many.
-    pub(super) async fn all(&self, mut range: Range, limit: usize) -> StoreResult<Vec<(Vec<u8>, Fields)>> {
+    async fn all(&self, mut range: Range, limit: usize) -> StoreResult<Vec<(Vec<u8>, Fields)>> {
         let mut items = Vec::new();
         while items.len() < limit {
             let page = self.patiently(|| self.table.query(&range)).await?;
@@ -188,11 +188,11 @@ impl Reach {
     }
 
     /// A name for one write, or one transaction: nobody else has it.
-    pub(super) fn nonce(&self) -> String {
+    fn nonce(&self) -> String {
         format!("{:016x}{:016x}", self.context.draw_u64(), self.context.draw_u64())
     }
 
-    pub(super) async fn head(&self, link: &str) -> StoreResult<Option<Head>> {
+    async fn head(&self, link: &str) -> StoreResult<Option<Head>> {
         let fields = self.get(&self.places.head(link)).await?;
         fields.map(|fields| Head::parse(&fields, &self.place())).transpose()
     }
@@ -230,7 +230,7 @@ impl Reach {
     }
 
     /// Replaces the head, if it still is `seen`, or whatever it is. `None`: somebody was faster.
-    pub(super) async fn take(
+    async fn take(
         &self,
         link: &str,
         owner: &str,
@@ -465,28 +465,115 @@ impl TableStore {
     pub(crate) fn kept_by(self, task: AbortOnDropHandle<()>) -> Self {
         Self { _task: Some(Arc::new(task)), ..self }
     }
+}
 
-    /// The table and how to reach it.
-    #[expect(dead_code, reason = "for leases")]
-    pub(super) const fn reach(&self) -> &Arc<Reach> {
-        &self.reach
+/// Signs of life alone, through a client of their own.
+pub(crate) fn pulses(table: Arc<dyn StateTable>, namespace: &str, context: Context) -> Arc<dyn Pulses> {
+    Arc::new(Reach { table, places: Places::new(namespace), context })
+}
+
+impl Reach {
+    async fn give_sign(&self, sign: &Sign, first: bool) -> StoreResult<bool> {
+        let guard = if first { Guard::Absent } else { layout::guard_of_counter(sign.counter.saturating_sub(1)) };
+        let key = self.places.worker(&sign.worker);
+        let write = ItemWrite::new(key, Some(layout::sign_fields(sign))).guarded(guard);
+        match self.table.write(&write).await.map_err(|failure| self.failed(failure))? {
+            Written::Done => Ok(true),
+            Written::Refused(found) => Ok(found.as_ref().and_then(layout::counter_of) == Some(sign.counter)),
+        }
     }
 
-    #[expect(dead_code, reason = "for leases")]
-    /// As [`StateStore::take`], if the last owner is still the one that was seen. `None`: somebody was faster.
-    pub(super) fn take_from(
-        &self,
-        link: &str,
-        owner: &str,
-        seen: Option<Fence>,
-    ) -> BoxFuture<'static, StoreResult<Option<(Fence, LinkState)>>> {
-        self.ask(link, |answer| Job::Take(owner.to_owned(), Some(seen), answer))
+    async fn all_signs(&self) -> StoreResult<Vec<Sign>> {
+        let rows = self.all(self.places.workers(), usize::MAX).await?;
+        Ok(rows.iter().filter_map(|(sort, fields)| layout::sign_of(sort, fields)).collect())
+    }
+
+    async fn forget_worker(&self, worker: &str, counter: u64) -> StoreResult<()> {
+        let guard = layout::guard_of_counter(counter);
+        self.write(&ItemWrite::new(self.places.worker(worker), None).guarded(guard)).await.map(drop)
+    }
+
+    async fn sight_link(&self, link: &str, with_counter: bool) -> StoreResult<Sighting> {
+        let Some(head) = self.head(link).await? else { return Ok(Sighting::default()) };
+        let counter = if with_counter && !head.released {
+            let row = self.get(&self.places.worker(&head.fence.owner)).await?;
+            Some(row.as_ref().and_then(layout::counter_of))
+        } else {
+            None
+        };
+        Ok(Sighting { released: head.released, fence: Some(head.fence), counter })
+    }
+
+    /// Counts up, too: a transaction that is still on its way is refused, and cannot take the word back.
+    async fn release_link(&self, link: &str, fence: &Fence) -> StoreResult<()> {
+        loop {
+            let Some(head) = self.head(link).await?.filter(|head| head.fence == *fence && !head.released) else {
+                return Ok(());
+            };
+            let released = Head { released: true, seq: head.seq + 1, nonce: self.nonce(), ..head.clone() };
+            let write = ItemWrite::new(self.places.head(link), Some(released.fields()));
+            // Refused: by an earlier attempt, by another owner, or by a transaction of ours that arrived just now.
+            if self.write(&write.guarded(head.guard_of_writer())).await? == Written::Done {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Pulses for Reach {
+    fn give<'a>(&'a self, sign: &'a Sign, first: bool) -> BoxFuture<'a, StoreResult<bool>> {
+        self.give_sign(sign, first).boxed()
+    }
+
+    fn signs(&self) -> BoxFuture<'_, StoreResult<Vec<Sign>>> {
+        self.all_signs().boxed()
+    }
+
+    fn forget<'a>(&'a self, worker: &'a str, counter: u64) -> BoxFuture<'a, StoreResult<()>> {
+        self.forget_worker(worker, counter).boxed()
+    }
+}
+
+impl Pulses for TableStore {
+    fn give<'a>(&'a self, sign: &'a Sign, first: bool) -> BoxFuture<'a, StoreResult<bool>> {
+        self.reach.give(sign, first)
+    }
+
+    fn signs(&self) -> BoxFuture<'_, StoreResult<Vec<Sign>>> {
+        self.reach.signs()
+    }
+
+    fn forget<'a>(&'a self, worker: &'a str, counter: u64) -> BoxFuture<'a, StoreResult<()>> {
+        self.reach.forget(worker, counter)
+    }
+}
+
+impl Leases for TableStore {
+    fn sight<'a>(&'a self, link: &'a str, with_counter: bool) -> BoxFuture<'a, StoreResult<Sighting>> {
+        self.reach.sight_link(link, with_counter).boxed()
+    }
+
+    fn take_from<'a>(
+        &'a self,
+        link: &'a str,
+        owner: &'a str,
+        seen: Option<&'a Fence>,
+    ) -> BoxFuture<'a, StoreResult<Option<(Fence, LinkState)>>> {
+        self.ask(link, |answer| Job::Take(owner.to_owned(), Some(seen.cloned()), answer))
+    }
+
+    fn release<'a>(&'a self, link: &'a str, fence: &'a Fence) -> BoxFuture<'a, StoreResult<()>> {
+        self.reach.release_link(link, fence).boxed()
     }
 }
 
 impl StateStore for TableStore {
     fn place(&self) -> String {
         self.reach.place()
+    }
+
+    fn leases(&self) -> Option<Arc<dyn Leases>> {
+        Some(Arc::new(self.clone()))
     }
 
     fn links(&self) -> BoxFuture<'_, StoreResult<Vec<String>>> {

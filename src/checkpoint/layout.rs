@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use super::ledger::{self, Changes, KeyValues, Kind, Overlay, PAGE_PREFIX, Rows, Span, StoredDoubt};
 use super::rows::{Fence, PageId};
 use super::table::{Field, Fields, Guard, ItemKey, ItemWrite, MAX_TRANSACTION_ITEMS, Range};
-use super::{StateWrite, StoreError, StoreResult};
+use super::{Sign, StateWrite, StoreError, StoreResult};
 use crate::model::WallTime;
 
 /// Longest row key that is part of a sort key as it is. The service allows sort keys of 1,024 bytes.
@@ -52,6 +52,9 @@ const EPOCH: &str = "epoch";
 const SEQ: &str = "seq";
 const NONCE: &str = "nonce";
 const RELEASED: &str = "released";
+const COUNTER: &str = "counter";
+const AT: &str = "at";
+const REPORT: &str = "report";
 
 /// Where the rows of a namespace are.
 #[derive(Debug, Clone)]
@@ -89,13 +92,11 @@ impl Places {
     }
 
     /// A worker's pulse.
-    #[expect(dead_code, reason = "for leases")]
     pub(super) fn worker(&self, worker: &str) -> ItemKey {
         ItemKey { partition: format!("{}/workers", self.namespace), sort: worker.as_bytes().to_vec() }
     }
 
     /// All workers.
-    #[expect(dead_code, reason = "for leases")]
     pub(super) fn workers(&self) -> Range {
         self.range(format!("{}/workers", self.namespace), vec![0], vec![0xFF])
     }
@@ -185,6 +186,36 @@ impl Head {
         fields.push((SEQ, Field::Number(self.seq)));
         Guard::Same(fields)
     }
+}
+
+/// A worker's row.
+pub(super) fn sign_fields(sign: &Sign) -> Fields {
+    Fields::from([
+        (COUNTER.to_owned(), Field::Number(sign.counter)),
+        (AT.to_owned(), Field::Number(u64::try_from(sign.at.millis()).unwrap_or(0))),
+        (REPORT.to_owned(), Field::Text(sign.report.clone())),
+    ])
+}
+
+/// What a worker's row says; `None`: it is of another kind.
+pub(super) fn sign_of(sort: &[u8], fields: &Fields) -> Option<Sign> {
+    let worker = std::str::from_utf8(sort).ok()?.to_owned();
+    let (Field::Number(at), Field::Text(report)) = (fields.get(AT)?, fields.get(REPORT)?) else { return None };
+    let at = WallTime::from_millis(i64::try_from(*at).unwrap_or(i64::MAX));
+    Some(Sign { worker, counter: counter_of(fields)?, at, report: report.clone() })
+}
+
+/// A worker's number.
+pub(super) fn counter_of(fields: &Fields) -> Option<u64> {
+    match fields.get(COUNTER)? {
+        Field::Number(counter) => Some(*counter),
+        _ => None,
+    }
+}
+
+/// The number of the sign before.
+pub(super) fn guard_of_counter(counter: u64) -> Guard {
+    Guard::Same(vec![(COUNTER, Field::Number(counter))])
 }
 
 /// All rows of a link but the contents of its dead letters, as they are in the table.

@@ -3,7 +3,8 @@
 //!
 //! [`rows`] are the nouns and [`StateStore`] is the seam. `rules` says what a write may do to a row, `ledger` turns the
 //! seam's operations into keys and bytes, and three media keep those: [`FileStore`], [`MemoryStore`], and a DynamoDB table
-//! (`dynamodb`, over the items of `layout` and the service calls of `table`).
+//! (`dynamodb`, over the items of `layout` and the service calls of `table`). Many workers may share a table; `lease` says
+//! which of them may work on a link.
 //! [`Watermark`] stands apart: it turns the settlements of a shard into what may be checkpointed.
 
 pub(crate) mod book;
@@ -12,6 +13,7 @@ pub(crate) mod dynamodb;
 mod file;
 pub(crate) mod keeper;
 mod layout;
+pub(crate) mod lease;
 mod ledger;
 mod memory;
 pub mod rows;
@@ -24,6 +26,7 @@ mod watermark;
 mod conformance;
 
 pub use file::FileStore;
+pub use lease::Sighting;
 pub use memory::MemoryStore;
-pub use store::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
+pub use store::{Leases, LinkState, Pulses, Sign, StateStore, StateWrite, StoreError, StoreResult};
 pub use watermark::{Advance, Ordinal, Watermark, WatermarkError};

@@ -1,10 +1,13 @@
 //! The seam of all durable state.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
+use super::lease::Sighting;
 use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
 use crate::error::{Error, Exit};
-use crate::model::{CanonicalKey, ShardId};
+use crate::model::{CanonicalKey, ShardId, WallTime};
 
 /// Everything a link remembers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -170,6 +173,49 @@ impl From<StoreError> for Error {
 /// A result of the store.
 pub type StoreResult<T> = Result<T, StoreError>;
 
+/// A worker's sign of life, in a row of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sign {
+    /// The worker.
+    pub worker: String,
+    /// Counts up with each sign. Only that it moved matters, and only to the clock of whoever sees it move.
+    pub counter: u64,
+    /// When it was given, by the worker's own clock; for people to look at.
+    pub at: WallTime,
+    /// What the worker says of its links; for people to look at.
+    pub report: String,
+}
+
+/// Signs of life in a store that many workers share.
+pub trait Pulses: Send + Sync + 'static {
+    /// Gives a sign, after the one with the number before it or, where it is the `first` of its row, after none. One
+    /// attempt. True also where an earlier attempt at the same number is found; false where the row is not as it was left.
+    fn give<'a>(&'a self, sign: &'a Sign, first: bool) -> BoxFuture<'a, StoreResult<bool>>;
+
+    /// The last sign of each worker.
+    fn signs(&self) -> BoxFuture<'_, StoreResult<Vec<Sign>>>;
+
+    /// Removes the row of a worker whose last number is this one.
+    fn forget<'a>(&'a self, worker: &'a str, counter: u64) -> BoxFuture<'a, StoreResult<()>>;
+}
+
+/// Who may work on a link, in a store that many workers share.
+pub trait Leases: Pulses {
+    /// A link and its holder; the holder's number only where it is asked for.
+    fn sight<'a>(&'a self, link: &'a str, with_counter: bool) -> BoxFuture<'a, StoreResult<Sighting>>;
+
+    /// As [`StateStore::take`], if the last owner still is the one that was seen. `None`: somebody was faster.
+    fn take_from<'a>(
+        &'a self,
+        link: &'a str,
+        owner: &'a str,
+        seen: Option<&'a Fence>,
+    ) -> BoxFuture<'a, StoreResult<Option<(Fence, LinkState)>>>;
+
+    /// Lets go of a link: who held it under this fence sends nothing more. Does nothing where it is another's by now.
+    fn release<'a>(&'a self, link: &'a str, fence: &'a Fence) -> BoxFuture<'a, StoreResult<()>>;
+}
+
 /// Durable state of links.
 ///
 /// - *Durable*: when a future resolves with `Ok`, the writes survive the process and the machine.
@@ -181,6 +227,11 @@ pub type StoreResult<T> = Result<T, StoreError>;
 pub trait StateStore: Send + Sync + 'static {
     /// What the store is, for messages: `file:./dynaferry.redb`.
     fn place(&self) -> String;
+
+    /// Leases, where many workers may share the store. `None`: it is this process's alone.
+    fn leases(&self) -> Option<Arc<dyn Leases>> {
+        None
+    }
 
     /// The links that have state here, by name.
     fn links(&self) -> BoxFuture<'_, StoreResult<Vec<String>>>;

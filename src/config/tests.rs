@@ -210,6 +210,8 @@ mod shipped {
         assert!(
             sidecar.links.iter().all(|link| link.target_create && link.apply.on_rejected == OnRejected::DeadLetter)
         );
+        let deployment = good(&read("config/deployment.toml"));
+        assert_eq!(deployment.checkpoint.store, Store::DynamoDb("dynaferry-state".into()));
         let oneshot = good(&read("config/oneshot.toml"));
         assert_eq!(oneshot.patterns.len(), 1);
     }

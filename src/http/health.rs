@@ -30,6 +30,10 @@ pub struct LinkReadiness {
     pub link: String,
     /// Every reason against it.
     pub reasons: Vec<NotReady>,
+    /// Another worker has the link, and this one is ready to take it over: that is no reason against it, or a rolling
+    /// update would wait for ever for the new worker while the old one has the link.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
 }
 
 /// The body of `/livez`.

@@ -35,7 +35,11 @@ impl StatusSource for Fake {
         let links = self.links.lock().unwrap();
         links
             .iter()
-            .map(|(link, reasons)| LinkReadiness { link: link.link.clone(), reasons: reasons.clone() })
+            .map(|(link, reasons)| LinkReadiness {
+                link: link.link.clone(),
+                reasons: reasons.clone(),
+                standby: link.phase == Phase::Standby,
+            })
             .collect()
     }
 }

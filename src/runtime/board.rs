@@ -198,6 +198,12 @@ impl Board {
         }
     }
 
+    /// Another worker has the link, or may have it.
+    pub(crate) fn left(&self) {
+        self.metrics.left();
+        self.set_phase(Phase::Standby);
+    }
+
     /// The stream is off and read to its end.
     pub(crate) fn stream_closed(&self) {
         self.state().stream_opened = false;

@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
+use super::fleet::{Fleet, LinkGuard};
 use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
 use super::replica::{Ends, Replica, ReplicaSetup};
@@ -24,6 +25,7 @@ use crate::aws::Clients;
 use crate::checkpoint::StateStore;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::Keeper;
+use crate::checkpoint::lease::Session;
 use crate::checkpoint::rows::Fence;
 use crate::config::{CheckpointConfig, LinkConfig, OnGap};
 use crate::context::Context;
@@ -32,7 +34,7 @@ use crate::http::{Heartbeat, Heartbeats};
 use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::telemetry::skew::SkewEstimate;
-use crate::telemetry::{Metrics, Mode, Phase};
+use crate::telemetry::{Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
 pub(crate) use settings::verify_settings;
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) context: Context,
     pub(crate) clients: Clients,
     pub(crate) store: Arc<dyn StateStore>,
+    /// The workers that share the store; `None`: nobody does.
+    pub(crate) fleet: Option<Fleet>,
     pub(crate) checkpoint: CheckpointConfig,
     pub(crate) drain: Duration,
     pub(crate) metrics: Metrics,
@@ -73,11 +77,33 @@ pub(crate) type Companion<'a> = Box<dyn Fn(Running) -> BoxFuture<'a, Result<()>>
 /// Where the board of a link is found, from its first moment on.
 pub(crate) type BoardSlot = Arc<Mutex<Option<Arc<Board>>>>;
 
+/// Whom a link waits for: the name of a worker, where it is known.
+pub(crate) type StandbySlot = Arc<Mutex<Option<Option<String>>>>;
+
+/// What others see of a link.
+#[derive(Clone, Default)]
+pub(crate) struct LinkSlots {
+    pub(crate) board: BoardSlot,
+    pub(crate) standby: StandbySlot,
+}
+
+impl LinkSlots {
+    /// The board, while this process works on the link.
+    pub(crate) fn board(&self) -> Option<Arc<Board>> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whom the link waits for; `None`: it does not.
+    pub(crate) fn standby(&self) -> Option<Option<String>> {
+        self.standby.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// One link of the configuration.
 pub(crate) struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) shared: Shared,
-    pub(crate) slot: BoardSlot,
+    pub(crate) slots: LinkSlots,
     /// AWS's clock against ours, from the first answer on.
     pub(crate) skew: Arc<Mutex<SkewEstimate>>,
 }
@@ -89,11 +115,22 @@ struct Begun {
     opened: Opened,
     stream: StreamArn,
     view: ViewType,
+    hold: Hold,
+}
+
+/// What may end a link's work besides its own faults: another worker.
+#[derive(Default)]
+struct Hold {
+    session: Option<Arc<Session>>,
+    /// It was another worker's before; whether that one had drained.
+    takeover: Option<bool>,
 }
 
 enum Generation {
     Stopped,
     StreamEnded,
+    /// Another worker has the link, or may have it.
+    LeaseLost,
 }
 
 impl Link {
@@ -108,6 +145,7 @@ impl Link {
                     has_run = true;
                     self.wait_for_another_stream(&stop, &heartbeat).await?;
                 }
+                Ok(Generation::LeaseLost) => has_run = true,
                 // A service that was running and is between two streams outlasts what passes.
                 Err(error) if has_run && self.shared.mode == Mode::Service && error.exit == Exit::Precondition => {
                     tracing::error!(
@@ -132,18 +170,38 @@ impl Link {
         stop: &CancellationToken,
         heartbeat: &Heartbeat,
     ) -> Result<Generation> {
-        let context = &self.shared.context;
         // Nothing was sent yet, and what was found is found again: a stop needs not wait for what keeps it from opening.
-        let Some(begun) = unless_stopped(Box::pin(self.begin()), stop, heartbeat).await else {
-            return Ok(Generation::Stopped);
+        let outcome = match unless_stopped(Box::pin(self.begin()), stop, heartbeat).await {
+            None => Ok(Generation::Stopped),
+            Some(Err(error)) => Err(error),
+            Some(Ok(begun)) => Box::pin(self.run_begun(begun, companion, stop, heartbeat)).await,
         };
-        let Begun { prepared, fence, opened, stream, view } = begun?;
+        if let Some(fleet) = &self.shared.fleet {
+            // Whatever the end was, nothing more is sent.
+            fleet.let_go(&self.config.name).await;
+            self.stands_by(None);
+        }
+        outcome
+    }
+
+    async fn run_begun(
+        &self,
+        begun: Begun,
+        companion: Option<&Companion<'_>>,
+        stop: &CancellationToken,
+        heartbeat: &Heartbeat,
+    ) -> Result<Generation> {
+        let context = &self.shared.context;
+        let Begun { prepared, fence, opened, stream, view, hold } = begun;
         let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| context.now());
         let row = opened.book.link().clone();
         if opened.resumed {
             tracing::info!(link = self.config.name, "resumed: {}", resumed_line(&opened.book, context));
         }
         let board = self.board(&prepared, &row);
+        if let Some(was_clean) = hold.takeover {
+            board.metrics().takeover(if was_clean { Takeover::Clean } else { Takeover::Unclean });
+        }
         let running_verify = self.verify_settings(&prepared, row.owns_target);
         let replica = Replica::start(ReplicaSetup {
             link: self.config.name.clone(),
@@ -156,6 +214,7 @@ impl Link {
             context: context.clone(),
             settings: self.settings(&prepared, &row),
             board: Arc::clone(&board),
+            session: hold.session,
         });
         let running = Running {
             board: Arc::clone(&board),
@@ -186,13 +245,34 @@ impl Link {
     /// Both sides, and the books that this process owns from now on.
     async fn begin(&self) -> Result<Begun> {
         let context = &self.shared.context;
-        let board_slot = Arc::clone(&self.slot);
+        let board_slot = Arc::clone(&self.slots.board);
+        let guard = Arc::new(LinkGuard::default());
+        let clients = Clients {
+            guard: self.shared.fleet.as_ref().map(|_| guard.of_clients(context)),
+            ..self.shared.clients.clone()
+        };
+        // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing.
         let accounts =
-            Accounts::connect(&self.config, &self.shared.clients, Some(observer(board_slot, Arc::clone(&self.skew))))
-                .await?;
-        let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
-        let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
-        let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
+            Accounts::connect(&self.config, &clients, Some(observer(board_slot, Arc::clone(&self.skew)))).await?;
+        let (prepared, fence, state, hold) = match &self.shared.fleet {
+            Some(fleet) => {
+                let waits = |holder: Option<&str>| self.stands_by(Some(holder));
+                let held = fleet.acquire(&self.config.name, self.shared.mode, waits).await?;
+                self.stands_by(None);
+                guard.open(Arc::clone(&held.session));
+                let needs = Needs { stream: true, target: held.state.link.is_some() };
+                let prepared = prepare(&self.config, accounts, context, needs).await?;
+                let hold = Hold { session: Some(held.session), takeover: held.takeover };
+                (prepared, held.fence, held.state, hold)
+            }
+            None => {
+                let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
+                let prepared =
+                    prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
+                let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
+                (prepared, fence, state, Hold::default())
+            }
+        };
         let (opened, stream, view) = self.open(&prepared, state).await?;
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -202,7 +282,17 @@ impl Link {
             )
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
-        Ok(Begun { prepared, fence, opened, stream, view })
+        Ok(Begun { prepared, fence, opened, stream, view, hold })
+    }
+
+    /// Another worker has the link, and who; or none any more.
+    fn stands_by(&self, waits: Option<Option<&str>>) {
+        let waits = waits.map(|holder| holder.map(str::to_owned));
+        let mut slot = self.slots.standby.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.is_some() && slot.is_none() {
+            self.shared.metrics.stands_by(&self.config.name);
+        }
+        *slot = waits;
     }
 
     /// All that goes on beside the replica. Ends when the companion is done, or when something says that the link must end.

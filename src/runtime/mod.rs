@@ -1,6 +1,7 @@
 //! The wiring: the only folder that spawns tasks, and the only one that knows all stages.
 
 pub(crate) mod board;
+pub(crate) mod fleet;
 pub(crate) mod link;
 pub(crate) mod open;
 pub(crate) mod prepare;

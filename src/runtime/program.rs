@@ -17,9 +17,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::link::{BoardSlot, Link, Shared};
+use super::fleet::{Fleet, LinkMark, Pulse, PulseSetup, WorkerReport};
+use super::link::{Link, LinkSlots, Shared};
 use crate::aws::{AccessKey, Account, Clients, Side};
-use crate::checkpoint::{FileStore, StateStore, dynamodb};
+use crate::checkpoint::lease::LeaseTimes;
+use crate::checkpoint::table::StateTable;
+use crate::checkpoint::{FileStore, Pulses, StateStore, dynamodb};
 use crate::config::{Config, DEFAULT_ATTEMPT_TIMEOUT, LinkConfig, Store, check_targets, suggest_link};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
@@ -36,6 +39,22 @@ const STATE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest wait before a failed link is opened again, where there are others.
 const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
+/// Where the links' state is, and who shares it.
+struct State {
+    store: Arc<dyn StateStore>,
+    /// `None`: nobody else.
+    fleet: Option<Fleet>,
+}
+
+impl State {
+    /// No link is worked on any more.
+    async fn close(self) {
+        if let Some(fleet) = self.fleet {
+            fleet.stop().await;
+        }
+    }
+}
+
 /// All links of a configuration, with everything that they need from outside.
 pub struct Program {
     config: Config,
@@ -46,7 +65,7 @@ pub struct Program {
     store: Option<Arc<dyn StateStore>>,
     metrics: Metrics,
     heartbeats: Heartbeats,
-    boards: Mutex<BTreeMap<String, BoardSlot>>,
+    slots: Mutex<BTreeMap<String, LinkSlots>>,
     verifying: Arc<Verifying>,
 }
 
@@ -63,7 +82,7 @@ impl Program {
             store: None,
             metrics: Metrics::new(),
             heartbeats: Heartbeats::new(),
-            boards: Mutex::default(),
+            slots: Mutex::default(),
             verifying: Arc::default(),
         }
     }
@@ -110,12 +129,12 @@ impl Program {
     /// The link's fault.
     pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<()> {
         let links = self.links().await?;
-        let store = self.open_store(false).await?;
+        let state = self.open_state().await?;
         let mut tasks = JoinSet::new();
         let stop_all = stop.child_token();
         let is_alone = links.len() == 1;
         for link in links {
-            let (link, stop) = (self.link(link, &store), stop_all.clone());
+            let (link, stop) = (self.link(link, &state), stop_all.clone());
             tasks.spawn(async move {
                 if is_alone {
                     Box::pin(link.run(None, stop)).await
@@ -132,7 +151,56 @@ impl Program {
                 outcome = outcome.and(Err(error));
             }
         }
+        state.close().await;
         outcome
+    }
+
+    /// Opens the state to work on links, and joins the workers that share it.
+    async fn open_state(self: &Arc<Self>) -> Result<State> {
+        let store = self.open_store(false).await?;
+        let fleet = match store.leases() {
+            None => None,
+            Some(leases) => {
+                let times = LeaseTimes { lease: self.config.checkpoint.lease };
+                let pulse = Pulse::start(self.pulse_setup(times))?;
+                Some(Fleet::new(leases, pulse, times, self.context.clone()))
+            }
+        };
+        Ok(State { store, fleet })
+    }
+
+    fn pulse_setup(self: &Arc<Self>, times: LeaseTimes) -> PulseSetup {
+        let (program, reporter) = (Arc::clone(self), Arc::downgrade(self));
+        let connect = async move {
+            let table = program.state_table(times.attempt()).await?;
+            let namespace = &program.config.checkpoint.namespace;
+            Ok::<Arc<dyn Pulses>, Error>(dynamodb::pulses(table, namespace, program.context.clone()))
+        };
+        PulseSetup {
+            connect: Box::pin(connect),
+            context: self.context.clone(),
+            times,
+            report: Arc::new(move || reporter.upgrade().map(|program| program.report()).unwrap_or_default()),
+            metrics: self.metrics.clone(),
+            apart: self.http.is_none(),
+        }
+    }
+
+    /// What this worker says of the links that it holds.
+    fn report(&self) -> WorkerReport {
+        let held =
+            self.slots().iter().filter_map(|(name, slots)| Some((name.clone(), slots.board()?))).collect::<Vec<_>>();
+        let links = held.into_iter().map(|(name, board)| {
+            let now = board.snapshot();
+            let mark = LinkMark {
+                phase: now.phase,
+                applied: now.watermarks.applied,
+                checkpointed: now.watermarks.checkpointed,
+                deadline: now.retention_deadline,
+            };
+            (name, mark)
+        });
+        WorkerReport { links: links.collect() }
     }
 
     /// Opens the state, and makes it where there is none; `only_look`: where it is a table, it must be there.
@@ -142,14 +210,21 @@ impl Program {
         }
         match &self.config.checkpoint.store {
             Store::File(path) => Ok(Arc::new(FileStore::open(path)?)),
-            Store::DynamoDb(table) => self.open_table(table, !only_look).await,
+            Store::DynamoDb(_) => self.open_table(!only_look).await,
         }
     }
 
-    async fn open_table(&self, table: &str, create: bool) -> Result<Arc<dyn StateStore>> {
+    async fn state_table(&self, attempt_timeout: Duration) -> Result<Arc<dyn StateTable>> {
+        let Store::DynamoDb(name) = &self.config.checkpoint.store else {
+            return Err(Error::bug("the state is in no table"));
+        };
         let side = self.config.state_side().cloned().unwrap_or_default();
-        let account = Account::connect(&side, Side::Target, &self.clients_with(STATE_TIMEOUT)).await?;
-        let table = Arc::new(account.state_table(table));
+        let account = Account::connect(&side, Side::Target, &self.clients_with(attempt_timeout)).await?;
+        Ok(Arc::new(account.state_table(name)))
+    }
+
+    async fn open_table(&self, create: bool) -> Result<Arc<dyn StateStore>> {
+        let table = self.state_table(STATE_TIMEOUT).await?;
         let namespace = &self.config.checkpoint.namespace;
         let (store, task) = dynamodb::open(table, namespace, self.context.clone(), create).await?;
         #[expect(clippy::disallowed_methods, reason = "its handle is the store's: the last one aborts it")]
@@ -166,24 +241,25 @@ impl Program {
         Clients { http, isolated, ..Clients::new(self.context.clone(), attempt_timeout) }
     }
 
-    fn link(&self, config: LinkConfig, store: &Arc<dyn StateStore>) -> Link {
-        let slot = BoardSlot::default();
-        self.boards().insert(config.name.clone(), Arc::clone(&slot));
+    fn link(&self, config: LinkConfig, state: &State) -> Link {
+        let slots = LinkSlots::default();
+        self.slots().insert(config.name.clone(), slots.clone());
         let shared = Shared {
             context: self.context.clone(),
             clients: self.clients(&config),
-            store: Arc::clone(store),
+            store: Arc::clone(&state.store),
+            fleet: state.fleet.clone(),
             checkpoint: self.config.checkpoint.clone(),
             drain: self.config.service.drain,
             metrics: self.metrics.clone(),
             heartbeats: self.heartbeats.clone(),
             mode: self.mode,
         };
-        Link { config, shared, slot, skew: Arc::default() }
+        Link { config, shared, slots, skew: Arc::default() }
     }
 
-    fn boards(&self) -> MutexGuard<'_, BTreeMap<String, BoardSlot>> {
-        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<String, LinkSlots>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All links, those of patterns written out.

@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use super::board::Board;
 use crate::apply::TargetTable;
 use crate::apply::engine::{EngineError, EngineSettings, EngineSetup, EngineTask};
-use crate::checkpoint::StateStore;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::{Keeper, KeeperError, KeeperSettings, KeeperSetup, KeeperTask};
+use crate::checkpoint::lease::Session;
 use crate::checkpoint::rows::{Fence, SegmentRow, ShardRow, Stage};
+use crate::checkpoint::{StateStore, StoreError};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::load::TableReader;
@@ -66,6 +67,8 @@ pub(crate) struct ReplicaSetup {
     pub(crate) context: Context,
     pub(crate) settings: ReplicaSettings,
     pub(crate) board: Arc<Board>,
+    /// As long as it lives, the link is this worker's; `None`: always.
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 /// Why a link ended by itself.
@@ -83,6 +86,9 @@ pub(crate) enum ReplicaError {
     /// The books.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+    /// This worker's signs of life were not answered in time, so another one may have the link.
+    #[error("the lease is over: no sign of life was answered in time")]
+    Lapsed,
     /// A task panicked: a bug.
     #[error("task {0} ended unexpectedly")]
     Task(&'static str),
@@ -114,12 +120,15 @@ pub(crate) struct Replica {
     stop_engine: CancellationToken,
     board: Arc<Board>,
     drain: Duration,
+    session: Option<Arc<Session>>,
+    context: Context,
 }
 
 impl Replica {
     /// Starts the tasks.
     pub(crate) fn start(setup: ReplicaSetup) -> Self {
-        let ReplicaSetup { link, ends, store, fence, book, lineage, view, context, settings, board } = setup;
+        let ReplicaSetup { link, ends, store, fence, book, lineage, view, context, settings, board, session } = setup;
+        let clocks = context.clone();
         let row = book.link().clone();
         let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
         let segments: Vec<SegmentRow> = book.segment_rows().cloned().collect();
@@ -183,7 +192,8 @@ impl Replica {
             let stop = stop_reading.clone();
             tasks.spawn(async move { Ended::Load(load.run(stop).await) });
         }
-        Self { tasks, keeper, stop_reading, stop_engine, board, drain: settings.drain }
+        let drain = settings.drain;
+        Self { tasks, keeper, stop_reading, stop_engine, board, drain, session, context: clocks }
     }
 
     /// The way to the bookkeeper.
@@ -191,8 +201,21 @@ impl Replica {
         &self.keeper
     }
 
-    /// Runs until something ends it: a stop, an exhausted stream, a fault. Always drains as far as it can.
+    /// Runs until something ends it: a stop, an exhausted stream, a fault. Drains as far as it can, unless the link is, or
+    /// may be, another worker's: then everything ends at once, and what is on the wire is that one's doubt.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<ReplicaEnd, ReplicaError> {
+        let (session, context) = (self.session.clone(), self.context.clone());
+        let ended = tokio::select! {
+            biased;
+            ended = self.run_while_held(stop) => ended,
+            () = lapse(session.as_deref(), &context) => Err(ReplicaError::Lapsed),
+        };
+        // Joined, so that nothing is sent after this returns.
+        self.tasks.shutdown().await;
+        ended
+    }
+
+    async fn run_while_held(&mut self, stop: CancellationToken) -> Result<ReplicaEnd, ReplicaError> {
         let mut exhausted = false;
         let mut engine_ended = false;
         let fault = loop {
@@ -208,6 +231,7 @@ impl Replica {
                         break None;
                     }
                     Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => break None,
+                    Some(Ok(Ended::Keeper(Err(error)))) if is_fenced(&error) => return Err(error.into()),
                     Some(Ok(ended)) => {
                         engine_ended = matches!(ended, Ended::Engine(_));
                         break Some(fault_of(ended));
@@ -256,6 +280,18 @@ impl Replica {
         }
         (is_clean, fault)
     }
+}
+
+/// Resolves when the link may be another worker's.
+async fn lapse(session: Option<&Session>, context: &Context) {
+    match session {
+        Some(session) => session.lapse(context).await,
+        None => std::future::pending().await,
+    }
+}
+
+const fn is_fenced(error: &KeeperError) -> bool {
+    matches!(error, KeeperError::Store(StoreError::Fenced { .. }))
 }
 
 fn fault_of(ended: Ended) -> ReplicaError {

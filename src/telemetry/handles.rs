@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 
 use super::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
-    RequestResult, ShardState, Side, Stage, ThrottleReason, WriteResult,
+    RequestResult, ShardState, Side, Stage, Takeover, ThrottleReason, WriteResult,
 };
 use super::metrics::LinkIdentity;
 use super::process::ProcessSample;
@@ -68,6 +68,7 @@ pub(super) struct Handles {
     pub(super) in_doubt: Gauge,
     pub(super) checkpoint_writes: Per<WriteResult, Counter>,
     pub(super) lease_held: Gauge,
+    pub(super) takeovers: Per<Takeover, Counter>,
     pub(super) verify_differences: Per<DifferenceKind, Per<DifferenceState, Gauge>>,
     pub(super) verify_compared: Counter,
     pub(super) verify_last_success: Gauge,
@@ -139,6 +140,7 @@ impl Handles {
                 count(table::CHECKPOINT_WRITES, &[link, result.as_str()])
             }),
             lease_held: zero(table::LEASE_HELD, &[link]),
+            takeovers: Per::new(|kind: Takeover| count(table::TAKEOVERS, &[link, kind.as_str()])),
             verify_differences: Per::new(|kind: DifferenceKind| {
                 Per::new(|state: DifferenceState| {
                     unknown(table::VERIFY_DIFFERENCES, &[link, kind.as_str(), state.as_str()])

@@ -58,8 +58,10 @@ labels! {
 
     /// Where a link is in its life.
     Phase {
-        /// Preconditions, leases, discovery.
+        /// Preconditions, discovery.
         Starting = "starting",
+        /// Another worker has the link; this one waits to take it over.
+        Standby = "standby",
         /// The target is being filled; it is no copy of any point in time yet.
         InitialLoad = "initial_load",
         /// The load is done; the stream is being caught up with.
@@ -74,6 +76,14 @@ labels! {
         Cutover = "cutover",
         /// Stopped by a fault; needs a human.
         Failed = "failed",
+    }
+
+    /// How a link was taken over from another worker.
+    Takeover {
+        /// That one had drained and let go: nothing is repeated.
+        Clean = "clean",
+        /// It had not: what it may have had on the wire is applied again, and its keys are in doubt.
+        Unclean = "unclean",
     }
 
     /// How far along the pipeline a watermark stands.

@@ -15,7 +15,7 @@ use super::exposition::arrange;
 use super::handles::{Handles, ProcessGauges, gauge};
 use super::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
-    RequestResult, ShardState, Side, Stage, ThrottleReason, WriteResult,
+    RequestResult, ShardState, Side, Stage, Takeover, ThrottleReason, WriteResult,
 };
 use super::lag::Watermarks;
 use super::process::ProcessSample;
@@ -40,6 +40,7 @@ struct Inner {
     handle: PrometheusHandle,
     pending_samples: AtomicU64,
     process: ProcessGauges,
+    workers: Gauge,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -68,8 +69,10 @@ impl Metrics {
         let revision = option_env!("DYNAFERRY_REVISION").unwrap_or("unknown");
         gauge(&recorder, table::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), revision, &target]).set(1.0);
         let process = ProcessGauges::new(&recorder);
+        let workers = gauge(&recorder, table::WORKERS, &[]);
+        workers.set(f64::NAN);
         let handle = recorder.handle();
-        Self { inner: Arc::new(Inner { recorder, handle, pending_samples: AtomicU64::new(0), process }) }
+        Self { inner: Arc::new(Inner { recorder, handle, pending_samples: AtomicU64::new(0), process, workers }) }
     }
 
     /// The metrics of a link: its counters exist from here on, at 0, and its unknown gauges do not.
@@ -78,6 +81,20 @@ impl Metrics {
     #[must_use]
     pub fn link(&self, identity: &LinkIdentity, mode: Mode) -> LinkMetrics {
         LinkMetrics { handles: Arc::new(Handles::new(&self.inner.recorder, identity, mode)), metrics: self.clone() }
+    }
+
+    /// How many workers share the state, this one counted.
+    pub fn workers(&self, num_workers: usize) {
+        self.inner.workers.set(num_workers as f64);
+    }
+
+    /// Another worker has this link now.
+    pub fn stands_by(&self, link: &str) {
+        for &phase in Phase::ALL {
+            let is_so = f64::from(u8::from(phase == Phase::Standby));
+            gauge(&self.inner.recorder, table::PHASE, &[link, phase.as_str()]).set(is_so);
+        }
+        gauge(&self.inner.recorder, table::LEASE_HELD, &[link]).set(0.0);
     }
 
     /// The text for Prometheus, in the table's order.
@@ -288,6 +305,25 @@ impl LinkMetrics {
     /// Whether this process holds a lease of the link.
     pub fn lease_held(&self, is_held: bool) {
         self.handles.lease_held.set(f64::from(u8::from(is_held)));
+    }
+
+    /// The link was taken over from another worker.
+    pub fn takeover(&self, kind: Takeover) {
+        self.handles.takeovers.of(kind).increment(1);
+    }
+
+    /// This process does not work on the link any more: what only the one who does can know is not known here.
+    pub fn left(&self) {
+        self.lease_held(false);
+        self.watermarks(Watermarks { read: None, applied: None, checkpointed: None });
+        self.retention_deadline(None);
+        self.shard_skew(None);
+        set_time(&self.handles.discovery, None);
+        self.gaps_open(0);
+        self.in_doubt(0);
+        self.buffered(0, 0);
+        ShardState::ALL.iter().for_each(|&state| self.shards(state, 0));
+        ThrottleReason::ALL.iter().for_each(|&reason| self.throttled(reason, false));
     }
 
     /// How many differences of this kind and state the current or last verification found.

@@ -23,7 +23,7 @@ mod tests;
 
 pub use self::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
-    RequestResult, ShardState, Side, Stage, ThrottleReason, WriteResult,
+    RequestResult, ShardState, Side, Stage, Takeover, ThrottleReason, WriteResult,
 };
 pub use self::metrics::{LinkIdentity, LinkMetrics, Metrics};
 pub use self::table::{METRICS, MetricDoc, MetricKind, reference_markdown};

@@ -65,7 +65,7 @@ fn values_of(label: &str) -> Option<BTreeSet<&'static str>> {
         "side" => all::<Side>().collect(),
         "op" => all::<Operation>().chain(all::<AppliedOp>()).collect(),
         "result" => all::<RequestResult>().chain(all::<WriteResult>()).collect(),
-        "kind" => all::<CapacityKind>().chain(all::<DifferenceKind>()).collect(),
+        "kind" => all::<CapacityKind>().chain(all::<DifferenceKind>()).chain(all::<Takeover>()).collect(),
         "state" => all::<ShardState>().chain(all::<DifferenceState>()).collect(),
         "cause" => all::<GapCause>().collect(),
         "reason" => all::<ThrottleReason>().collect(),

@@ -114,7 +114,11 @@ metrics! {
     CHECKPOINT_WRITES: Counter "dynaferry_checkpoint_writes_total" ["link", "result"]
         "Durable writes of progress.";
     LEASE_HELD: Gauge "dynaferry_lease_held" ["link"]
-        "1 while this process holds at least one lease of the link.";
+        "1 while this process works on the link, 0 while it waits for another worker that does.";
+    TAKEOVERS: Counter "dynaferry_takeovers_total" ["link", "kind"]
+        "Times that this process took the link over from another worker, by whether that one had drained.";
+    WORKERS: Gauge "dynaferry_workers" []
+        "Workers that share the state table and gave a sign of life within a lease, this one counted. Absent where the state is this process's alone.";
     VERIFY_DIFFERENCES: Gauge "dynaferry_verify_differences" ["link", "kind", "state"]
         "Differences between source and target in the current or last verification. Absent before the first one.";
     VERIFY_COMPARED: Counter "dynaferry_verify_items_compared_total" ["link"]

@@ -54,6 +54,7 @@ fn exercise(link: &LinkMetrics) {
 fn exercised() -> String {
     let metrics = Metrics::new();
     exercise(&metrics.link(&identity("orders"), Mode::Service));
+    metrics.workers(2);
     metrics.render()
 }
 

@@ -9,11 +9,13 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "tests are their own runtime, on real clocks where servers are real")]
 
+mod border;
 mod conformance;
 mod faults;
 mod gaps;
 mod handoff;
 mod kills;
+mod lease;
 mod ministack;
 mod model;
 mod moto;

@@ -75,3 +75,31 @@ async fn a_service_that_is_drained_and_started_again_loses_nothing() {
     let differences = pair.try_compare(keys).expect_err("a difference was not seen");
     assert!(differences.contains("1 keys differ"), "{differences}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_with_their_state_in_a_table_hand_a_link_over() {
+    two_workers(Pair::new(servers::ministack())).await;
+}
+
+/// One stops as in a rolling update, the next one is left alone; every change arrives.
+pub(crate) async fn two_workers(pair: Pair) {
+    const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"\nlease = \"5s\"";
+    let keys = Keys::Text;
+    pair.create(keys).await;
+    fill(&pair.source, keys, 200).await;
+    let writer = Writer::start(pair.source.clone(), keys, 200, 5);
+    let worker = || Service::start(pair.program(keys, Mode::Service, &ours(), ON_TABLE));
+    let mut first = worker();
+    first.wait_until_applied(Context::system().now()).await;
+    for _ in 0..2 {
+        let mut second = worker();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        first.drain().await;
+        second.wait_until_applied(Context::system().now()).await;
+        first = second;
+    }
+    writer.stop().await;
+    first.wait_until_applied(Context::system().now()).await;
+    first.drain().await;
+    assert!(pair.compare(keys) > 100);
+}

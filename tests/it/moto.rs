@@ -35,3 +35,8 @@ async fn tables_are_loaded_and_followed_under_writes() {
         assert!(reports.expect("a comparison").iter().all(|(_, report)| report.is_identical()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_with_their_state_in_a_table_hand_a_link_over() {
+    crate::ministack::two_workers(Pair::by_roles(servers::moto()).await).await;
+}

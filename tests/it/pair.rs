@@ -87,10 +87,12 @@ sts_endpoint_url = "{sts_url}"
 "#
             )
         };
+        let file = self.dir.path().join(format!("{table}.redb"));
+        let file = format!("checkpoint.store = \"file:{}\"", file.display());
         let text = format!(
             r#"
 version = 1
-checkpoint.store = "file:{state}"
+{state}
 {source}{target}
 [link.copy]
 source.table = "{table}"
@@ -99,7 +101,7 @@ target.create = true
 apply.in_doubt_for = "2s"
 {more}
 "#,
-            state = self.dir.path().join(format!("{table}.redb")).display(),
+            state = if more.contains("[checkpoint]") { "" } else { &file },
             source = side("source", SOURCE),
             target = side("target", TARGET),
         );

@@ -114,6 +114,26 @@ async fn the_documented_policies_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_policy_for_state_in_a_table_is_enough() {
+    const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
+    let statements = [documented(), policy("state", TARGET, "none")].map(|policy| {
+        let policy: Value = serde_json::from_str(&policy).expect("a policy");
+        policy["Statement"].as_array().expect("statements").clone()
+    });
+    let both = json!({"Version": "2012-10-17", "Statement": statements.concat()});
+    let (pair, key) = scene(&both.to_string()).await;
+    let mut service = Service::start(pair.program(KEYS, Mode::Service, &key, ON_TABLE));
+    let writer = Writer::start(pair.source.clone(), KEYS, 150, 2);
+    service.wait_until_applied(Context::system().now()).await;
+    writer.stop().await;
+    service.wait_until_applied(Context::system().now()).await;
+    service.drain().await;
+    pair.compare(KEYS);
+    let tables = tables_at_target(&pair).await;
+    assert!(tables.as_array().is_some_and(|tables| tables.contains(&json!("dynaferry-state"))), "{tables}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_does_not_know_the_external_id_or_the_secret_is_refused_before_any_write() {
     let (mut pair, key) = scene(&documented()).await;
     pair.external_id = "guessed";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use dynaferry::aws::AccessKey;
 use dynaferry::checkpoint::rows::{GapRow, LinkRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore};
@@ -212,6 +213,11 @@ external_id = "between-us"
     /// A new process with its state where its configuration says.
     pub(crate) fn program_by_config(&self, config: Config, mode: Mode) -> Arc<Program> {
         Arc::new(self.program_of(config, mode, self.context()))
+    }
+
+    /// The same, through an HTTP client of its own.
+    pub(crate) fn program_through(&self, config: Config, mode: Mode, http: SharedHttpClient) -> Arc<Program> {
+        Arc::new(self.program_of(config, mode, self.context()).with_http(http))
     }
 
     /// A new process with its state in another place.

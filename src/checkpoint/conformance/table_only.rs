@@ -2,6 +2,7 @@
 
 use super::super::dynamodb::{self, TableStore};
 use super::super::table::StateTable;
+use super::super::{Leases as _, Pulses as _, Sighting, Sign};
 use super::*;
 use crate::aws::{AccessKey, Account, Clients, Side};
 use crate::config::SideConfig;
@@ -332,4 +333,73 @@ async fn a_read_beside_a_busy_owner_is_of_one_moment() {
         }
     };
     futures_util::future::join(writing, reading).await;
+}
+
+fn sign(worker: &str, counter: u64) -> Sign {
+    Sign { worker: worker.into(), counter, at: time(5), report: "{}".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_whose_answer_was_lost_is_recognized_and_an_old_one_changes_nothing() {
+    let cloud = Cloud::new(14);
+    let store = cloud.open("fleet").await.unwrap();
+    for counter in 1..=3 {
+        cloud.faults(vec![next("PutItem", 1, FaultKind::LoseAnswer)]);
+        store.give(&sign("w", counter), counter == 1).await.unwrap_err();
+        assert!(store.give(&sign("w", counter), counter == 1).await.unwrap());
+    }
+    cloud.faults(vec![next("PutItem", 1, FaultKind::DeliverLate(Duration::from_secs(30)))]);
+    store.give(&sign("w", 4), false).await.unwrap_err();
+    assert!(store.give(&sign("w", 4), false).await.unwrap());
+    assert!(store.give(&sign("w", 5), false).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(store.signs().await.unwrap(), [sign("w", 5)], "the late attempt at 4 is no sign of life");
+    store.forget("w", 4).await.unwrap();
+    assert_eq!(store.signs().await.unwrap().len(), 1);
+    store.forget("w", 5).await.unwrap();
+    assert!(store.signs().await.unwrap().is_empty());
+    assert!(!store.give(&sign("w", 6), false).await.unwrap(), "its row is gone, and it is told so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_one_of_two_workers_that_saw_the_same_holder_takes_a_link() {
+    let cloud = Cloud::new(15);
+    let (one, two) = (cloud.open("fleet").await.unwrap(), cloud.open("fleet").await.unwrap());
+    let mut seen = None;
+    for round in 1..=5 {
+        let taken = futures_util::future::join(
+            one.take_from("orders", "a", seen.as_ref()),
+            two.take_from("orders", "b", seen.as_ref()),
+        );
+        let (a, b) = taken.await;
+        let taken: Vec<_> = [a.unwrap(), b.unwrap()].into_iter().flatten().collect();
+        assert_eq!(taken.len(), 1, "round {round}");
+        assert_eq!((taken[0].0.epoch, &taken[0].1.fence), (round, &seen));
+        seen = Some(taken[0].0.clone());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_let_go_stays_so_until_somebody_takes_it() {
+    let cloud = Cloud::new(16);
+    let store = cloud.open("fleet").await.unwrap();
+    let (fence, _) = store.take("orders", "a").await.unwrap();
+    assert!(store.give(&sign("a", 1), true).await.unwrap());
+    let held = Sighting { fence: Some(fence.clone()), released: false, counter: Some(Some(1)) };
+    assert_eq!(store.sight("orders", true).await.unwrap(), held);
+    // A commit that nobody heard of any more, and that arrives after its owner let go.
+    cloud.faults(vec![next("TransactWriteItems", 100, FaultKind::DeliverLate(Duration::from_secs(22)))]);
+    checkpoint(&store, &fence, 1).await.unwrap_err();
+    cloud.faults(vec![next("PutItem", 1, FaultKind::LoseAnswer)]);
+    store.release("orders", &fence).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let released = Sighting { released: true, counter: None, ..held };
+    assert_eq!(store.sight("orders", true).await.unwrap(), released);
+    let (next, _) = store.take_from("orders", "b", Some(&fence)).await.unwrap().unwrap();
+    // Too late to let go of what is another's.
+    store.release("orders", &fence).await.unwrap();
+    let sighting = store.sight("orders", false).await.unwrap();
+    assert_eq!((sighting.fence, sighting.released), (Some(next), false));
+    let late = checkpoint(&store, &fence, 2).await;
+    assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
 }

@@ -1,15 +1,17 @@
 //! How a link ended: what follows from it, and what a command tells of it.
 
+use std::sync::PoisonError;
+
 use super::{Generation, Link};
 use crate::apply::engine::EngineError;
 use crate::checkpoint::StoreError;
 use crate::checkpoint::keeper::KeeperError;
-use crate::error::{Error, Exit, Fault, Result};
+use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::load::driver::LoadError;
 use crate::runtime::board::Board;
 use crate::runtime::replica::{ReplicaEnd, ReplicaError};
 use crate::stream::driver::StreamError;
-use crate::telemetry::Phase;
+use crate::telemetry::{Mode, Phase};
 
 /// What to do when the source is not the table that was copied.
 pub(crate) const ANOTHER_TABLE: &str =
@@ -27,6 +29,14 @@ impl Link {
         board: &Board,
     ) -> Result<Generation> {
         board.metrics().lease_held(false);
+        if let (Err(error), Some(_), Mode::Service) = (&ended, &self.shared.fleet, self.shared.mode)
+            && is_lease_lost(error)
+        {
+            tracing::warn!(link = self.config.name, error = chain(error), "this worker stands by now");
+            board.left();
+            *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            return Ok(Generation::LeaseLost);
+        }
         beside.inspect_err(|_| board.set_phase(Phase::Failed))?;
         match ended {
             Ok(ReplicaEnd::Stopped) => Ok(Generation::Stopped),
@@ -80,7 +90,7 @@ fn fault(link: &str, error: ReplicaError) -> Error {
             Exit::Unexpected,
             Some("make the target accept it, or set `apply.on_rejected = \"dead_letter\"` to go on without it"),
         ),
-        ReplicaError::Keeper(KeeperError::Store(StoreError::Fenced { .. })) => {
+        ReplicaError::Lapsed | ReplicaError::Keeper(KeeperError::Store(StoreError::Fenced { .. })) => {
             (Exit::Held, Some("another process runs this link"))
         }
         ReplicaError::Keeper(KeeperError::Store(StoreError::Gone { .. })) => (Exit::Precondition, Some(STATE_GONE)),
@@ -91,6 +101,11 @@ fn fault(link: &str, error: ReplicaError) -> Error {
         Some(hint) => fault.hint(hint),
         None => fault,
     }
+}
+
+/// Whether another worker has the link, or may have it.
+const fn is_lease_lost(error: &ReplicaError) -> bool {
+    matches!(error, ReplicaError::Lapsed | ReplicaError::Keeper(KeeperError::Store(StoreError::Fenced { .. })))
 }
 
 /// Whether the program itself is to blame: a rule of the protocol would have been broken, or a task panicked.
@@ -107,7 +122,6 @@ fn is_bug(error: &ReplicaError) -> bool {
 mod tests {
     use super::*;
     use crate::checkpoint::book::BookError;
-    use crate::error::chain;
     use crate::invariant::{Invariant, Violation};
     use crate::lanes::LaneError;
 

@@ -88,7 +88,7 @@ impl Link {
         // Without a load everything is owed that the stream still keeps.
         let owed_from = apply_from(row).unwrap_or_else(|| self.aws_now().minus(RETENTION));
         let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from));
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&board));
+        *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&board));
         board
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::Program;
 use super::verify::{Comparison, verify_running};
 use super::verifying::Verifying;
+use super::{Program, State};
+use crate::config::LinkConfig;
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::link::{Companion, Running, applied_until_now};
@@ -41,11 +42,22 @@ impl Program {
     /// The first fault. Told to stop: exit 7, since progress is saved and it may be run again.
     pub async fn migrate(self: &Arc<Self>, stop: CancellationToken) -> Result<Vec<MigrateReport>> {
         let links = self.links().await?;
-        let store = self.open_store(false).await?;
+        let state = self.open_state().await?;
+        let reports = self.migrate_all(links, &state, &stop).await;
+        state.close().await;
+        reports
+    }
+
+    async fn migrate_all(
+        self: &Arc<Self>,
+        links: Vec<LinkConfig>,
+        state: &State,
+        stop: &CancellationToken,
+    ) -> Result<Vec<MigrateReport>> {
         let mut reports = Vec::new();
         for config in links {
             let name = config.name.clone();
-            let link = self.link(config, &store);
+            let link = self.link(config, state);
             let report = Arc::new(Mutex::new(None));
             let (slot, context, link_name) = (Arc::clone(&report), self.context.clone(), name.clone());
             let verifying = Arc::clone(&self.verifying);

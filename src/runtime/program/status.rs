@@ -1,16 +1,18 @@
 //! What a link's state is: from its board while it runs, from its rows when no process does.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::Program;
-use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{GapRow, Stage};
+use crate::checkpoint::{LinkState, Sighting, Sign};
 use crate::context::Context;
 use crate::error::Result;
 use crate::http::{LinkReadiness, NotReady, StatusSource};
-use crate::model::{GapScope, ShardStatus};
-use crate::runtime::board::{Board, Snapshot};
-use crate::runtime::link::BoardSlot;
+use crate::model::{GapScope, ShardStatus, WallTime};
+use crate::runtime::board::Snapshot;
+use crate::runtime::fleet::WorkerReport;
+use crate::runtime::link::LinkSlots;
 use crate::telemetry::lag::{RETENTION, Watermarks};
 use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
 use crate::telemetry::{GapCause, Label as _, Phase, ShardState, ThrottleReason};
@@ -28,10 +30,23 @@ impl Program {
     /// State that cannot be read, or that a process holds.
     pub async fn stored_status(self: &Arc<Self>) -> Result<Status> {
         let store = self.open_store(true).await?;
+        let leases = store.leases();
+        let signs = match &leases {
+            Some(leases) => leases.signs().await?,
+            None => Vec::new(),
+        };
         let mut links = Vec::new();
         for name in store.links().await? {
             let state = store.read(&name).await?;
-            links.push(stored_link(&name, &state, &self.context));
+            let mut link = stored_link(&name, &state, &self.context);
+            match &leases {
+                None => link.needs.push("no process is running this link".to_owned()),
+                Some(leases) => {
+                    let sighting = leases.sight(&name, false).await?;
+                    tell_holder(&mut link, &sighting, &signs, self.config.checkpoint.lease, self.context.now());
+                }
+            }
+            links.push(link);
         }
         Ok(Status::new(self.context.now(), links))
     }
@@ -39,15 +54,21 @@ impl Program {
 
 struct Watched(Arc<Program>);
 
+impl Watched {
+    fn slots(&self) -> Vec<(String, LinkSlots)> {
+        self.0.slots().iter().map(|(name, slots)| (name.clone(), slots.clone())).collect()
+    }
+}
+
 impl StatusSource for Watched {
     fn status(&self) -> Status {
-        let slots: Vec<(String, BoardSlot)> =
-            self.0.boards().iter().map(|(name, slot)| (name.clone(), Arc::clone(slot))).collect();
+        let slots = self.slots();
         let mut verifying = self.0.verifying.all();
-        let links = slots.iter().map(|(name, slot)| {
-            let link = match board_in(slot) {
-                Some(board) => live_link(name, &board.snapshot()),
-                None => LinkStatus::new(name, Phase::Starting),
+        let links = slots.iter().map(|(name, slots)| {
+            let link = match (slots.standby(), slots.board()) {
+                (Some(_), _) => LinkStatus::new(name, Phase::Standby),
+                (None, Some(board)) => live_link(name, &board.snapshot()),
+                (None, None) => LinkStatus::new(name, Phase::Starting),
             };
             LinkStatus { verify: verifying.remove(name), ..link }
         });
@@ -61,12 +82,13 @@ impl StatusSource for Watched {
     }
 
     fn readiness(&self) -> Vec<LinkReadiness> {
-        let slots: Vec<(String, BoardSlot)> =
-            self.0.boards().iter().map(|(name, slot)| (name.clone(), Arc::clone(slot))).collect();
+        let slots = self.slots().into_iter();
         slots
-            .into_iter()
-            .map(|(link, slot)| {
-                let snapshot = board_in(&slot).map(|board| board.snapshot());
+            .map(|(link, slots)| {
+                if slots.standby().is_some() {
+                    return LinkReadiness { link, reasons: Vec::new(), standby: true };
+                }
+                let snapshot = slots.board().map(|board| board.snapshot());
                 let mut reasons = Vec::new();
                 match snapshot {
                     None => reasons.push(NotReady::NotStarted),
@@ -82,19 +104,40 @@ impl StatusSource for Watched {
                         }
                     }
                 }
-                LinkReadiness { link, reasons }
+                LinkReadiness { link, reasons, standby: false }
             })
             .collect()
     }
 
     fn refresh_metrics(&self) {
-        let slots: Vec<BoardSlot> = self.0.boards().values().cloned().collect();
-        slots.iter().filter_map(board_in).for_each(|board| drop(board.snapshot()));
+        self.slots().iter().filter_map(|(_, slots)| slots.board()).for_each(|board| drop(board.snapshot()));
     }
 }
 
-fn board_in(slot: &BoardSlot) -> Option<Arc<Board>> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// Who holds the link, and what that worker said last.
+fn tell_holder(link: &mut LinkStatus, sighting: &Sighting, signs: &[Sign], lease: Duration, now: WallTime) {
+    let Some(holder) = sighting.fence.as_ref().filter(|_| !sighting.released).map(|fence| fence.owner.as_str()) else {
+        link.needs.push("no worker has this link".to_owned());
+        return;
+    };
+    let Some(sign) = signs.iter().find(|sign| sign.worker == holder) else {
+        link.needs.push(format!("worker {holder}, which has this link, is gone"));
+        return;
+    };
+    // By two machines' clocks: good enough to be looked at.
+    let silent = now.since(sign.at);
+    let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
+    if let Some(mark) = report.links.get(&link.link) {
+        let watermarks = Watermarks { read: None, applied: mark.applied, checkpointed: mark.checkpointed };
+        link.set_lag(watermarks, Some(mark.deadline), now);
+        if silent <= lease {
+            link.phase = mark.phase;
+        }
+    }
+    if silent > lease {
+        let silent = Duration::from_secs(silent.as_secs());
+        link.needs.push(format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"));
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -151,7 +194,6 @@ fn stored_link(name: &str, state: &LinkState, context: &Context) -> LinkStatus {
     status.dead_letters = state.dead_letters.0;
     status.in_doubt = state.doubts.iter().filter(|doubt| doubt.page.is_none()).count() as u64;
     status.needs = needs(&status);
-    status.needs.push("no process is running this link".to_owned());
     status
 }
 

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Program;
 use super::migrate::{CAUGHT_UP, catch_up};
 use super::verifying::Watching;
-use crate::checkpoint::StateStore;
+use super::{Program, State};
 use crate::config::LinkConfig;
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
@@ -42,12 +41,12 @@ impl Program {
         stop: CancellationToken,
     ) -> Result<Vec<(String, VerifyReport)>> {
         let links = self.chosen(&options.links).await?;
-        let store = if options.repair { Some(self.open_store(false).await?) } else { None };
+        let state = if options.repair { Some(self.open_state().await?) } else { None };
         let out = options.report.map(|out| SharedReport(Arc::new(Mutex::new(out))));
         let mut reports = Vec::new();
         for config in links {
             let name = config.name.clone();
-            let one = self.verify_one(config, store.as_ref(), options.show_values, out.clone());
+            let one = self.verify_one(config, state.as_ref(), options.show_values, out.clone());
             let report = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
@@ -55,13 +54,16 @@ impl Program {
             };
             reports.push((name, report));
         }
+        if let Some(state) = state {
+            state.close().await;
+        }
         Ok(reports)
     }
 
     async fn verify_one(
         &self,
         config: LinkConfig,
-        store: Option<&Arc<dyn StateStore>>,
+        state: Option<&State>,
         show_values: bool,
         out: Option<SharedReport>,
     ) -> Result<VerifyReport> {
@@ -69,11 +71,11 @@ impl Program {
         let accounts = Accounts::connect(&config, &clients, None).await?;
         let create_nothing = LinkConfig { target_create: false, ..config.clone() };
         let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
-        let is_running_link = match store {
-            Some(store) => store.read(&config.name).await?.link.is_some(),
+        let is_running_link = match state {
+            Some(state) => state.store.read(&config.name).await?.link.is_some(),
             None => false,
         };
-        let Some(store) = store.filter(|_| is_running_link) else {
+        let Some(held) = state.filter(|_| is_running_link) else {
             let repairs = Arc::new(DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() });
             let owns_target = config.target_exclusive.unwrap_or(false);
             let settings = verify_settings(&config, &prepared, owns_target, Patience::COMMAND);
@@ -84,14 +86,14 @@ impl Program {
                 settings: verify::VerifySettings { show_values, ..settings },
                 context: self.context.clone(),
                 settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
-                repairer: store.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
+                repairer: state.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
                 report: out.map(SharedReport::boxed),
                 progress: Some(watching.progress()),
             };
             return verify::run(job).await.map_err(|error| cannot_verify(&config.name, error));
         };
         // Repairs run inside the link's lanes, so the link runs while they are made.
-        let link = self.link(config.clone(), store);
+        let link = self.link(config.clone(), held);
         let report = Arc::new(Mutex::new(None));
         let (slot, context, name) = (Arc::clone(&report), self.context.clone(), config.name.clone());
         let verifying = Arc::clone(&self.verifying);

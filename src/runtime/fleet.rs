@@ -1,0 +1,168 @@
+//! This worker among others that share a table of state: its signs of life, and the links that it may work on.
+//!
+//! `pulse` gives the signs, apart from all work; here a link is waited for, taken and let go. What decides is in
+//! [`crate::checkpoint::lease`]. One worker works on a link at a time. Whoever lets workers share a link's shards begins
+//! here: a lease is asked for by name, and the name of a link could be that of a part of it.
+
+mod pulse;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::aws::SendGuard;
+use crate::checkpoint::lease::{Chance, HolderWatch, LeaseTimes, Moment, Session};
+use crate::checkpoint::rows::Fence;
+use crate::checkpoint::{Leases, LinkState, StoreError};
+use crate::context::Context;
+use crate::error::{Error, Exit, Result, chain};
+use crate::telemetry::Mode;
+
+pub(crate) use pulse::{LinkMark, Pulse, PulseSetup, WorkerReport};
+
+/// How often a link that another worker holds is looked at: a hand-over takes about half of this, and the taker's start.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How often its holder's number is looked at besides: an expired lease is found so much later at most.
+const COUNTER_EVERY: Duration = Duration::from_secs(1);
+/// What letting a link go may take. Whoever wants it then waits until the lease is over.
+const LET_GO_WITHIN: Duration = Duration::from_secs(3);
+
+/// A worker among others. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    leases: Arc<dyn Leases>,
+    pulse: Arc<Pulse>,
+    times: LeaseTimes,
+    context: Context,
+}
+
+/// A link that this worker may work on as long as the session lives.
+pub(crate) struct Held {
+    pub(crate) fence: Fence,
+    /// What the link remembered when it was taken.
+    pub(crate) state: LinkState,
+    pub(crate) session: Arc<Session>,
+    /// Who held it before, if that was another worker, and whether that one had drained.
+    pub(crate) takeover: Option<bool>,
+}
+
+impl Fleet {
+    pub(crate) fn new(leases: Arc<dyn Leases>, pulse: Pulse, times: LeaseTimes, context: Context) -> Self {
+        Self { leases, pulse: Arc::new(pulse), times, context }
+    }
+
+    /// Takes a link. A service waits as long as another worker holds it, and tells whom it waits for; a command gives up
+    /// when that worker is seen to live.
+    ///
+    /// # Errors
+    /// Exit 6 for a command, and a table that is gone.
+    pub(crate) async fn acquire(&self, link: &str, mode: Mode, waits: impl Fn(Option<&str>)) -> Result<Held> {
+        let mut watch = HolderWatch::new(self.times.lease);
+        let mut counter_at: Option<Instant> = None;
+        let mut is_told = false;
+        loop {
+            let session = self.pulse.session().await?;
+            let asked = Instant::now();
+            let with_counter = counter_at.is_none_or(|at| asked.duration_since(at) >= COUNTER_EVERY);
+            match self.leases.sight(link, with_counter).await {
+                Ok(sighting) => {
+                    if with_counter {
+                        counter_at = Some(asked);
+                    }
+                    match watch.look(&sighting, asked, Instant::now(), self.context.worker()) {
+                        Chance::Free | Chance::Expired => {
+                            if let Some(held) = self.take(link, sighting.fence, session).await? {
+                                return Ok(held);
+                            }
+                            continue;
+                        }
+                        Chance::Held { is_alive: true } if mode == Mode::Oneshot => {
+                            return Err(held_by(link, sighting.fence.as_ref()));
+                        }
+                        Chance::Held { .. } => {
+                            let holder = sighting.fence.as_ref().map(|fence| fence.owner.as_str());
+                            waits(holder);
+                            if !std::mem::replace(&mut is_told, true) {
+                                tracing::info!(link, holder, "standing by: another worker has the link");
+                            }
+                        }
+                    }
+                }
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(link, error = %chain(&error), "the link's holder could not be looked up, trying again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(LOOK_EVERY.mul_f64(0.8 + 0.2 * self.context.draw())).await;
+        }
+    }
+
+    /// `None`: somebody was faster, or nobody knows yet; a look tells.
+    async fn take(&self, link: &str, seen: Option<Fence>, session: Arc<Session>) -> Result<Option<Held>> {
+        match self.leases.take_from(link, self.context.worker(), seen.as_ref()).await {
+            Ok(Some((fence, state))) => {
+                let is_clean = state.link.as_ref().is_none_or(|row| row.clean);
+                let takeover = seen.filter(|seen| seen.owner != fence.owner).map(|_| is_clean);
+                tracing::info!(link, epoch = fence.epoch, clean = is_clean, "the link is this worker's now");
+                Ok(Some(Held { fence, state, session, takeover }))
+            }
+            Ok(None) => Ok(None),
+            Err(error) if error.may_pass() => {
+                tracing::warn!(link, error = %chain(&error), "the link could not be taken, trying again");
+                tokio::time::sleep(LOOK_EVERY).await;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets a link go that this worker may hold. To be called when it sends nothing more.
+    pub(crate) async fn let_go(&self, link: &str) {
+        let letting_go = async {
+            let held = self.leases.sight(link, false).await?;
+            match held.fence.filter(|fence| !held.released && fence.owner == self.context.worker()) {
+                Some(fence) => self.leases.release(link, &fence).await,
+                None => Ok(()),
+            }
+        };
+        let outcome: Option<Result<(), StoreError>> = tokio::time::timeout(LET_GO_WITHIN, letting_go).await.ok();
+        let failure = match outcome {
+            Some(Ok(())) => return,
+            Some(Err(error)) => chain(&error),
+            None => "no answer in time".to_owned(),
+        };
+        tracing::warn!(link, error = failure, "the link could not be let go: others wait until its lease is over");
+    }
+
+    /// Says good-bye: no more signs.
+    pub(crate) async fn stop(&self) {
+        self.pulse.stop().await;
+    }
+}
+
+fn held_by(link: &str, fence: Option<&Fence>) -> Error {
+    let holder = fence.map_or("another worker", |fence| fence.owner.as_str());
+    Error::new(Exit::Held, format!("link `{link}` is held by worker {holder}, which is alive"))
+        .hint("stop that process first, or let it do the work")
+}
+
+/// What may be sent to a link's target: nothing before the link is held, nothing after.
+#[derive(Default)]
+pub(crate) struct LinkGuard(Mutex<Option<Arc<Session>>>);
+
+impl LinkGuard {
+    /// The link is held from now on, under this session.
+    pub(crate) fn open(&self, session: Arc<Session>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+
+    /// For the clients.
+    pub(crate) fn of_clients(self: &Arc<Self>, context: &Context) -> SendGuard {
+        let (guard, context) = (Arc::clone(self), context.clone());
+        Arc::new(move || {
+            let session = guard.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            session.is_some_and(|session| session.is_live(Moment::now(&context)))
+        })
+    }
+}

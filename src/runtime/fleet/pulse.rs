@@ -1,0 +1,297 @@
+//! The signs of life of this worker, given apart from all work.
+//!
+//! In a real process they have a thread, a runtime and connections of their own, so that no work of any kind delays them;
+//! under an injected HTTP client, as in a simulation, they are a task among the others. Each attempt is short, and is tried
+//! again at once in a way; a sign keeps its number until it is answered, and counts from when it was first begun.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::checkpoint::lease::{LeaseTimes, Moment, Session};
+use crate::checkpoint::{Pulses, Sign, StoreError};
+use crate::context::Context;
+use crate::error::{Error, Exit, Result, chain};
+use crate::model::WallTime;
+use crate::telemetry::{Metrics, Phase};
+
+/// A table is gone when it is not found so often in a row.
+const MISSES: u32 = 4;
+/// A worker that gave no sign for so long, by our clock, is removed from the table.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
+/// What saying good-bye may take.
+const GOOD_BYE_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a worker tells of its links with each sign, for `status` on any machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerReport {
+    /// Of the links that it holds.
+    pub(crate) links: BTreeMap<String, LinkMark>,
+}
+
+/// One link, as its worker sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LinkMark {
+    pub(crate) phase: Phase,
+    pub(crate) applied: Option<WallTime>,
+    pub(crate) checkpointed: Option<WallTime>,
+    pub(crate) deadline: WallTime,
+}
+
+/// How the pulse beats, and how it reaches its table.
+pub(crate) struct PulseSetup {
+    pub(crate) connect: BoxFuture<'static, Result<Arc<dyn Pulses>>>,
+    pub(crate) context: Context,
+    pub(crate) times: LeaseTimes,
+    pub(crate) report: Arc<dyn Fn() -> WorkerReport + Send + Sync>,
+    pub(crate) metrics: Metrics,
+    /// Whether it has a thread of its own.
+    pub(crate) apart: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Vitals {
+    /// No session now; there will be one.
+    Waiting,
+    Live(Arc<Session>),
+    /// There will be none: why.
+    Dead(Arc<str>),
+}
+
+/// The signs of life. Dropping it ends them without a good-bye.
+pub(crate) struct Pulse {
+    vitals: watch::Receiver<Vitals>,
+    stop: CancellationToken,
+    ended: watch::Receiver<bool>,
+    context: Context,
+    _task: Option<AbortOnDropHandle<()>>,
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Pulse {
+    /// Begins.
+    pub(crate) fn start(setup: PulseSetup) -> Result<Self> {
+        let (vitals, watched) = watch::channel(Vitals::Waiting);
+        let (ending, ended) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let (context, apart, token) = (setup.context.clone(), setup.apart, stop.clone());
+        let beat = async move {
+            Box::pin(run(setup, vitals, token)).await;
+            ending.send_replace(true);
+        };
+        let mut task = None;
+        if apart {
+            let fail = |error| Error::new(Exit::Unexpected, "start the thread for signs of life").because(error);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+            let thread = std::thread::Builder::new().name("dynaferry-pulse".to_owned());
+            // Ends by itself: when it is told to stop, or with the process.
+            drop(thread.spawn(move || runtime.block_on(beat)).map_err(fail)?);
+        } else {
+            #[expect(clippy::disallowed_methods, reason = "its handle is kept below, and aborts it")]
+            let spawned = tokio::spawn(beat);
+            task = Some(AbortOnDropHandle::new(spawned));
+        }
+        Ok(Self { vitals: watched, stop, ended, context, _task: task })
+    }
+
+    /// A session that lives now. Waits for one as long as the table does not answer.
+    pub(crate) async fn session(&self) -> Result<Arc<Session>> {
+        let mut vitals = self.vitals.clone();
+        loop {
+            match vitals.borrow_and_update().clone() {
+                Vitals::Live(session) if session.is_live(Moment::now(&self.context)) => return Ok(session),
+                Vitals::Dead(why) => {
+                    return Err(Error::new(Exit::Precondition, "give signs of life to other workers")
+                        .hint("is the state table there, and may it be written? see config/policies/state.json")
+                        .because(why.to_string()));
+                }
+                Vitals::Live(_) | Vitals::Waiting => {}
+            }
+            if vitals.changed().await.is_err() {
+                return Err(Error::bug("the signs of life ended"));
+            }
+        }
+    }
+
+    /// The last sign was given: removes the row, so that nobody waits for it.
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        let mut ended = self.ended.clone();
+        let waiting = ended.wait_for(|ended| *ended);
+        let _late = tokio::time::timeout(GOOD_BYE_WITHIN * 2, waiting).await.is_err();
+    }
+}
+
+async fn run(setup: PulseSetup, vitals: watch::Sender<Vitals>, stop: CancellationToken) {
+    let PulseSetup { connect, context, times, report, metrics, .. } = setup;
+    let pulses = tokio::select! {
+        () = stop.cancelled() => return,
+        pulses = connect => match pulses {
+            Ok(pulses) => pulses,
+            Err(error) => {
+                vitals.send_replace(Vitals::Dead(chain(&error).into()));
+                return;
+            }
+        },
+    };
+    let mut beating =
+        Beating { pulses, context, times, report, metrics, vitals, counter: 0, first: true, census: Census::default() };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = Box::pin(beating.beat()) => {}
+    }
+    if let Vitals::Live(session) = &*beating.vitals.borrow() {
+        session.end();
+    }
+    let good_bye = beating.pulses.forget(beating.context.worker(), beating.counter);
+    let _unheard = tokio::time::timeout(GOOD_BYE_WITHIN, good_bye).await.is_err();
+}
+
+struct Beating {
+    pulses: Arc<dyn Pulses>,
+    context: Context,
+    times: LeaseTimes,
+    report: Arc<dyn Fn() -> WorkerReport + Send + Sync>,
+    metrics: Metrics,
+    vitals: watch::Sender<Vitals>,
+    /// Of the last sign that was answered.
+    counter: u64,
+    /// There is no row of ours, as far as we know.
+    first: bool,
+    census: Census,
+}
+
+impl Beating {
+    /// Until it is dropped, or there is nothing to give signs to.
+    async fn beat(&mut self) {
+        let mut misses = 0;
+        let mut begun: Option<Moment> = None;
+        loop {
+            // A number that was not answered counts from its first attempt: that one may be what others see.
+            let sent = *begun.get_or_insert_with(|| Moment::now(&self.context));
+            let report = serde_json::to_string(&(self.report)()).unwrap_or_default();
+            let worker = self.context.worker().to_owned();
+            let sign = Sign { worker, counter: self.counter + 1, at: self.context.now(), report };
+            let attempt = tokio::time::timeout(self.times.attempt(), self.pulses.give(&sign, self.first)).await;
+            let failure = match attempt {
+                Ok(Ok(true)) => {
+                    (self.counter, self.first, begun, misses) = (sign.counter, false, None, 0);
+                    self.answered(sent);
+                    self.count().await;
+                    tokio::time::sleep_until(sent.monotonic + self.times.beat_every()).await;
+                    continue;
+                }
+                Ok(Ok(false)) => {
+                    // Our row was removed, or it never was: whoever did that takes us for dead.
+                    self.lose_session();
+                    (self.first, begun) = (true, None);
+                    "our row is gone".to_owned()
+                }
+                Ok(Err(StoreError::Gone { place })) if misses + 1 >= MISSES => {
+                    self.lose_session();
+                    self.vitals.send_replace(Vitals::Dead(StoreError::Gone { place }.to_string().into()));
+                    return;
+                }
+                Ok(Err(error)) => {
+                    misses = if matches!(error, StoreError::Gone { .. }) { misses + 1 } else { 0 };
+                    chain(&error)
+                }
+                Err(_) => "no answer in time".to_owned(),
+            };
+            tracing::warn!(error = failure, "a sign of life was not taken, trying again");
+            tokio::time::sleep(self.times.attempt().mul_f64(0.1 + 0.2 * self.context.draw())).await;
+        }
+    }
+
+    fn answered(&self, sent: Moment) {
+        let now = Moment::now(&self.context);
+        let lives_on = match &*self.vitals.borrow() {
+            Vitals::Live(session) => session.confirmed(sent, now),
+            Vitals::Waiting | Vitals::Dead(_) => false,
+        };
+        if !lives_on {
+            let session = Session::begin(self.times, sent, now).map(Arc::new);
+            self.vitals.send_replace(session.map_or(Vitals::Waiting, Vitals::Live));
+        }
+    }
+
+    fn lose_session(&self) {
+        if let Vitals::Live(session) = self.vitals.send_replace(Vitals::Waiting) {
+            session.end();
+        }
+    }
+
+    /// Counts the workers, and removes those that are long gone.
+    async fn count(&mut self) {
+        let Ok(Ok(signs)) = tokio::time::timeout(self.times.attempt(), self.pulses.signs()).await else { return };
+        let gone = self.census.see(&signs, Instant::now());
+        self.metrics.workers(self.census.alive(self.times.lease, Instant::now()));
+        for (worker, counter) in gone.into_iter().filter(|(worker, _)| worker != self.context.worker()) {
+            tracing::info!(worker, "a worker that gave no sign for an hour is forgotten");
+            let forget = self.pulses.forget(&worker, counter);
+            let _later = tokio::time::timeout(self.times.attempt(), forget).await.is_err();
+        }
+    }
+}
+
+/// Pure: the workers by the last time at which their numbers were seen to move.
+#[derive(Debug, Default)]
+struct Census(BTreeMap<String, (u64, Instant)>);
+
+impl Census {
+    /// Answers those that are long gone.
+    fn see(&mut self, signs: &[Sign], now: Instant) -> Vec<(String, u64)> {
+        self.0.retain(|worker, _| signs.iter().any(|sign| sign.worker == *worker));
+        let mut gone = Vec::new();
+        for sign in signs {
+            let (counter, since) = self.0.entry(sign.worker.clone()).or_insert((sign.counter, now));
+            if *counter != sign.counter {
+                (*counter, *since) = (sign.counter, now);
+            } else if now.duration_since(*since) >= FORGET_AFTER {
+                gone.push((sign.worker.clone(), sign.counter));
+            }
+        }
+        gone
+    }
+
+    /// How many moved within a lease.
+    fn alive(&self, lease: Duration, now: Instant) -> usize {
+        self.0.values().filter(|(_, since)| now.duration_since(*since) < lease).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sign(worker: &str, counter: u64) -> Sign {
+        Sign { worker: worker.into(), counter, at: WallTime::from_secs(0), report: String::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_are_counted_by_their_moves_and_forgotten_after_an_hour() {
+        let base = Instant::now();
+        let at = |secs| base + Duration::from_secs(secs);
+        let mut census = Census::default();
+        let lease = Duration::from_secs(15);
+        assert!(census.see(&[sign("a", 1), sign("b", 1)], at(0)).is_empty());
+        assert_eq!(census.alive(lease, at(0)), 2);
+        census.see(&[sign("a", 2), sign("b", 1)], at(10));
+        assert_eq!(census.alive(lease, at(20)), 1);
+        assert_eq!(census.see(&[sign("a", 3), sign("b", 1)], at(3600)), [("b".to_owned(), 1)]);
+        census.see(&[sign("a", 4)], at(3601));
+        assert_eq!(census.alive(lease, at(3602)), 1);
+    }
+}

@@ -17,7 +17,10 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sdk_dynamodb::config::{IdentityCache, StalledStreamProtectionConfig};
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{ConnectorBuilder, tls};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use futures_util::FutureExt as _;
@@ -26,10 +29,11 @@ use tokio::time::Instant;
 use super::call::{CallRecord, Caller, Observer, Outcome, SendGuard, Side};
 use super::credentials::Keeper;
 use super::fault::{NoCredentials, broken};
+use super::raw::Sender;
 use super::schema;
 use super::streams::Streams;
 use super::tables::Table;
-use super::wire::{self, Answer, Guarded, RawBodies};
+use super::wire::{self, Answer, Guarded, NoteDate};
 use crate::config::{SideConfig, TableRef};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Result};
@@ -101,6 +105,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Account {
     pub(super) caller: Caller,
+    sender: Sender,
     region: String,
     pub(super) dynamodb: aws_sdk_dynamodb::Client,
     streams: aws_sdk_dynamodbstreams::Client,
@@ -122,10 +127,19 @@ impl Account {
         let credentials = Keeper::new(provider(config, &base, side, clients)?, clients.context.clone());
         let settings =
             base.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials.clone())).build();
+        let sender = Sender {
+            http: clients.http.clone().unwrap_or_else(connections),
+            credentials: credentials.clone(),
+            context: clients.context.clone(),
+            attempt_timeout: clients.attempt_timeout,
+            guard: clients.guard.clone().filter(|_| side == Side::Target),
+        };
+        let settings = settings.into_builder().http_client(sender.http.clone()).build();
         let caller = Caller { side, context: clients.context.clone(), credentials, observer: clients.observer.clone() };
         Ok(Self {
-            dynamodb: dynamodb_client(config, &settings, clients.guard.as_ref().filter(|_| side == Side::Target)),
+            dynamodb: dynamodb_client(config, &settings, sender.guard.as_ref()),
             streams: streams_client(config, &settings),
+            sender,
             sts: aws_sdk_sts::Client::from_conf(sts_settings(config, &settings).build()),
             caller,
             region,
@@ -166,7 +180,7 @@ impl Account {
     /// The streams of this account and Region.
     #[must_use]
     pub fn streams(&self) -> Streams {
-        Streams::new(self.streams.clone(), self.caller.clone())
+        Streams::new(self.streams.clone(), &self.sender, self.caller.clone())
     }
 
     /// What a table is.
@@ -181,8 +195,20 @@ impl Account {
     /// A table whose keys are known: from its description, or from the other side's.
     #[must_use]
     pub fn table(&self, table: &TableRef, keys: &KeySchema) -> Table {
-        Table::new(self.dynamodb.clone(), self.caller.clone(), table, keys)
+        Table::new(self.dynamodb.clone(), &self.sender, self.caller.clone(), table, keys)
     }
+}
+
+/// Real connections, as the SDK would make them for each of its clients; one pool for a side, and for typed and raw calls.
+fn connections() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().build_with_connector_fn(|settings, components| {
+        let rustls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+        let mut connector = ConnectorBuilder::default().tls_provider(rustls);
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector.set_proxy_config(Some(ProxyConfig::from_env()));
+        connector.build()
+    })
 }
 
 /// Everything but our own keeper of credentials.
@@ -348,7 +374,7 @@ impl ProvideCredentials for Role {
 }
 
 fn dynamodb_client(config: &SideConfig, settings: &SdkConfig, guard: Option<&SendGuard>) -> aws_sdk_dynamodb::Client {
-    let mut builder = aws_sdk_dynamodb::config::Builder::from(settings).interceptor(RawBodies);
+    let mut builder = aws_sdk_dynamodb::config::Builder::from(settings).interceptor(NoteDate);
     if let Some(guard) = guard {
         builder = builder.interceptor(Guarded(Arc::clone(guard)));
     }
@@ -359,7 +385,7 @@ fn dynamodb_client(config: &SideConfig, settings: &SdkConfig, guard: Option<&Sen
 }
 
 fn streams_client(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_dynamodbstreams::Client {
-    let mut builder = aws_sdk_dynamodbstreams::config::Builder::from(settings).interceptor(RawBodies);
+    let mut builder = aws_sdk_dynamodbstreams::config::Builder::from(settings).interceptor(NoteDate);
     if let Some(url) = config.streams_endpoint_url.as_ref().or(config.endpoint_url.as_ref()) {
         builder = builder.endpoint_url(url);
     }
@@ -367,7 +393,7 @@ fn streams_client(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_dynamodb
 }
 
 fn sts_settings(config: &SideConfig, settings: &SdkConfig) -> aws_sdk_sts::config::Builder {
-    let mut builder = aws_sdk_sts::config::Builder::from(settings).interceptor(RawBodies);
+    let mut builder = aws_sdk_sts::config::Builder::from(settings).interceptor(NoteDate);
     if let Some(url) = &config.sts_endpoint_url {
         builder = builder.endpoint_url(url);
     }
@@ -380,7 +406,11 @@ struct Clock(Context);
 
 impl TimeSource for Clock {
     fn now(&self) -> SystemTime {
-        let millis = u64::try_from(self.0.now().millis()).unwrap_or(0);
-        UNIX_EPOCH + Duration::from_millis(millis)
+        system_time(self.0.now())
     }
+}
+
+/// A time before 1970 counts as 1970.
+pub(super) fn system_time(time: WallTime) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(time.millis()).unwrap_or(0))
 }

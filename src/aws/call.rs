@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::credentials::Keeper;
 use super::fault;
-use super::wire::{self, Answer, RawOperation};
+use super::raw::RawOperation;
+use super::wire::{self, Answer};
 use crate::context::Context;
 use crate::error::{Failure, Fault};
 use crate::model::WallTime;
@@ -129,27 +130,16 @@ impl Caller {
     {
         let begun = Instant::now();
         let (result, answer) = wire::typed(send).await;
-        let result = result.map_err(|error| failed(operation, &error, &answer));
+        let result = result.map_err(|error| never_sent_unsigned(fault::failure(operation, &error), &answer));
         self.settle(operation, begun, &answer, &result);
         result
     }
 
     /// A call with a raw request body; answers the raw response body.
-    pub(super) async fn raw<T, E>(
-        &self,
-        operation: &RawOperation,
-        body: Vec<u8>,
-        send: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
-    ) -> Result<Bytes, Failure>
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
+    pub(super) async fn raw(&self, operation: &RawOperation, body: Vec<u8>) -> Result<Bytes, Failure> {
         let begun = Instant::now();
-        let (result, mut answer) = wire::raw(operation, body, send).await;
-        let result = match result {
-            Err(error) => Err(failed(operation.name(), &error, &answer)),
-            Ok(_) => answer.body.take().ok_or_else(|| fault::broken(operation.name(), "the answer has no body")),
-        };
+        let (result, answer) = operation.send(body).await;
+        let result = result.map_err(|failure| never_sent_unsigned(failure, &answer));
         self.settle(operation.name(), begun, &answer, &result);
         result
     }
@@ -172,11 +162,7 @@ impl Caller {
 }
 
 /// A call that never had credentials was never signed, so never sent: it waited for them until its time was over.
-fn failed<E>(operation: &'static str, error: &SdkError<E, HttpResponse>, answer: &Answer) -> Failure
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let failure = fault::failure(operation, error);
+fn never_sent_unsigned(failure: Failure, answer: &Answer) -> Failure {
     Failure { may_have_happened: failure.may_have_happened && answer.credentials.is_some(), ..failure }
 }
 

@@ -82,7 +82,7 @@ impl fmt::Debug for Keeper {
 }
 
 /// Credentials and their generation, by which [`Keeper::invalidate`] knows them.
-type Signer = (Credentials, u64);
+pub(super) type Signer = (Credentials, u64);
 
 /// What a request is to do.
 enum Plan {
@@ -118,7 +118,7 @@ impl Keeper {
     }
 
     /// Good credentials, fetched first where need be.
-    async fn get(&self) -> Result<Signer, NoCredentials> {
+    pub(super) async fn get(&self) -> Result<Signer, NoCredentials> {
         let (fetch, good) = match self.plan() {
             Plan::Use(credentials) => return Ok(credentials),
             Plan::Wait(fetch) => return self.finish(fetch).await,

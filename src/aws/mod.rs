@@ -9,6 +9,7 @@ mod call;
 mod create;
 mod credentials;
 mod fault;
+mod raw;
 mod schema;
 mod state;
 mod streams;

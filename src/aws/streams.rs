@@ -1,15 +1,14 @@
 //! DynamoDB Streams behind the read seam.
 
 use aws_sdk_dynamodbstreams::Client;
-use aws_sdk_dynamodbstreams::operation::get_records::{GetRecords, GetRecordsOutput};
+use aws_sdk_dynamodbstreams::config::Builder;
 use aws_sdk_dynamodbstreams::types::{self, ShardFilter, ShardFilterType, ShardIteratorType};
-use aws_smithy_runtime_api::client::interceptors::context::Output;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::call::Caller;
 use super::fault::broken;
-use super::wire::RawOperation;
+use super::raw::{RawOperation, Sender, untyped};
 use crate::error::Failure;
 use crate::model::{SequenceNumber, ShardId, StartAt, StreamArn, ViewType};
 use crate::stream::{ListingPage, RecordsPage, ShardIterator, ShardListing, StreamSource, StreamStatus};
@@ -26,8 +25,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(client: Client, caller: Caller) -> Self {
-        Self { client, caller, get_records: get_records() }
+    pub(super) fn new(client: Client, sender: &Sender, caller: Caller) -> Self {
+        Self { get_records: get_records(&client, sender), client, caller }
     }
 
     async fn list(
@@ -53,9 +52,11 @@ impl Streams {
     }
 }
 
-fn get_records() -> RawOperation {
-    RawOperation::new("DynamoDBStreams_20120810.GetRecords", &GetRecords::new(), || {
-        Output::erase(GetRecordsOutput::builder().build())
+fn get_records(client: &Client, sender: &Sender) -> RawOperation {
+    let call = client.get_records().shard_iterator("any");
+    RawOperation::new("DynamoDBStreams_20120810.GetRecords", sender, move |http| {
+        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
+        async { send.await.map(drop).map_err(untyped) }
     })
 }
 
@@ -105,7 +106,7 @@ impl StreamSource for Streams {
         async move {
             let asked_at = self.caller.context.now();
             let request = records_request(iterator, max_records);
-            let body = self.caller.raw(&self.get_records, request, self.client.get_records().send().boxed()).await?;
+            let body = self.caller.raw(&self.get_records, request).await?;
             Ok(RecordsPage { body, asked_at })
         }
         .boxed()

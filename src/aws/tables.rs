@@ -1,17 +1,14 @@
 //! One table behind the seams for reading and for writing.
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::batch_write_item::{BatchWriteItem, BatchWriteItemOutput};
-use aws_sdk_dynamodb::operation::get_item::{GetItem, GetItemOutput};
-use aws_sdk_dynamodb::operation::scan::{Scan, ScanOutput};
-use aws_smithy_runtime_api::client::interceptors::context::Output;
+use aws_sdk_dynamodb::config::Builder;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::call::Caller;
 use super::fault::broken;
+use super::raw::{RawOperation, Sender, untyped};
 use super::schema;
-use super::wire::RawOperation;
 use crate::apply::TargetTable;
 use crate::config::TableRef;
 use crate::decode::{KeyCodec, ScanPage, WriteReply, one_item, write_reply};
@@ -33,15 +30,16 @@ pub struct Table {
 }
 
 impl Table {
-    pub(super) fn new(client: Client, caller: Caller, table: &TableRef, schema: &KeySchema) -> Self {
+    pub(super) fn new(client: Client, sender: &Sender, caller: Caller, table: &TableRef, schema: &KeySchema) -> Self {
+        let reference = table.to_string();
         Self {
+            scan: scan(&client, sender, &reference),
+            get_item: get_item(&client, sender, &reference),
+            batch_write: batch_write(&client, sender, &reference),
             client,
             caller,
-            reference: table.to_string(),
+            reference,
             keys: KeyCodec::new(schema),
-            scan: scan(),
-            get_item: get_item(),
-            batch_write: batch_write(),
         }
     }
 
@@ -53,38 +51,44 @@ impl Table {
 
     async fn scan_page(&self, request: &ScanRequest) -> Result<ScanPage, Failure> {
         let body = scan_request(&self.reference, request);
-        let send = self.client.scan().table_name(&self.reference).send().boxed();
-        let answer = self.caller.raw(&self.scan, body, send).await?;
+        let answer = self.caller.raw(&self.scan, body).await?;
         ScanPage::decode(&answer, &self.keys).map_err(|error| broken(self.scan.name(), error))
     }
 
     async fn get_one(&self, key: &Key) -> Result<Option<RawItem>, Failure> {
         let body = get_request(&self.reference, key);
-        let send = self.client.get_item().table_name(&self.reference).send().boxed();
-        let answer = self.caller.raw(&self.get_item, body, send).await?;
+        let answer = self.caller.raw(&self.get_item, body).await?;
         one_item(&answer).map_err(|error| broken(self.get_item.name(), error))
     }
 
     async fn write_batch(&self, writes: &[Write]) -> Result<WriteReply, Failure> {
         let body = write_request(&self.reference, writes);
-        // The table alone, for the choice of the endpoint; the body above takes the place of the rest.
-        let send = self.client.batch_write_item().request_items(&self.reference, Vec::new()).send().boxed();
-        let answer = self.caller.raw(&self.batch_write, body, send).await?;
+        let answer = self.caller.raw(&self.batch_write, body).await?;
         write_reply(&answer, &self.keys).map_err(|error| broken(self.batch_write.name(), error))
     }
 }
 
-fn scan() -> RawOperation {
-    RawOperation::new("DynamoDB_20120810.Scan", &Scan::new(), || Output::erase(ScanOutput::builder().build()))
+fn scan(client: &Client, sender: &Sender, table: &str) -> RawOperation {
+    let call = client.scan().table_name(table);
+    RawOperation::new("DynamoDB_20120810.Scan", sender, move |http| {
+        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
+        async { send.await.map(drop).map_err(untyped) }
+    })
 }
 
-fn get_item() -> RawOperation {
-    RawOperation::new("DynamoDB_20120810.GetItem", &GetItem::new(), || Output::erase(GetItemOutput::builder().build()))
+fn get_item(client: &Client, sender: &Sender, table: &str) -> RawOperation {
+    let call = client.get_item().table_name(table);
+    RawOperation::new("DynamoDB_20120810.GetItem", sender, move |http| {
+        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
+        async { send.await.map(drop).map_err(untyped) }
+    })
 }
 
-fn batch_write() -> RawOperation {
-    RawOperation::new("DynamoDB_20120810.BatchWriteItem", &BatchWriteItem::new(), || {
-        Output::erase(BatchWriteItemOutput::builder().build())
+fn batch_write(client: &Client, sender: &Sender, table: &str) -> RawOperation {
+    let call = client.batch_write_item().request_items(table, Vec::new());
+    RawOperation::new("DynamoDB_20120810.BatchWriteItem", sender, move |http| {
+        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
+        async { send.await.map(drop).map_err(untyped) }
     })
 }
 

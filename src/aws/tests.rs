@@ -510,6 +510,24 @@ async fn expired_credentials_are_replaced_for_the_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_raw_call_of_a_role_goes_where_the_sdk_sends_it_and_carries_its_token() {
+    let server = Server::new([session("AKIAFIRST", "2027-01-15T09:00:00Z"), Reply::ok("{}"), Reply::ok("{}")]);
+    let (_, context) = Manual::context();
+    let account = Account::connect(&in_role(), Side::Target, &clients(&server, &context)).await.unwrap();
+    account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap();
+    drop(account.describe(&orders()).await);
+    let [_, raw, typed] = server.seen().try_into().unwrap();
+    assert_eq!((raw.operation(), typed.operation()), ("BatchWriteItem", "DescribeTable"));
+    assert_eq!(raw.uri, typed.uri);
+    assert!(raw.uri.contains(".ddb.eu-west-1."), "the endpoint of the role's account: {}", raw.uri);
+    for header in ["x-amz-security-token", "x-amz-date", "content-type"] {
+        assert_eq!(raw.header(header), typed.header(header), "{header}");
+        assert!(!raw.header(header).is_empty(), "{header}");
+        assert!(raw.header("authorization").contains(header), "{header} is signed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passes() {
     let refusal = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:iam::111122223333:user/a is not authorized to perform: sts:AssumeRole</Message></Error><RequestId>r</RequestId></ErrorResponse>";
     for (reply, fault) in [

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -227,7 +228,12 @@ impl RawOperation {
         to.insert(TARGET, HeaderValue::from_static(self.0.target));
         to.insert(header::USER_AGENT, USER_AGENT);
         to.insert(header::CONTENT_LENGTH, HeaderValue::try_from(length)?);
-        instructions.apply_to_request_http1x(&mut request);
+        // Not the signer's own way to do this, which panics where credentials hold what no header may.
+        for (name, value) in instructions.headers() {
+            let mut value = HeaderValue::from_str(value)?;
+            value.set_sensitive(true);
+            to.insert(HeaderName::from_str(name)?, value);
+        }
         Ok(request.try_into()?)
     }
 }

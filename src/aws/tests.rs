@@ -528,6 +528,19 @@ async fn a_raw_call_of_a_role_goes_where_the_sdk_sends_it_and_carries_its_token(
 }
 
 #[tokio::test(start_paused = true)]
+async fn credentials_that_fit_into_no_header_are_an_error_that_does_not_show_them() {
+    for id in ["AKIA\n1", "AKIAé", ""] {
+        let server = Server::new([session(id, "2027-01-15T09:00:00Z"), Reply::ok("{}")]);
+        let (_, context) = Manual::context();
+        let account = Account::connect(&in_role(), Side::Target, &clients(&server, &context)).await.unwrap();
+        let Err(failure) = account.table(&orders(), &schema()).write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await else {
+            continue;
+        };
+        assert!(!failure.may_have_happened && !failure.to_string().contains("AKIA"), "{failure}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_role_that_is_refused_is_denied_and_a_token_service_that_is_away_passes() {
     let refusal = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:iam::111122223333:user/a is not authorized to perform: sts:AssumeRole</Message></Error><RequestId>r</RequestId></ErrorResponse>";
     for (reply, fault) in [

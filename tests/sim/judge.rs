@@ -404,8 +404,10 @@ impl Judge {
     fn check_parent(&mut self, row: &ShardRow, at: WallTime) {
         let Some(parent) = row.parent.as_ref().filter(|_| row.dispatch.is_some()) else { return };
         let is_first = self.rows.get(&row.id).is_none_or(|before| before.dispatch.is_none());
+        // One that is gone before its end never is; what is left of it lies under its gap, which says so first.
+        let is_of_parent = |gap: &GapRow| gap.healed.is_none() && gap.scope == GapScope::Shard(parent.clone());
         let is_finished = match self.rows.get(parent) {
-            Some(parent) => parent.status == ShardStatus::Finished,
+            Some(row) => row.status == ShardStatus::Finished || self.gaps.values().any(is_of_parent),
             None => self.truth.shards.get(parent).is_none_or(|shard| shard.is_gone),
         };
         if is_first && !is_finished {
@@ -547,10 +549,11 @@ impl Judge {
     fn is_right(&self, lost: &Lost) -> bool {
         let number = self.truth.keys[lost.key].versions[lost.version].number;
         let is_set_aside = number.is_some_and(|number| self.poison.contains(&number));
-        // A version that looks like what the target has is no loss: nothing would change.
+        // A version that looks like what the target has is no loss: nothing would change. So is one that was followed by
+        // such a one: two deletions look alike, and a comparison between them finds the tables equal.
         self.truth.is_applied(lost.key, lost.version)
             || self.truth.is_equal(lost.key)
-            || self.truth.looks_like(lost.key, lost.version)
+            || self.truth.looks_since(lost.key, lost.version)
             || is_set_aside
     }
 

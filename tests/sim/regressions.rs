@@ -9,4 +9,15 @@ pub(crate) struct Regression {
 }
 
 /// All of them.
-pub(crate) const REGRESSIONS: &[Regression] = &[];
+pub(crate) const REGRESSIONS: &[Regression] = &[
+    Regression {
+        seed: 100_162,
+        family: None,
+        found: "C5 took a key that was deleted once more for one that a heal had left out",
+    },
+    Regression {
+        seed: 100_182,
+        family: None,
+        found: "C4 wanted a shard that had vanished, with writes of it under way, to be finished before its children",
+    },
+];

@@ -211,7 +211,8 @@ impl Run {
         }
         let family = self.world.plan.family;
         let mut actor = Actor::new(self, episode.has_faults);
-        let mut writer = std::mem::replace(&mut self.writer, Writer::new(&self.world, Arc::clone(&self.poison)));
+        let twin = self.writer.twin(&self.world);
+        let mut writer = std::mem::replace(&mut self.writer, twin);
         {
             let (done, is_done) = tokio::sync::oneshot::channel::<()>();
             let writing = async {

@@ -212,10 +212,10 @@ impl Truth {
         truth.target == truth.versions[truth.last()].number
     }
 
-    /// Whether the target has what this version was.
-    pub(crate) fn looks_like(&self, key: usize, version: VersionIndex) -> bool {
+    /// Whether the target has what this version was, or a later one: it was right once since.
+    pub(crate) fn looks_since(&self, key: usize, version: VersionIndex) -> bool {
         let truth = &self.keys[key];
-        truth.target == truth.versions[version].number
+        truth.versions.iter().skip(version).any(|later| truth.target == later.number)
     }
 
     /// Whether one shard descends from the other, or is it.

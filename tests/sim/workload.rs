@@ -3,7 +3,7 @@
 //! Every image carries a number that no other image has (`v`), so that checkers know a version when they see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -61,7 +61,8 @@ pub(crate) struct Writer {
     has_big_items: bool,
     /// Whether items expire by themselves.
     expires: bool,
-    version: u64,
+    /// Shared with its twins: no two images of a run have the same number.
+    version: Arc<AtomicU64>,
     poison: Arc<AtomicBool>,
     court: Court,
     clock: Arc<WorldClock>,
@@ -82,11 +83,20 @@ impl Writer {
             keys: plan.keys,
             has_big_items: plan.has_big_items,
             expires: plan.has_knob("ttl.delete"),
-            version: 0,
+            version: Arc::default(),
             poison,
             court: world.court.clone(),
             clock: Arc::clone(&world.clock),
         }
+    }
+
+    /// Another writer, for what happens while this one is at work.
+    pub(crate) fn twin(&self, world: &World) -> Self {
+        Self { version: Arc::clone(&self.version), ..Self::new(world, Arc::clone(&self.poison)) }
+    }
+
+    fn next_version(&self) -> u64 {
+        self.version.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Writes as told.
@@ -138,12 +148,12 @@ impl Writer {
     }
 
     fn update(&mut self, n: usize) {
-        self.version += 1;
+        let version = self.next_version();
         self.call(
             "UpdateItem",
             &json!({
                 "TableName": TABLE, "Key": self.shape.key(n), "UpdateExpression": "SET v = :v REMOVE t, poison",
-                "ExpressionAttributeValues": {":v": {"S": self.version.to_string()}},
+                "ExpressionAttributeValues": {":v": {"S": version.to_string()}},
             }),
         );
     }
@@ -167,11 +177,11 @@ impl Writer {
     }
 
     fn item(&mut self, n: usize) -> Value {
-        self.version += 1;
+        let version = self.next_version();
         let mut item = self.shape.key(n);
         let attributes = item.as_object_mut().map(std::mem::take).unwrap_or_default();
         let mut item: Map<String, Value> = attributes;
-        item.insert("v".to_owned(), json!({"S": self.version.to_string()}));
+        item.insert("v".to_owned(), json!({"S": version.to_string()}));
         if self.random.f64() < 0.3 {
             item.extend(self.every_type());
         }
@@ -184,7 +194,7 @@ impl Writer {
         }
         if self.poison.load(Ordering::Relaxed) && self.random.f64() < 0.1 {
             item.insert(POISON.to_owned(), json!({"BOOL": true}));
-            self.court.judge().poison.insert(self.version);
+            self.court.judge().poison.insert(version);
         }
         if self.has_big_items && self.random.f64() < 0.1 {
             item.insert("big".to_owned(), json!({"S": "b".repeat(self.random.usize(100_000..400_000))}));

@@ -105,7 +105,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Account {
     pub(super) caller: Caller,
-    sender: Sender,
+    pub(super) sender: Sender,
     region: String,
     pub(super) dynamodb: aws_sdk_dynamodb::Client,
     streams: aws_sdk_dynamodbstreams::Client,

@@ -137,11 +137,20 @@ impl Caller {
 
     /// A call with a raw request body; answers the raw response body.
     pub(super) async fn raw(&self, operation: &RawOperation, body: Vec<u8>) -> Result<Bytes, Failure> {
+        self.raw_or_refusal(operation, body).await.map_err(|(failure, _)| failure)
+    }
+
+    /// As [`Self::raw`]; a failure comes with the body of the service's error, where it said one. It may quote items.
+    pub(super) async fn raw_or_refusal(
+        &self,
+        operation: &RawOperation,
+        body: Vec<u8>,
+    ) -> Result<Bytes, (Failure, Option<Bytes>)> {
         let begun = Instant::now();
-        let (result, answer) = operation.send(body).await;
+        let (result, mut answer) = operation.send(body).await;
         let result = result.map_err(|failure| never_sent_unsigned(failure, &answer));
         self.settle(operation.name(), begun, &answer, &result);
-        result
+        result.map_err(|failure| (failure, answer.refusal.take()))
     }
 
     fn settle<T>(&self, operation: &'static str, begun: Instant, answer: &Answer, result: &Result<T, Failure>) {

@@ -60,6 +60,19 @@ type CallError = SdkError<ErrorMetadata, HttpResponse>;
 /// The SDK's own call of an operation, over the given HTTP client. Its outcome is of no interest.
 type Probe = Arc<dyn Fn(SharedHttpClient) -> BoxFuture<'static, Result<(), CallError>> + Send + Sync>;
 
+/// The SDK's own call as a [`RawOperation`] wants it: `probe!(Builder, client.scan().table_name(table))`, with the service's
+/// config builder.
+macro_rules! probe {
+    ($builder:ident, $call:expr) => {{
+        let call = $call;
+        move |http| {
+            let send = call.clone().customize().config_override($builder::default().http_client(http)).send();
+            async { send.await.map(drop).map_err($crate::aws::raw::untyped) }
+        }
+    }};
+}
+pub(super) use probe;
+
 /// What the raw calls of one client share.
 #[derive(Clone)]
 pub(super) struct Sender {
@@ -156,7 +169,7 @@ impl RawOperation {
         let reply = ready.route.connector.call(request).await;
         let reply = reply.map_err(|error| self.failure(&CallError::dispatch_failure(error)))?;
         answer.date = wire::date(&reply);
-        received(reply).await.map_err(|error| self.failure(&error))
+        received(reply, answer).await.map_err(|error| self.failure(&error))
     }
 
     fn failure(&self, error: &CallError) -> Failure {
@@ -252,7 +265,7 @@ fn identity(credentials: Credentials) -> Identity {
 
 /// The body of a 200, as the buffer that it came in where it came in one piece. Anything else is an error, typed by what
 /// the service said.
-async fn received(mut reply: HttpResponse) -> Result<Bytes, CallError> {
+async fn received(mut reply: HttpResponse, answer: &mut Answer) -> Result<Bytes, CallError> {
     let announced = announced_length(&reply);
     let body = match collect(std::mem::replace(reply.body_mut(), SdkBody::taken()), announced).await {
         Ok(body) => body,
@@ -266,7 +279,10 @@ async fn received(mut reply: HttpResponse) -> Result<Bytes, CallError> {
         return Ok(body);
     }
     match service_error(&reply, &body) {
-        Ok(error) => Err(CallError::service_error(error, reply)),
+        Ok(error) => {
+            answer.refusal = Some(body);
+            Err(CallError::service_error(error, reply))
+        }
         Err(error) => Err(CallError::response_error(error, reply)),
     }
 }

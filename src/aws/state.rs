@@ -4,19 +4,8 @@
 use std::fmt::Write as _;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::delete_item::{DeleteItem, DeleteItemError, DeleteItemOutput};
-use aws_sdk_dynamodb::operation::get_item::{GetItem, GetItemOutput};
-use aws_sdk_dynamodb::operation::put_item::{PutItem, PutItemError, PutItemOutput};
-use aws_sdk_dynamodb::operation::query::{Query, QueryOutput};
-use aws_sdk_dynamodb::operation::transact_write_items::{
-    TransactWriteItems, TransactWriteItemsError, TransactWriteItemsOutput,
-};
-use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-};
-use aws_smithy_runtime_api::client::interceptors::context::Output;
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -27,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::accounts::Account;
 use super::call::Caller;
 use super::fault::{THROTTLES, broken};
-use super::wire::RawOperation;
+use super::raw::{RawOperation, probe};
 use crate::checkpoint::table::{
     Field, Fields, Found, Guard, ItemKey, ItemWrite, PARTITION, Page, Range, SORT, StateTable, Written,
 };
@@ -55,26 +44,37 @@ impl Account {
     /// The table of this name in this account, to keep state in.
     #[must_use]
     pub(crate) fn state_table(&self, name: &str) -> State {
+        let client = self.dynamodb.clone();
         State {
             account: self.clone(),
-            client: self.dynamodb.clone(),
+            client: client.clone(),
             caller: self.caller.clone(),
             name: name.to_owned(),
-            get: RawOperation::new("DynamoDB_20120810.GetItem", &GetItem::new(), || {
-                Output::erase(GetItemOutput::builder().build())
-            }),
-            query: RawOperation::new("DynamoDB_20120810.Query", &Query::new(), || {
-                Output::erase(QueryOutput::builder().build())
-            }),
-            put: RawOperation::new("DynamoDB_20120810.PutItem", &PutItem::new(), || {
-                Output::erase(PutItemOutput::builder().build())
-            }),
-            delete: RawOperation::new("DynamoDB_20120810.DeleteItem", &DeleteItem::new(), || {
-                Output::erase(DeleteItemOutput::builder().build())
-            }),
-            transact: RawOperation::new("DynamoDB_20120810.TransactWriteItems", &TransactWriteItems::new(), || {
-                Output::erase(TransactWriteItemsOutput::builder().build())
-            }),
+            get: RawOperation::new(
+                "DynamoDB_20120810.GetItem",
+                &self.sender,
+                probe!(Builder, client.get_item().table_name(name)),
+            ),
+            query: RawOperation::new(
+                "DynamoDB_20120810.Query",
+                &self.sender,
+                probe!(Builder, client.query().table_name(name)),
+            ),
+            put: RawOperation::new(
+                "DynamoDB_20120810.PutItem",
+                &self.sender,
+                probe!(Builder, client.put_item().table_name(name)),
+            ),
+            delete: RawOperation::new(
+                "DynamoDB_20120810.DeleteItem",
+                &self.sender,
+                probe!(Builder, client.delete_item().table_name(name)),
+            ),
+            transact: RawOperation::new(
+                "DynamoDB_20120810.TransactWriteItems",
+                &self.sender,
+                probe!(Builder, client.transact_write_items().set_transact_items(Some(Vec::new()))),
+            ),
         }
     }
 }
@@ -123,8 +123,7 @@ impl State {
 
     async fn get_one(&self, key: &ItemKey) -> Result<Option<Fields>, Failure> {
         let body = json!({"TableName": self.name, "ConsistentRead": true, "Key": key_json(key)});
-        let send = self.client.get_item().table_name(&self.name).send().boxed();
-        let answer = self.caller.raw(&self.get, bytes_of(&body), send).await?;
+        let answer = self.caller.raw(&self.get, bytes_of(&body)).await?;
         let answer = parse(&self.get, &answer)?;
         match answer.get("Item") {
             None | Some(Value::Null) => Ok(None),
@@ -159,8 +158,7 @@ impl State {
         if let Some(limit) = range.limit {
             set(&mut body, "Limit", limit.max(1).into());
         }
-        let send = self.client.query().table_name(&self.name).send().boxed();
-        let answer = parse(&self.query, &self.caller.raw(&self.query, bytes_of(&body), send).await?)?;
+        let answer = parse(&self.query, &self.caller.raw(&self.query, bytes_of(&body)).await?)?;
         let items = answer.get("Items").and_then(Value::as_array).ok_or_else(|| odd(&self.query))?;
         let items = items.iter().map(fields_of).collect::<Option<Vec<_>>>().ok_or_else(|| odd(&self.query))?;
         let next = match answer.get("LastEvaluatedKey") {
@@ -173,37 +171,16 @@ impl State {
     }
 
     async fn write_one(&self, write: &ItemWrite) -> Result<Written, Failure> {
-        let mut body = write_json(&self.name, write);
-        let mut refused = None;
-        let slot = &mut refused;
-        let result = if write.fields.is_some() {
-            let send = self.client.put_item().table_name(&self.name).send();
-            let send = async move {
-                let result = send.await;
-                *slot = result.as_ref().err().and_then(|error| match service_error(error)? {
-                    PutItemError::ConditionalCheckFailedException(why) => Some(why.item.clone()),
-                    _ => None,
-                });
-                result
-            };
-            self.caller.raw(&self.put, bytes_of(&body), send.boxed()).await
-        } else {
-            let send = self.client.delete_item().table_name(&self.name).send();
-            let send = async move {
-                let result = send.await;
-                *slot = result.as_ref().err().and_then(|error| match service_error(error)? {
-                    DeleteItemError::ConditionalCheckFailedException(why) => Some(why.item.clone()),
-                    _ => None,
-                });
-                result
-            };
-            self.caller.raw(&self.delete, bytes_of(&std::mem::take(&mut body)), send.boxed()).await
+        let body = write_json(&self.name, write);
+        let operation = if write.fields.is_some() { &self.put } else { &self.delete };
+        let (failure, said) = match self.caller.raw_or_refusal(operation, bytes_of(&body)).await {
+            Ok(_) => return Ok(Written::Done),
+            Err((failure, said)) => (failure, said.unwrap_or_default()),
         };
-        match (result, refused) {
-            (Ok(_), _) => Ok(Written::Done),
-            (Err(_), Some(found)) => refusal(self.put.name(), found),
-            (Err(failure), None) => Err(failure),
+        if failure.code.as_deref() != Some("ConditionalCheckFailedException") {
+            return Err(failure);
         }
+        refusal(operation, parse(operation, &said)?.get("Item"))
     }
 
     async fn write_all(&self, token: &str, writes: &[ItemWrite]) -> Result<Written, Failure> {
@@ -213,38 +190,25 @@ impl State {
         });
         let actions: Vec<Value> = actions.collect();
         let body = json!({"ClientRequestToken": token, "TransactItems": actions});
-        let mut cancelled = None;
-        let slot = &mut cancelled;
-        let send = self.client.transact_write_items().set_transact_items(Some(Vec::new())).send();
-        let send = async move {
-            let result = send.await;
-            *slot = result.as_ref().err().and_then(|error| match service_error(error)? {
-                TransactWriteItemsError::TransactionCanceledException(why) => {
-                    let reasons = why.cancellation_reasons.clone().unwrap_or_default();
-                    Some(reasons.into_iter().map(|reason| (reason.code.unwrap_or_default(), reason.item)).collect())
-                }
-                _ => None,
-            });
-            result
+        let (failure, said) = match self.caller.raw_or_refusal(&self.transact, bytes_of(&body)).await {
+            Ok(_) => return Ok(Written::Done),
+            Err((failure, said)) => (failure, said.unwrap_or_default()),
         };
-        let result = self.caller.raw(&self.transact, bytes_of(&body), send.boxed()).await;
-        match (result, cancelled) {
-            (Ok(_), _) => Ok(Written::Done),
-            (Err(failure), Some(reasons)) => self.cancelled(failure, reasons),
-            (Err(failure), None) => Err(failure),
+        if failure.code.as_deref() != Some("TransactionCanceledException") {
+            return Err(failure);
         }
+        let said = parse(&self.transact, &said)?;
+        let reasons = said.get("CancellationReasons").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        self.cancelled(failure, reasons)
     }
 
     /// A transaction that was cancelled was not carried out: the first guard that did not hold says what is there.
-    fn cancelled(
-        &self,
-        failure: Failure,
-        reasons: Vec<(String, Option<std::collections::HashMap<String, AttributeValue>>)>,
-    ) -> Result<Written, Failure> {
-        let codes: Vec<String> = reasons.iter().map(|(code, _)| code.clone()).filter(|code| code != "None").collect();
-        if let Some((_, item)) = reasons.into_iter().find(|(code, _)| code == "ConditionalCheckFailed") {
-            return refusal(self.transact.name(), item);
+    fn cancelled(&self, failure: Failure, reasons: &[Value]) -> Result<Written, Failure> {
+        let code = |reason: &Value| reason.get("Code").and_then(Value::as_str).unwrap_or("None").to_owned();
+        if let Some(reason) = reasons.iter().find(|reason| code(reason) == "ConditionalCheckFailed") {
+            return refusal(&self.transact, reason.get("Item"));
         }
+        let codes: Vec<String> = reasons.iter().map(code).filter(|code| code != "None").collect();
         let throttled = codes.iter().any(|code| {
             ["ProvisionedThroughputExceeded", "ThrottlingError"].contains(&code.as_str())
                 || THROTTLES.contains(&code.as_str())
@@ -256,29 +220,11 @@ impl State {
     }
 }
 
-fn service_error<E>(error: &SdkError<E, HttpResponse>) -> Option<&E> {
-    error.as_service_error()
-}
-
-fn refusal(
-    operation: &'static str,
-    found: Option<std::collections::HashMap<String, AttributeValue>>,
-) -> Result<Written, Failure> {
-    let Some(found) = found.filter(|found| !found.is_empty()) else { return Ok(Written::Refused(None)) };
-    let mut fields = Fields::new();
-    for (name, value) in found {
-        let field = match value {
-            AttributeValue::S(text) => Field::Text(text),
-            AttributeValue::N(number) => Field::Number(number.parse().map_err(|_| broken(operation, "a number"))?),
-            AttributeValue::B(bytes) => Field::Bytes(bytes.into_inner()),
-            AttributeValue::Bool(flag) => Field::Flag(flag),
-            _ => return Err(broken(operation, "an attribute of another type")),
-        };
-        if name != PARTITION && name != SORT {
-            fields.insert(name, field);
-        }
-    }
-    Ok(Written::Refused(Some(fields)))
+/// A guard did not hold: what is there, or that nothing is.
+fn refusal(operation: &RawOperation, found: Option<&Value>) -> Result<Written, Failure> {
+    let found = found.filter(|found| found.as_object().is_some_and(|members| !members.is_empty()));
+    let fields = found.map(|found| fields_of(found).map(|(_, fields)| fields).ok_or_else(|| odd(operation)));
+    Ok(Written::Refused(fields.transpose()?))
 }
 
 fn odd(operation: &RawOperation) -> Failure {

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::call::Caller;
 use super::fault::broken;
-use super::raw::{RawOperation, Sender, untyped};
+use super::raw::{RawOperation, Sender, probe};
 use crate::error::Failure;
 use crate::model::{SequenceNumber, ShardId, StartAt, StreamArn, ViewType};
 use crate::stream::{ListingPage, RecordsPage, ShardIterator, ShardListing, StreamSource, StreamStatus};
@@ -53,11 +53,11 @@ impl Streams {
 }
 
 fn get_records(client: &Client, sender: &Sender) -> RawOperation {
-    let call = client.get_records().shard_iterator("any");
-    RawOperation::new("DynamoDBStreams_20120810.GetRecords", sender, move |http| {
-        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
-        async { send.await.map(drop).map_err(untyped) }
-    })
+    RawOperation::new(
+        "DynamoDBStreams_20120810.GetRecords",
+        sender,
+        probe!(Builder, client.get_records().shard_iterator("any")),
+    )
 }
 
 impl StreamSource for Streams {

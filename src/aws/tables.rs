@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::call::Caller;
 use super::fault::broken;
-use super::raw::{RawOperation, Sender, untyped};
+use super::raw::{RawOperation, Sender, probe};
 use super::schema;
 use crate::apply::TargetTable;
 use crate::config::TableRef;
@@ -69,27 +69,19 @@ impl Table {
 }
 
 fn scan(client: &Client, sender: &Sender, table: &str) -> RawOperation {
-    let call = client.scan().table_name(table);
-    RawOperation::new("DynamoDB_20120810.Scan", sender, move |http| {
-        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
-        async { send.await.map(drop).map_err(untyped) }
-    })
+    RawOperation::new("DynamoDB_20120810.Scan", sender, probe!(Builder, client.scan().table_name(table)))
 }
 
 fn get_item(client: &Client, sender: &Sender, table: &str) -> RawOperation {
-    let call = client.get_item().table_name(table);
-    RawOperation::new("DynamoDB_20120810.GetItem", sender, move |http| {
-        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
-        async { send.await.map(drop).map_err(untyped) }
-    })
+    RawOperation::new("DynamoDB_20120810.GetItem", sender, probe!(Builder, client.get_item().table_name(table)))
 }
 
 fn batch_write(client: &Client, sender: &Sender, table: &str) -> RawOperation {
-    let call = client.batch_write_item().request_items(table, Vec::new());
-    RawOperation::new("DynamoDB_20120810.BatchWriteItem", sender, move |http| {
-        let send = call.clone().customize().config_override(Builder::default().http_client(http)).send();
-        async { send.await.map(drop).map_err(untyped) }
-    })
+    RawOperation::new(
+        "DynamoDB_20120810.BatchWriteItem",
+        sender,
+        probe!(Builder, client.batch_write_item().request_items(table, Vec::new())),
+    )
 }
 
 impl TableReader for Table {

@@ -17,6 +17,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
+use bytes::Bytes;
 
 use super::call::SendGuard;
 use crate::model::WallTime;
@@ -27,13 +28,15 @@ tokio::task_local! {
 
 type Slot = Arc<Mutex<Answer>>;
 
-/// What came back, as far as it did.
-#[derive(Debug, Default)]
+/// What came back, as far as it did. Not to be printed: a refusal may quote items.
+#[derive(Default)]
 pub(super) struct Answer {
     /// The service's own clock, in whole seconds.
     pub(super) date: Option<WallTime>,
     /// Which of our credentials it was signed with.
     pub(super) credentials: Option<u64>,
+    /// The body of an error of the service, for raw calls.
+    pub(super) refusal: Option<Bytes>,
 }
 
 /// Notes which credentials the typed call of this task is signed with.

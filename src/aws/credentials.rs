@@ -14,11 +14,13 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::fault::NoCredentials;
 use super::wire;
 use crate::context::Context;
+use crate::error::Fault;
 use crate::model::WallTime;
 
 /// New credentials are fetched this long before the old ones expire, or at the last fifth of their life if that is less.
@@ -154,7 +156,7 @@ impl Keeper {
         let start = || {
             async move {
                 match tokio::time::timeout(FETCH_LIMIT, provider.provide_credentials()).await {
-                    Ok(Ok(credentials)) => Ok(credentials),
+                    Ok(Ok(credentials)) => fitting(credentials),
                     Ok(Err(error)) => Err(NoCredentials::from(&error)),
                     Err(_) => Err(NoCredentials::from(&CredentialsError::provider_timed_out(FETCH_LIMIT))),
                 }
@@ -190,6 +192,20 @@ impl Keeper {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The SDK's signer panics on what fits into no header: a line break at the end of a variable, say.
+fn fitting(credentials: Credentials) -> Result<Credentials, NoCredentials> {
+    let parts =
+        [("access key id", credentials.access_key_id()), ("session token", credentials.session_token().unwrap_or(""))];
+    let odd = parts.into_iter().find(|(_, text)| HeaderValue::from_str(text).is_err());
+    match odd {
+        None => Ok(credentials),
+        Some((part, _)) => {
+            let message = format!("the {part} holds a character that fits into no request: a line break?");
+            Err(NoCredentials { fault: Fault::Denied, code: None, message })
+        }
     }
 }
 

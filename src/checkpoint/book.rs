@@ -64,11 +64,19 @@ pub(crate) struct Arrival<'a> {
     pub(crate) key: Option<&'a Key>,
 }
 
+/// A shard of which nothing more is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FinishedShard {
+    pub(crate) id: ShardId,
+    /// It was given up: a gap says what is not known of it. Else it was read to its end.
+    pub(crate) is_lost: bool,
+}
+
 /// What others are to be told. Only ever after the writes that came with it are durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A shard's row says `Finished`.
-    ShardFinished(ShardId),
+    ShardFinished(FinishedShard),
     /// All items of a page are settled.
     PageDone(PageId),
     /// A key that was in doubt is synced.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::book::{Barrier, Book, BookError, Event, ShardProgress, Token};
+use super::book::{Barrier, Book, BookError, Event, FinishedShard, ShardProgress, Token};
 use super::rows::{Fence, GapRow, PageId};
 use super::{StateStore, StateWrite, StoreError};
 use crate::context::Context;
@@ -103,7 +103,7 @@ pub(crate) struct KeeperTask {
     budget: Arc<Budget>,
     syncs: mpsc::UnboundedSender<SyncOrder>,
     syncs_out: usize,
-    finished: mpsc::UnboundedSender<ShardId>,
+    finished: mpsc::UnboundedSender<FinishedShard>,
     /// How far the records reach that may be sent when the next commit is durable.
     to_dispatch: Vec<(ShardId, SequenceNumber)>,
     /// To be answered when the next commit is durable.
@@ -136,7 +136,7 @@ pub(crate) struct KeeperOutput {
     /// Keys to be synced. At most 64 are out at once, so it needs no other bound.
     pub(crate) syncs: mpsc::UnboundedReceiver<SyncOrder>,
     /// Shards whose rows durably say `Finished`: one message a shard.
-    pub(crate) finished: mpsc::UnboundedReceiver<ShardId>,
+    pub(crate) finished: mpsc::UnboundedReceiver<FinishedShard>,
 }
 
 impl KeeperTask {

@@ -28,6 +28,7 @@ use super::filter::ChangeFilter;
 use super::lister::{ListError, ShardLister};
 use super::{Cursor, Lineage, Listing, Pace, Polled, RecordsPage, Schedule, ShardIterator, ShardListing, StreamSource};
 use crate::apply::engine::Engine;
+use crate::checkpoint::book::FinishedShard;
 use crate::checkpoint::keeper::Keeper;
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::context::Context;
@@ -81,7 +82,7 @@ pub(crate) struct StreamSetup {
     pub(crate) lineage: Lineage,
     /// The rows, for positions.
     pub(crate) rows: Vec<ShardRow>,
-    pub(crate) finished: mpsc::UnboundedReceiver<ShardId>,
+    pub(crate) finished: mpsc::UnboundedReceiver<FinishedShard>,
 }
 
 enum Done {
@@ -120,7 +121,7 @@ pub(crate) struct StreamDriver {
     is_listed: bool,
     readings: BTreeMap<ShardId, Reading>,
     schedule: Schedule,
-    finished: mpsc::UnboundedReceiver<ShardId>,
+    finished: mpsc::UnboundedReceiver<FinishedShard>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     lister: ShardLister,
     /// One call about shards at a time: their budget is 10/s for the account.

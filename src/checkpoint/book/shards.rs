@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Arrival, Book, BookError, Event, ShardProgress, Token};
+use super::{Arrival, Book, BookError, Event, FinishedShard, ShardProgress, Token};
 use crate::checkpoint::Watermark;
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::invariant::{Invariant, Violation};
@@ -105,6 +105,10 @@ impl Book {
     pub(crate) fn give_up_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
         let slot = self.slot(shard)?;
         let books = self.shard_mut(slot)?;
+        // It was read to its end before anybody missed it; whoever missed it is told so when it is finished.
+        if !books.row.is_lost && (books.is_drained || books.row.status == ShardStatus::Finished) {
+            return Ok(());
+        }
         (books.is_drained, books.row.is_lost) = (true, true);
         self.finish_if_done(slot)
     }
@@ -247,7 +251,7 @@ impl Book {
         }
         books.row.status = ShardStatus::Finished;
         books.row.debts.clear();
-        let finished = Event::ShardFinished(books.row.id.clone());
+        let finished = Event::ShardFinished(FinishedShard { id: books.row.id.clone(), is_lost: books.row.is_lost });
         self.events.push(finished);
         self.dirty.shards.insert(slot);
         self.dirty.urgent = true;

@@ -116,11 +116,15 @@ fn a_shard_is_finished_when_it_is_drained_and_settled_and_not_before() {
     let tokens = admit(&mut book, "a", 1..3);
     book.drained(&ShardId::new("a")).unwrap();
     assert_eq!(written_shard(&book.take_writes()).status, ShardStatus::Reading);
-    assert!(!book.take_events().contains(&Event::ShardFinished(ShardId::new("a"))));
+    assert!(
+        !book.take_events().contains(&Event::ShardFinished(FinishedShard { id: ShardId::new("a"), is_lost: false }))
+    );
     book.settle(tokens).unwrap();
     assert!(book.is_urgent());
     assert_eq!(written_shard(&book.take_writes()).status, ShardStatus::Finished);
-    assert!(book.take_events().contains(&Event::ShardFinished(ShardId::new("a"))));
+    assert!(
+        book.take_events().contains(&Event::ShardFinished(FinishedShard { id: ShardId::new("a"), is_lost: false }))
+    );
 }
 
 #[test]
@@ -366,4 +370,28 @@ fn what_comes_late_of_a_shard_that_was_given_up_is_not_admitted() {
     assert_eq!(rule(book.admit(&a, &[arrival]).map(drop)), Invariant::L4);
     book.begin_shard(&a).unwrap();
     assert!(!book.is_given_up(&a), "it is listed again");
+}
+
+#[test]
+fn a_shard_that_is_missed_after_its_end_was_read_is_not_lost_and_does_not_open_again() {
+    let a = ShardId::new("a");
+    let finished = Event::ShardFinished(FinishedShard { id: a.clone(), is_lost: false });
+    for is_settled_first in [true, false] {
+        let mut book = book_with("a");
+        let tokens = admit(&mut book, "a", 1..3);
+        book.drained(&a).unwrap();
+        if is_settled_first {
+            book.settle(tokens).unwrap();
+            book.give_up_shard(&a).unwrap();
+        } else {
+            book.give_up_shard(&a).unwrap();
+            book.settle(tokens).unwrap();
+        }
+        assert!(book.take_events().contains(&finished), "settled first: {is_settled_first}");
+        assert!(!book.is_given_up(&a));
+        book.begin_shard(&a).unwrap();
+        let writes = book.take_writes();
+        let row = written_shard(&writes);
+        assert_eq!((row.status, row.is_lost), (ShardStatus::Finished, false));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Done, StreamDriver, StreamError};
+use super::{Done, FinishedShard, StreamDriver, StreamError};
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::error::{Failure, Fault};
 use crate::model::{ShardId, WallTime};
@@ -134,8 +134,12 @@ impl StreamDriver {
         Ok(())
     }
 
-    pub(super) fn shard_finished(&mut self, shard: &ShardId) {
+    pub(super) fn shard_finished(&mut self, finished: &FinishedShard) {
+        let FinishedShard { id: shard, is_lost } = finished;
         self.lineage.finish(shard, self.context.now());
+        if !is_lost {
+            self.lineage.found(shard);
+        }
         self.observer.shard_finished(shard);
         self.stop_reading(shard);
         self.children_at = Instant::now();

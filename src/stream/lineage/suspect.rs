@@ -104,6 +104,13 @@ impl Lineage {
         }
     }
 
+    /// A shard that was given up had been read to its end before that, as its row says: nothing of it is missing.
+    pub fn found(&mut self, shard: &ShardId) {
+        if let Some(node) = self.nodes.get_mut(shard).filter(|node| node.status == ShardStatus::Finished) {
+            node.lost = false;
+        }
+    }
+
     fn suspicion(&self, id: &ShardId, node: &Node) -> Option<Suspicion> {
         self.concluded_at?;
         match (node.status, node.presence) {

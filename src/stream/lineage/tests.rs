@@ -272,6 +272,17 @@ fn a_shard_that_is_listed_is_not_given_up_because_a_call_did_not_find_it() {
 }
 
 #[test]
+fn a_shard_that_was_read_to_its_end_before_it_was_missed_is_not_read_again() {
+    let mut lineage = pinned(&[open("p", ""), open("q", "")]);
+    lineage.merge_listing(&listing(&[open("q", "")]), at(1));
+    lineage.resolve(&suspect("p", Suspicion::Vanished), at(1));
+    lineage.found(&id("p"));
+    let found = lineage.merge_listing(&listing(&[open("p", ""), open("q", "")]), at(2));
+    assert_eq!(found.suspects, []);
+    assert_eq!(readable(&lineage), ["q"]);
+}
+
+#[test]
 fn a_shard_that_was_given_up_and_comes_back_open_is_read_again_under_a_gap() {
     let mut lineage = pinned(&[open("p", ""), open("q", "")]);
     lineage.merge_listing(&listing(&[open("q", "")]), at(1));

@@ -214,10 +214,25 @@ impl Sandbox {
     /// # Errors
     /// If there is no such table, or it has no stream.
     pub fn trim_now(&self, account: &str, region: &str, table: &str, keep: Duration) -> Result<(), ControlError> {
+        self.trim_shards(account, region, table, keep, |_| true)
+    }
+
+    /// As [`Self::trim_now`], of the shards that `which` chooses by their ids.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has no stream.
+    pub fn trim_shards(
+        &self,
+        account: &str,
+        region: &str,
+        table: &str,
+        keep: Duration,
+        which: impl Fn(&str) -> bool,
+    ) -> Result<(), ControlError> {
         let mut world = self.lock();
         let (stream, moment) = world.stream(&address(account, region, table))?;
         moment.events.attribute_to("control.trim_now");
-        if stream.trim(keep, moment) > 0 && keep < moment.options.retention {
+        if stream.trim(keep, which, moment) > 0 && keep < moment.options.retention {
             moment.fault(Knob::TrimEarly);
         }
         Ok(())

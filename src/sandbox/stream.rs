@@ -296,7 +296,7 @@ impl Stream {
             let splits = may_split && moment.knobs.happens(Knob::Split, moment.options.split_chance);
             self.replace_shard(&id, at, 1 + usize::from(splits), moment);
         }
-        if self.trim(moment.options.retention, moment) > 0 {
+        if self.trim(moment.options.retention, |_| true, moment) > 0 {
             moment.fault(Knob::TrimOnTime);
         }
         self.due = self.next_due(moment.options.retention);
@@ -324,12 +324,15 @@ impl Stream {
         due
     }
 
-    /// Drops what is as old as `keep`: records, then closed shards. Returns how many records.
-    pub(super) fn trim(&mut self, keep: Duration, moment: &Moment) -> usize {
+    /// Drops what is as old as `keep` of the chosen shards: records, then closed shards. Returns how many records.
+    pub(super) fn trim(&mut self, keep: Duration, which: impl Fn(&str) -> bool, moment: &Moment) -> usize {
         let horizon = moment.now.minus(keep);
         let stream = &self.arn;
         let mut records = 0;
         self.shards.retain(|id, shard| {
+            if !which(id) {
+                return true;
+            }
             let old = shard.records.partition_point(|record| record.at <= horizon);
             shard.trim(old);
             records += old;

@@ -626,6 +626,12 @@ impl Judge {
         self.rows.contains_key(&ShardId::new(shard))
     }
 
+    /// Whether a restart would go on from a record of this shard. Of another nobody can tell what was trimmed too early:
+    /// reading it begins at what is left.
+    pub(crate) fn has_position(&self, shard: &str) -> bool {
+        self.rows.get(&ShardId::new(shard)).is_some_and(|row| row.checkpoint.is_some() && !row.is_trimmed)
+    }
+
     /// Whether the link's books have begun.
     pub(crate) fn has_link(&self) -> bool {
         self.link.is_some()

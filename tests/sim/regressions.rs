@@ -20,4 +20,19 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: None,
         found: "C4 wanted a shard that had vanished, with writes of it under way, to be finished before its children",
     },
+    Regression {
+        seed: 100_598,
+        family: None,
+        found: "a shard that listings lacked after its end had been read was to open again: exit 1",
+    },
+    Regression {
+        seed: 100_313,
+        family: None,
+        found: "the fault trimmed records of a shard that nobody had a position in, which nobody can notice",
+    },
+    Regression {
+        seed: 100_561,
+        family: None,
+        found: "two writers of one run numbered their images alike, and C1 took one for the other",
+    },
 ];

@@ -484,7 +484,16 @@ impl Run {
             Act::ExpireSessions => sandbox.expire_sessions(),
             Act::TrimAll => {
                 let keep = MINUTE.mul_f64(self.random.f64());
-                drop(sandbox.trim_now(SOURCE, REGION, TABLE, keep));
+                let which = |shard: &str| self.world.court.judge().has_position(shard);
+                drop(sandbox.trim_shards(SOURCE, REGION, TABLE, keep, which));
+            }
+            Act::TrimEarly => {
+                let mut shards = sandbox.shards(SOURCE, REGION, TABLE).unwrap_or_default();
+                shards.retain(|shard| self.world.court.judge().has_position(&shard.id));
+                if let Some(shard) = self.random.choice(shards) {
+                    let keep = MINUTE.mul_f64(self.random.f64());
+                    drop(sandbox.trim_shards(SOURCE, REGION, TABLE, keep, |id| id == shard.id));
+                }
             }
             Act::VanishShard => {
                 // One that the link knows: what is gone before it is pinned is none of its history.

@@ -609,16 +609,27 @@ impl Judge {
 
     /// The time of the oldest change that a stream tells of and that the target lacks, unless an open gap says so.
     pub(crate) fn oldest_unapplied(&self) -> Option<WallTime> {
-        let unapplied = |(id, shard): (&ShardId, &ShardTruth)| {
+        self.oldest(|record| !self.is_settled(record))
+    }
+
+    /// As [`Self::oldest_unapplied`], or not read yet: what the target has already may have come by a later record or a
+    /// read of the source, and who has not read the record cannot know that.
+    pub(crate) fn oldest_unread(&self) -> Option<WallTime> {
+        self.oldest(|record| !self.given.contains(&record.sequence) || !self.is_settled(record))
+    }
+
+    /// The oldest such record outside of all open gaps.
+    fn oldest(&self, is_such: impl Fn(&Record) -> bool) -> Option<WallTime> {
+        let of_shard = |(id, shard): (&ShardId, &ShardTruth)| {
             let record = shard.records.iter().find(|record| {
                 let Record { key, version, at, .. } = **record;
                 let lost = Lost { key, version, at, shard: Some(id.clone()) };
                 let mut open = self.gaps.values().filter(|gap| gap.healed.is_none());
-                !self.is_settled(record) && !open.any(|gap| self.covers(gap, &lost))
+                is_such(record) && !open.any(|gap| self.covers(gap, &lost))
             });
             record.map(|record| record.at)
         };
-        self.truth.shards.iter().filter_map(unapplied).min()
+        self.truth.shards.iter().filter_map(of_shard).min()
     }
 
     /// Whether the link has a row for this shard.

@@ -1,6 +1,6 @@
 //! One seed, from its plan to its verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -118,6 +118,8 @@ struct Run {
     /// When the lag is looked at next.
     next_look: tokio::time::Instant,
     /// The last claim of the process that runs.
+    /// The lag as it was, of the last seconds.
+    truths: VecDeque<(tokio::time::Instant, Duration)>,
     last_claim: Option<WallTime>,
     worst_lag_error: Duration,
     /// Whether the source writes what the target does not take.
@@ -144,6 +146,7 @@ impl Run {
             outcome,
             is_calm: false,
             next_look: tokio::time::Instant::now(),
+            truths: VecDeque::new(),
             last_claim: None,
             worst_lag_error: Duration::ZERO,
             poison,
@@ -458,11 +461,17 @@ impl Run {
             let ahead = claimed.since(oldest);
             self.violated("lag", format!("the watermark claims {ahead:?} more than is applied"));
         }
-        let truth = oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
-        let hidden = now.since(claimed).saturating_sub(truth);
+        let unread = self.world.court.judge().oldest_unread();
+        let truth = unread.map_or(Duration::ZERO, |oldest| now.since(oldest));
         let settings = self.world.plan.settings;
         // Three empty pages prove that there is no more, and creation times are whole seconds.
         let most = (2 * SECOND).max(settings.poll_max * 3) + SECOND;
+        // Until they are there, what was true a moment ago is shown.
+        let seen_at = tokio::time::Instant::now();
+        self.truths.push_back((seen_at, truth));
+        while self.truths.pop_front_if(|(at, _)| seen_at - *at > most).is_some() {}
+        let lately = self.truths.iter().map(|(_, truth)| *truth).max().unwrap_or(truth);
+        let hidden = now.since(claimed).saturating_sub(lately);
         self.worst_lag_error = self.worst_lag_error.max(hidden);
         let lives = self.process.as_ref().map_or(Duration::ZERO, |process| process.since.elapsed());
         // While a shard cannot be read nobody knows whether there is more, and the lag must not pretend to.

@@ -234,6 +234,14 @@ impl LinkLag {
         }
     }
 
+    /// A shard that was given up is read again: it counts as if it had never ended.
+    pub fn reopened(&mut self, id: &ShardId) {
+        if let Some(shard) = self.shards.get_mut(id) {
+            shard.standing = Standing::Unfinished;
+            self.counted.insert(id.clone());
+        }
+    }
+
     /// To be called after each listing: finished shards that no longer wait for the discovery of their children let go
     /// of the link (their children carry on from where they ended).
     pub fn release(&mut self, awaits_children: impl Fn(&ShardId) -> bool) {

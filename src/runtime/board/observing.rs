@@ -121,6 +121,10 @@ impl StreamObserver for Board {
         self.state().lag.finished(shard);
     }
 
+    fn shard_reopened(&self, shard: &ShardId) {
+        self.state().lag.reopened(shard);
+    }
+
     fn shard_forgotten(&self, shard: &ShardId) {
         self.state().lag.forget(shard);
     }

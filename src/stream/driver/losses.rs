@@ -73,7 +73,10 @@ impl StreamDriver {
                         self.stop_reading(&suspect.shard);
                         self.keeper.give_up(&suspect.shard).await?;
                     }
-                    Some(ShardStatus::Reading) => self.keeper.begin(&suspect.shard).await?,
+                    Some(ShardStatus::Reading) => {
+                        self.keeper.begin(&suspect.shard).await?;
+                        self.observer.shard_reopened(&suspect.shard);
+                    }
                     Some(ShardStatus::Waiting) | None => {}
                 }
             }

@@ -17,6 +17,8 @@ pub(crate) trait StreamObserver: Send + Sync {
     );
     /// A shard is read and settled to its end, durably.
     fn shard_finished(&self, shard: &ShardId);
+    /// A shard that was given up is read again.
+    fn shard_reopened(&self, shard: &ShardId);
     /// A shard's row is gone.
     fn shard_forgotten(&self, shard: &ShardId);
     /// A gap was opened.

@@ -152,6 +152,26 @@ fn a_finished_shard_holds_the_link_until_its_children_are_known() {
 }
 
 #[test]
+fn a_shard_that_comes_back_counts_again() {
+    let mut link = one_shard();
+    link.add(shard("b"), None, ShardLag::resumed(None));
+    for id in ["a", "b"] {
+        poll(&mut link, id, 100, records(100, 100));
+        applied(&mut link, id, None);
+    }
+    link.finished(&shard("a"));
+    link.release(|_| false);
+    link.reopened(&shard("a"));
+    poll(&mut link, "a", 200, records(150, 150));
+    (300..310).for_each(|time| poll(&mut link, "b", time, EMPTY));
+    assert_eq!(link.watermarks().applied, Some(at(150)), "what it has is not applied");
+    applied(&mut link, "a", None);
+    link.finished(&shard("a"));
+    link.release(|_| false);
+    assert_eq!(link.watermarks().applied, Some(at(309)));
+}
+
+#[test]
 fn a_child_keeps_what_it_inherited_when_its_parent_is_forgotten() {
     let mut link = one_shard();
     poll(&mut link, "a", 60, records(50, 55));

@@ -9,6 +9,8 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "tests are their own runtime, on real clocks where servers are real")]
 
+#[path = "../shared/accounts.rs"]
+mod accounts;
 mod border;
 mod conformance;
 mod faults;

@@ -8,26 +8,24 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use dynaferry::aws::AccessKey;
 use dynaferry::checkpoint::rows::{GapRow, LinkRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore};
-use dynaferry::config::{self, Config};
+use dynaferry::config::Config;
 use dynaferry::context::{Context, WallClock};
 use dynaferry::error::{Error, Exit};
 use dynaferry::http::NotReady;
 use dynaferry::model::WallTime;
 use dynaferry::runtime::{MigrateReport, Program};
-use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox, Trust};
+use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox};
 use dynaferry::telemetry::status::LinkStatus;
 use dynaferry::telemetry::{Mode, Phase};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) const SOURCE: &str = "111111111111";
-pub(crate) const TARGET: &str = "222222222222";
-pub(crate) const OURS: &str = "333333333333";
-pub(crate) const REGION: &str = "eu-west-1";
+use crate::accounts;
+pub(crate) use crate::accounts::{OURS, REGION, SOURCE, TARGET};
+
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// A source table with hash `pk` (S) and range `sk` (N), and its stream.
@@ -98,9 +96,7 @@ impl World {
 
     fn empty(options: Options, clock: Option<Arc<VirtualClock>>) -> Self {
         let seeds = AtomicU64::new(options.seed << 32);
-        let sandbox = Sandbox::new(options);
-        sandbox.add_role(SOURCE, "dynaferry-source", Trust::new(OURS, Some("between-us")));
-        sandbox.add_role(TARGET, "dynaferry-target", Trust::new(OURS, Some("between-us")));
+        let sandbox = accounts::sandbox(options);
         let store = clock.is_some().then(|| Arc::new(MemoryStore::new()));
         Self { sandbox, dir: TempDir::new().expect("a directory"), clock, store, seeds }
     }
@@ -164,27 +160,7 @@ impl World {
         let doubt = unless("in_doubt_for", "apply.in_doubt_for = \"2s\"");
         let file = format!("[checkpoint]\nstore = \"file:{}\"", self.dir.path().join("state.redb").display());
         let state = if more.contains("[checkpoint]") { "" } else { &file };
-        let text = format!(
-            r#"
-version = 1
-{state}
-[defaults.source]
-region = "{REGION}"
-role_arn = "arn:aws:iam::{SOURCE}:role/dynaferry-source"
-external_id = "between-us"
-[defaults.target]
-region = "{REGION}"
-role_arn = "arn:aws:iam::{TARGET}:role/dynaferry-target"
-external_id = "between-us"
-[link.orders]
-{source}
-{target}
-{create}
-{doubt}
-{more}
-"#
-        );
-        config::parse("test.toml", &text, Vec::new()).expect("a valid config")
+        accounts::config(&format!("{state}\n[link.orders]\n{source}\n{target}\n{create}\n{doubt}\n{more}"))
     }
 
     fn context(&self) -> Context {
@@ -226,8 +202,7 @@ external_id = "between-us"
     }
 
     fn program_of(&self, config: Config, mode: Mode, context: Context) -> Program {
-        let key = AccessKey { id: OURS.to_owned(), secret: "secret".to_owned() };
-        Program::new(config, context, mode).with_http(self.sandbox.http_client()).with_access_key(key)
+        accounts::program(config, context, mode, self.sandbox.http_client())
     }
 
     /// Runs a migration to its end in a process of its own.

@@ -13,8 +13,12 @@ use crate::world::{OURS, World};
 const KILLS: u64 = 30;
 
 fn start(world: &World, endpoint: &str, command: &str) -> Child {
+    let state = format!("store = \"file:{}\"", world.dir.path().join("state.redb").display());
+    start_with(world, endpoint, command, &state, "1s")
+}
+
+fn start_with(world: &World, endpoint: &str, command: &str, state: &str, in_doubt_for: &str) -> Child {
     let config = world.dir.path().join("dynaferry.toml");
-    let state = world.dir.path().join("state.redb");
     let side = |account: &str, role: &str| {
         format!(
             "region = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\nsts_endpoint_url = \"{endpoint}\"\n\
@@ -22,11 +26,10 @@ fn start(world: &World, endpoint: &str, command: &str) -> Child {
         )
     };
     let text = format!(
-        "version = 1\n[checkpoint]\nstore = \"file:{}\"\n[service]\nlisten = \"127.0.0.1:0\"\n\
+        "version = 1\n[checkpoint]\n{state}\n[service]\nlisten = \"127.0.0.1:0\"\n\
          [defaults.source]\n{}[defaults.target]\n{}\
          [link.orders]\nsource.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
-         apply.in_doubt_for = \"1s\"\nload.segments = 16\nverify.rate = \"100%\"\n",
-        state.display(),
+         apply.in_doubt_for = \"{in_doubt_for}\"\nload.segments = 16\nverify.rate = \"100%\"\n",
         side(crate::world::SOURCE, "source"),
         side(crate::world::TARGET, "target"),
     );
@@ -73,6 +76,72 @@ async fn killed_thirty_times_at_random_it_ends_equal() {
     }
 
     let process = start(&world, &endpoint, "migrate");
+    let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
+    let ended = ended.expect("it ends within 90 s").unwrap();
+    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    world.assert_equal();
+    server.abort();
+}
+
+fn signal(process: &Child, name: &str) {
+    let pid = process.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+/// Two real processes over one table of state, with signs of life from threads of their own: killed, frozen for longer than
+/// a lease with whatever they have on the wire, and replaced as in a rolling update.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_killed_frozen_and_replaced_at_random_over_a_table_end_equal() {
+    const STATE: &str = "store = \"dynamodb:dynaferry-state\"\nlease = \"5s\"";
+    let world = World::new(Options { shard_life: Duration::from_secs(10), ..Options::default() });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(world.sandbox.clone().serve(listener, std::future::pending()));
+    let worker = || start_with(&world, &endpoint, "run", STATE, "15s");
+    let mut random = fastrand::Rng::with_seed(0x6c65_6173);
+    let write_for = async |random: &mut fastrand::Rng, secs: u64| {
+        let until = tokio::time::Instant::now() + Duration::from_secs(secs);
+        while tokio::time::Instant::now() < until {
+            let n = random.usize(0..300);
+            match random.u8(0..4) {
+                0 => world.delete(n, 0),
+                _ => world.put(n, 0, &format!("{:016x}", random.u64(..))),
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let mut workers = vec![worker(), worker()];
+    for round in 0..8 {
+        let (chosen, lively) = (random.usize(0..2), random.u64(2..5));
+        write_for(&mut random, lively).await;
+        match round % 3 {
+            0 => {
+                workers[chosen].kill().await.unwrap();
+                workers[chosen] = worker();
+            }
+            1 => {
+                signal(&workers[chosen], "-STOP");
+                write_for(&mut random, 8).await;
+                signal(&workers[chosen], "-CONT");
+            }
+            _ => {
+                signal(&workers[chosen], "-TERM");
+                let ended = tokio::time::timeout(Duration::from_secs(30), workers[chosen].wait()).await;
+                assert!(ended.expect("it drains").unwrap().success());
+                workers[chosen] = worker();
+            }
+        }
+        for worker in &mut workers {
+            assert!(worker.try_wait().unwrap().is_none(), "a worker ended by itself in round {round}");
+        }
+    }
+    write_for(&mut random, 3).await;
+    for worker in &mut workers {
+        signal(worker, "-TERM");
+        let ended = tokio::time::timeout(Duration::from_secs(30), worker.wait()).await;
+        assert!(ended.expect("it drains").unwrap().success());
+    }
+    let process = start_with(&world, &endpoint, "migrate", STATE, "15s");
     let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
     let ended = ended.expect("it ends within 90 s").unwrap();
     assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));

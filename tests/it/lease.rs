@@ -25,8 +25,12 @@ fn world(seed: u64) -> World {
 
 /// A worker behind a border of its own. What it leaves in doubt is in doubt for as long as with AWS.
 fn worker(world: &World) -> (Process, Arc<Border>) {
+    worker_in_doubt_for(world, "16m")
+}
+
+fn worker_in_doubt_for(world: &World, in_doubt_for: &str) -> (Process, Arc<Border>) {
     let border = Border::new();
-    let config = world.config(&format!("apply.in_doubt_for = \"16m\"\n{ON_TABLE}"));
+    let config = world.config(&format!("apply.in_doubt_for = \"{in_doubt_for}\"\n{ON_TABLE}"));
     (Process::start(world.program_through(config, Mode::Service, border.http_client(&world.sandbox))), border)
 }
 
@@ -255,9 +259,11 @@ async fn commands_leave_a_link_alone_that_a_live_worker_has() {
     until_equal(&service, &world).await;
     let status = command().stored_status().await.unwrap();
     assert_eq!((status.links[0].phase, status.links[0].needs.len()), (Phase::Replicating, 0), "{:?}", status.links[0]);
+    assert!(command().unheld_links().await.unwrap().is_empty());
     service.stop().await.unwrap();
     let status = command().stored_status().await.unwrap();
     assert_eq!(status.links[0].needs, ["no worker has this link"]);
+    assert_eq!(command().unheld_links().await.unwrap(), [("orders".to_owned(), "no worker has this link".to_owned())]);
     let report = command().migrate(CancellationToken::new()).await.unwrap();
     assert!(report[0].verification.is_identical());
 }
@@ -274,6 +280,8 @@ async fn the_table_tells_how_far_a_link_is_when_every_worker_is_dead() {
     second.kill().await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     let status = world.program_by_config(world.config(ON_TABLE), Mode::Oneshot).stored_status().await.unwrap();
+    let unheld = world.program_by_config(world.config(ON_TABLE), Mode::Oneshot).unheld_links().await.unwrap();
+    assert!(unheld[0].1.contains("gave no sign of life"), "{unheld:?}");
     let orders = &status.links[0];
     let lag = orders.lag_seconds.unwrap();
     assert!((600.0..620.0).contains(&lag), "{lag}: since the last sign, not since the last change");
@@ -282,4 +290,112 @@ async fn the_table_tells_how_far_a_link_is_when_every_worker_is_dead() {
         "{orders:?}"
     );
     assert!(world.sandbox.snapshot(TARGET, REGION, STATE).is_ok());
+}
+
+/// A worker whose doubts are settled sooner; longer than any write is late here.
+fn brief(world: &World) -> (Process, Arc<Border>) {
+    worker_in_doubt_for(world, "5m")
+}
+
+/// What an orchestrator does with a worker that could not reach its table when it started.
+fn revive(world: &World, workers: &mut [(Process, Arc<Border>)]) {
+    for ended in workers.iter_mut().filter(|(process, _)| process.has_ended()) {
+        *ended = brief(world);
+    }
+}
+
+/// Some ten minutes of a fleet at random: stops, kills, freezes, workers that lose sight of the table, writes that land
+/// minutes later, shards that roll and split. Then quiet: both tables are equal, and one worker has the link.
+async fn a_random_life(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let life = Duration::from_secs(random.u64(20..300));
+    let world = World::paused(Options { seed, shard_life: life, split_chance: 0.3, ..Options::default() });
+    let mut workers = vec![brief(&world), brief(&world)];
+    for step in 0..random.usize(8..20) {
+        for _ in 0..random.usize(1..60) {
+            let pk = random.usize(0..30);
+            if random.u8(0..5) == 0 {
+                world.delete(pk, 0)
+            } else {
+                world.put(pk, 0, &format!("{step} {:x}", random.u32(..)))
+            }
+        }
+        revive(&world, &mut workers);
+        let chosen = random.usize(0..workers.len());
+        match random.u8(0..12) {
+            0 => {
+                let (old, border) = std::mem::replace(&mut workers[chosen], brief(&world));
+                // A frozen process does not hear what it is told.
+                border.set_frozen(false);
+                border.close_to(None);
+                if !old.has_ended() {
+                    old.stop().await.unwrap();
+                }
+            }
+            1 => std::mem::replace(&mut workers[chosen], brief(&world)).0.kill().await,
+            2 => workers[chosen].1.set_frozen(true),
+            3 => {
+                // Frozen with writes on the wire that are older than what the next worker writes.
+                let late = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(random.u64(60..240)));
+                world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Next(3), late).for_account(TARGET)]);
+                (0..5).for_each(|pk| world.put(pk, 0, &format!("{step} old")));
+                tokio::time::sleep(Duration::from_millis(1_200)).await;
+                workers.iter().for_each(|(worker, border)| border.set_frozen(holds(worker)));
+                (0..5).for_each(|pk| world.put(pk, 0, &format!("{step} new")));
+            }
+            4 => workers[chosen].1.close_to(Some(STATE)),
+            5 => {
+                let late = |n| Duration::from_secs(n);
+                let (one, two) = (late(random.u64(1..240)), late(random.u64(1..240)));
+                let of_writes = |kind| FaultRule::new("BatchWriteItem", Trigger::Chance(0.2), kind);
+                let of_state = |kind| FaultRule::new("*", Trigger::Chance(0.1), kind).for_table(STATE);
+                world.faults(vec![
+                    of_writes(FaultKind::DeliverLate(one)),
+                    of_writes(FaultKind::TimeOutAndDeliverLate(two)),
+                    of_state(FaultKind::LoseAnswer),
+                    of_state(FaultKind::DeliverLate(one)),
+                    of_state(FaultKind::Throttle("ThrottlingException".into())),
+                ]);
+            }
+            6 => world.no_faults(),
+            7 | 8 => {
+                workers[chosen].1.set_frozen(false);
+                workers[chosen].1.close_to(None);
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(0..60_000))).await;
+    }
+    world.no_faults();
+    for (_, border) in &workers {
+        border.set_frozen(false);
+        border.close_to(None);
+    }
+    revive(&world, &mut workers);
+    tokio::time::sleep(Duration::from_secs(7 * 60)).await;
+    workers[0]
+        .0
+        .until("all is equal, and nothing in doubt", || {
+            let holders = workers.iter().filter(|(worker, _)| holds(worker)).count();
+            let doubts = workers.iter().map(|(worker, _)| worker.status().in_doubt).sum::<u64>();
+            world.num_differences() == 0 && holders == 1 && doubts == 0
+        })
+        .await;
+    for (worker, _) in workers {
+        assert!(!worker.has_ended());
+        worker.stop().await.unwrap();
+    }
+    world.assert_equal();
+}
+
+/// More: `LEASE_SEEDS=1000..1100 cargo test --test it lives_at_random`.
+#[test]
+fn lives_at_random_end_with_equal_tables_and_one_holder() {
+    let asked = std::env::var("LEASE_SEEDS").unwrap_or("1..5".into());
+    let (first, last) = asked.split_once("..").unwrap();
+    for seed in first.parse().unwrap()..last.parse().unwrap() {
+        println!("seed {seed}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(a_random_life(seed));
+    }
 }

@@ -7,7 +7,7 @@ use super::Program;
 use crate::checkpoint::rows::{GapRow, Stage};
 use crate::checkpoint::{LinkState, Sighting, Sign};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Exit, Result};
 use crate::http::{LinkReadiness, NotReady, StatusSource};
 use crate::model::{GapScope, ShardStatus, WallTime};
 use crate::runtime::board::Snapshot;
@@ -49,6 +49,29 @@ impl Program {
             links.push(link);
         }
         Ok(Status::new(self.context.now(), links))
+    }
+
+    /// The links of the configuration on which no live worker works, and why that is known, as the state table tells; for
+    /// probes on any machine.
+    ///
+    /// # Errors
+    /// State that is in no table, or cannot be read.
+    pub async fn unheld_links(self: &Arc<Self>) -> Result<Vec<(String, String)>> {
+        let store = self.open_store(true).await?;
+        let leases = store.leases().ok_or_else(|| {
+            Error::new(Exit::Config, "ask the state table for its workers: the state is in a file")
+                .hint("set `checkpoint.store` to \"dynamodb:TABLE\", or ask the process itself")
+        })?;
+        let signs = leases.signs().await?;
+        let mut unheld = Vec::new();
+        for link in self.links().await? {
+            let sighting = leases.sight(&link.name, false).await?;
+            let lease = self.config.checkpoint.lease;
+            if let Some(trouble) = holder_trouble(&sighting, &signs, lease, self.context.now()) {
+                unheld.push((link.name, trouble));
+            }
+        }
+        Ok(unheld)
     }
 }
 
@@ -114,30 +137,38 @@ impl StatusSource for Watched {
     }
 }
 
-/// Who holds the link, and what that worker said last.
+/// What the worker that has the link said last, and what is wrong with that worker.
 fn tell_holder(link: &mut LinkStatus, sighting: &Sighting, signs: &[Sign], lease: Duration, now: WallTime) {
-    let Some(holder) = sighting.fence.as_ref().filter(|_| !sighting.released).map(|fence| fence.owner.as_str()) else {
-        link.needs.push("no worker has this link".to_owned());
-        return;
-    };
-    let Some(sign) = signs.iter().find(|sign| sign.worker == holder) else {
-        link.needs.push(format!("worker {holder}, which has this link, is gone"));
-        return;
-    };
-    // By two machines' clocks: good enough to be looked at.
-    let silent = now.since(sign.at);
-    let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
-    if let Some(mark) = report.links.get(&link.link) {
-        let watermarks = Watermarks { read: None, applied: mark.applied, checkpointed: mark.checkpointed };
-        link.set_lag(watermarks, Some(mark.deadline), now);
-        if silent <= lease {
-            link.phase = mark.phase;
+    let trouble = holder_trouble(sighting, signs, lease, now);
+    if let Some(sign) = sign_of_holder(sighting, signs) {
+        let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
+        if let Some(mark) = report.links.get(&link.link) {
+            let watermarks = Watermarks { read: None, applied: mark.applied, checkpointed: mark.checkpointed };
+            link.set_lag(watermarks, Some(mark.deadline), now);
+            if trouble.is_none() {
+                link.phase = mark.phase;
+            }
         }
     }
-    if silent > lease {
-        let silent = Duration::from_secs(silent.as_secs());
-        link.needs.push(format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"));
-    }
+    link.needs.extend(trouble);
+}
+
+fn sign_of_holder<'a>(sighting: &Sighting, signs: &'a [Sign]) -> Option<&'a Sign> {
+    let holder = sighting.fence.as_ref().filter(|_| !sighting.released)?;
+    signs.iter().find(|sign| sign.worker == holder.owner)
+}
+
+/// Why nobody works on a link, as far as its rows tell; `None`: somebody does.
+fn holder_trouble(sighting: &Sighting, signs: &[Sign], lease: Duration, now: WallTime) -> Option<String> {
+    let Some(holder) = sighting.fence.as_ref().filter(|_| !sighting.released).map(|fence| fence.owner.as_str()) else {
+        return Some("no worker has this link".to_owned());
+    };
+    let Some(sign) = sign_of_holder(sighting, signs) else {
+        return Some(format!("worker {holder}, which has this link, is gone"));
+    };
+    // By two machines' clocks: good enough to be looked at.
+    let silent = Duration::from_secs(now.since(sign.at).as_secs());
+    (silent > lease).then(|| format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

@@ -121,6 +121,14 @@ pub enum TableStatus {
     Other(String),
 }
 
+impl TableStatus {
+    /// Whether the table is on its way out: what is read in it may miss items that nobody deleted.
+    #[must_use]
+    pub fn is_deleting(&self) -> bool {
+        matches!(self, Self::Other(status) if status == "DELETING")
+    }
+}
+
 /// The stream of a table, as DescribeTable tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableStream {

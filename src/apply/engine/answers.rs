@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::proofs::Look;
 use super::settled::Settled;
 use super::{EngineError, EngineTask, OnRejected};
 use crate::checkpoint::keeper::{KeeperGone, Settlement};
@@ -16,10 +17,13 @@ use crate::telemetry::AppliedOp;
 /// Wait after an answer that left everything unprocessed, besides what the pace says.
 const UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
 
+/// Between two looks at a source table that is being deleted.
+const DELETING_WAIT: Duration = Duration::from_secs(1);
+
 pub(super) enum Answer {
     Written { writes: Vec<Write>, estimate: f64, sent: Instant, reply: Result<WriteReply, Failure> },
     Read { key: Key, sent: Instant, item: Result<Option<RawItem>, Failure> },
-    Looked { sent: Instant, id: Result<String, Failure> },
+    Looked { sent: Instant, found: Result<Look, Failure> },
     Told(Result<(), KeeperGone>),
 }
 
@@ -38,7 +42,7 @@ impl EngineTask {
                 self.reads_out -= 1;
                 self.read_answered(key.canonical, sent, item)
             }
-            Answer::Looked { sent, id } => self.looked(sent, id),
+            Answer::Looked { sent, found } => self.looked(sent, found),
         }
     }
 
@@ -158,10 +162,15 @@ impl EngineTask {
     }
 
     /// What was read before the look is written when it was read in the right table.
-    fn looked(&mut self, sent: Instant, id: Result<String, Failure>) -> Result<(), EngineError> {
-        match id {
-            Ok(id) if *id != *self.source_id => Err(EngineError::SourceReplaced),
-            Ok(_) => {
+    fn looked(&mut self, sent: Instant, found: Result<Look, Failure>) -> Result<(), EngineError> {
+        match found {
+            Ok(Look::Refutes) => Err(EngineError::SourceReplaced),
+            Ok(Look::TellsNothing) => {
+                self.looking.passed();
+                self.proofs.failed(Instant::now(), DELETING_WAIT);
+                Ok(())
+            }
+            Ok(Look::Proves) => {
                 self.looking.passed();
                 for (key, image) in self.proofs.proved() {
                     self.lanes.sync_read(&key, image)?;

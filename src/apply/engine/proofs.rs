@@ -2,15 +2,16 @@
 //!
 //! A table that is dropped and made anew under its name is another one, and empty at first: a sync that reads it would
 //! delete the copy's item. An id is never given twice, so a look at the table's id that began after the read, and found
-//! the id that the link is pinned to, proves it. One look proves all that was read before; until then what was read waits,
-//! in bounded memory, and its key with it.
+//! the id that the link is pinned to, proves it. A table that is being deleted keeps its id, may still answer, and may miss
+//! items already: a look that finds it so proves nothing. One look proves all that was read before; until then what was
+//! read waits, in bounded memory, and its key with it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{CanonicalKey, RawItem};
+use crate::model::{CanonicalKey, RawItem, TableStatus};
 
 /// Looks are at least so far apart: DescribeTable has a budget, which all tools of an account share.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -18,6 +19,27 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const MAX_WAITING: usize = 1_000;
 /// Bytes of JSON that may wait.
 const MAX_WAITING_BYTES: usize = 4 << 20;
+
+/// What a look at the source's table says of the reads before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// They were made in the table that the link copies.
+    Proves,
+    /// It is that table still, and will not be for long: look again.
+    TellsNothing,
+    /// It is another table.
+    Refutes,
+}
+
+impl Look {
+    pub(super) fn of(id: &str, status: &TableStatus, pinned: &str) -> Self {
+        match () {
+            () if id != pinned => Self::Refutes,
+            () if status.is_deleting() => Self::TellsNothing,
+            () => Self::Proves,
+        }
+    }
+}
 
 /// What a read found.
 pub(super) type Found = (CanonicalKey, Option<RawItem>);
@@ -111,6 +133,18 @@ mod tests {
         proofs.begin(start + Duration::from_secs(10));
         assert_eq!(names(&proofs.proved()), names(&[found(3, 0)]));
         assert_eq!((proofs.look_at(), proofs.bytes), (None, 0));
+    }
+
+    #[test]
+    fn a_look_at_a_table_that_is_being_deleted_proves_nothing() {
+        let deleting = TableStatus::Other("DELETING".to_owned());
+        assert_eq!(Look::of("a", &deleting, "a"), Look::TellsNothing);
+        for status in [TableStatus::Active, TableStatus::Updating, TableStatus::Other("ARCHIVING".to_owned())] {
+            assert_eq!(Look::of("a", &status, "a"), Look::Proves);
+        }
+        for status in [deleting, TableStatus::Creating, TableStatus::Active] {
+            assert_eq!(Look::of("b", &status, "a"), Look::Refutes);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::EngineTask;
 use super::answers::Answer;
+use super::proofs::Look;
 use crate::checkpoint::book::Token;
 use crate::checkpoint::keeper::Settlement;
 use crate::lanes::{BatchLimits, LaneError, Tokens};
@@ -99,10 +100,10 @@ impl EngineTask {
             return Some(due);
         }
         self.proofs.begin(now);
-        let source = Arc::clone(&self.source);
+        let (source, pinned) = (Arc::clone(&self.source), Arc::clone(&self.source_id));
         self.on_wire.push(Box::pin(async move {
-            let id = source.describe().await.map(|table| table.id);
-            Answer::Looked { sent: now, id }
+            let found = source.describe().await.map(|table| Look::of(&table.id, &table.status, &pinned));
+            Answer::Looked { sent: now, found }
         }));
         None
     }

@@ -105,13 +105,13 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// A board for a link whose changes are owed from this time on.
-    pub(crate) fn new(metrics: LinkMetrics, context: Context, owed_from: WallTime) -> Self {
+    /// A board for a link whose changes are owed from this time on; `skew` is what answers have told so far.
+    pub(crate) fn new(metrics: LinkMetrics, context: Context, owed_from: WallTime, skew: SkewEstimate) -> Self {
         let state = State {
             phase: Phase::Starting,
             lag: LinkLag::new(owed_from),
             marks: HashMap::new(),
-            skew: SkewEstimate::default(),
+            skew,
             load: LoadProgress::default(),
             load_started: None,
             is_loading: false,

@@ -21,7 +21,7 @@ use super::fleet::{Fleet, LinkGuard};
 use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
 use super::replica::{Ends, Replica, ReplicaSetup};
-use crate::aws::Clients;
+use crate::aws::{Clients, Observer};
 use crate::checkpoint::StateStore;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::Keeper;
@@ -245,15 +245,13 @@ impl Link {
     /// Both sides, and the books that this process owns from now on.
     async fn begin(&self) -> Result<Begun> {
         let context = &self.shared.context;
-        let board_slot = Arc::clone(&self.slots.board);
         let guard = Arc::new(LinkGuard::default());
         let clients = Clients {
             guard: self.shared.fleet.as_ref().map(|_| guard.of_clients(context)),
             ..self.shared.clients.clone()
         };
         // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing.
-        let accounts =
-            Accounts::connect(&self.config, &clients, Some(observer(board_slot, Arc::clone(&self.skew)))).await?;
+        let accounts = Accounts::connect(&self.config, &clients, Some(self.observer())).await?;
         let (prepared, fence, state, hold) = match &self.shared.fleet {
             Some(fleet) => {
                 let waits = |holder: Option<&str>| self.stands_by(Some(holder));
@@ -322,6 +320,12 @@ impl Link {
     async fn write_down(&self, mut book: Book, fence: &Fence) -> Result<()> {
         book.update_link(|link| link.clean = true);
         Ok(self.shared.store.commit(&self.config.name, fence, book.take_writes()).await?)
+    }
+
+    /// Counts the link's calls, and learns AWS's clock from them.
+    pub(crate) fn observer(&self) -> Observer {
+        let calls = self.shared.metrics.calls(&self.config.name);
+        observer(calls, Arc::clone(&self.slots.board), Arc::clone(&self.skew))
     }
 
     /// AWS's time: what the load begins with is compared with creation times.

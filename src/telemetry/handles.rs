@@ -37,7 +37,23 @@ pub(super) struct RequestHandles {
     pub(super) duration: Histogram,
 }
 
-/// Every handle of a link.
+/// The handles that count a link's calls.
+pub(super) struct CallHandles(Per<Side, Per<Operation, Option<RequestHandles>>>);
+
+impl CallHandles {
+    pub(super) fn new(recorder: &PrometheusRecorder, link: &str) -> Self {
+        Self(Per::new(|side| Per::new(|operation| request_handles(recorder, link, side, operation))))
+    }
+
+    /// The handles of an operation; those of `other` when it was not expected on this side.
+    pub(super) fn of(&self, side: Side, operation: Operation) -> &RequestHandles {
+        let side = self.0.of(side);
+        let found = side.of(operation).as_ref().or_else(|| side.of(Operation::Other).as_ref());
+        found.expect("every side has handles for other operations")
+    }
+}
+
+/// Every other handle of a link.
 pub(super) struct Handles {
     pub(super) watermark: Per<Stage, Gauge>,
     pub(super) watermark_known: Gauge,
@@ -60,7 +76,6 @@ pub(super) struct Handles {
     pub(super) load_segments_done: Gauge,
     pub(super) load_start: Gauge,
     pub(super) load_end: Gauge,
-    pub(super) requests: Per<Side, Per<Operation, Option<RequestHandles>>>,
     pub(super) capacity: Per<Side, Per<CapacityKind, Gauge>>,
     pub(super) rate_limit: Per<Side, Per<CapacityKind, Gauge>>,
     pub(super) throttled: Per<ThrottleReason, Gauge>,
@@ -126,7 +141,6 @@ impl Handles {
             load_segments_done: unknown(table::LOAD_SEGMENTS_DONE, &[link]),
             load_start: unknown(table::LOAD_START, &[link]),
             load_end: unknown(table::LOAD_END, &[link]),
-            requests: Per::new(|side| Per::new(|operation| request_handles(recorder, link, side, operation))),
             capacity: Per::new(|side: Side| {
                 Per::new(|kind: CapacityKind| zero(table::CAPACITY, &[link, side.as_str(), kind.as_str()]))
             }),
@@ -151,13 +165,6 @@ impl Handles {
             clock_skew: Per::new(|side: Side| unknown(table::CLOCK_SKEW, &[link, side.as_str()])),
             credentials_expiry: Per::new(|side: Side| unknown(table::CREDENTIALS_EXPIRY, &[link, side.as_str()])),
         }
-    }
-
-    /// The handles of an operation; those of `other` when it was not expected on this side.
-    pub(super) fn request(&self, side: Side, operation: Operation) -> &RequestHandles {
-        let side = self.requests.of(side);
-        let found = side.of(operation).as_ref().or_else(|| side.of(Operation::Other).as_ref());
-        found.expect("every side has handles for other operations")
     }
 }
 

@@ -12,7 +12,7 @@ use metrics::Gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::exposition::arrange;
-use super::handles::{Handles, ProcessGauges, gauge};
+use super::handles::{CallHandles, Handles, ProcessGauges, gauge};
 use super::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
     RequestResult, ShardState, Side, Stage, Takeover, ThrottleReason, WriteResult,
@@ -80,6 +80,8 @@ impl Metrics {
     /// May be called again for the same link, as after a restart of it: counters go on where they were.
     #[must_use]
     pub fn link(&self, identity: &LinkIdentity, mode: Mode) -> LinkMetrics {
+        // Those of its calls exist, too, whoever counts them.
+        drop(self.calls(&identity.link));
         LinkMetrics { handles: Arc::new(Handles::new(&self.inner.recorder, identity, mode)), metrics: self.clone() }
     }
 
@@ -95,6 +97,12 @@ impl Metrics {
             gauge(&self.inner.recorder, table::PHASE, &[link, phase.as_str()]).set(is_so);
         }
         gauge(&self.inner.recorder, table::LEASE_HELD, &[link]).set(0.0);
+    }
+
+    /// What counts the calls of a link, from its first one on: nothing need be known of its tables.
+    #[must_use]
+    pub fn calls(&self, link: &str) -> CallMetrics {
+        CallMetrics { handles: Arc::new(CallHandles::new(&self.inner.recorder, link)), metrics: self.clone() }
     }
 
     /// The text for Prometheus, in the table's order.
@@ -121,6 +129,29 @@ impl Metrics {
         if before < MAX_PENDING_SAMPLES && before + num_samples >= MAX_PENDING_SAMPLES {
             self.upkeep();
         }
+    }
+}
+
+/// The metrics of a link's calls. Cheap to clone.
+#[derive(Clone)]
+pub struct CallMetrics {
+    handles: Arc<CallHandles>,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for CallMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallMetrics").finish_non_exhaustive()
+    }
+}
+
+impl CallMetrics {
+    /// One attempt of a request ended.
+    pub fn ended(&self, side: Side, operation: Operation, result: RequestResult, took: Duration) {
+        let handles = self.handles.of(side, operation);
+        handles.results.of(result).increment(1);
+        handles.duration.record(took.as_secs_f64());
+        self.metrics.sampled(1);
     }
 }
 
@@ -260,14 +291,6 @@ impl LinkMetrics {
     /// The initial load ended.
     pub fn load_ended(&self, at: WallTime) {
         set_time(&self.handles.load_end, Some(at));
-    }
-
-    /// One attempt of a request ended.
-    pub fn request(&self, side: Side, operation: Operation, result: RequestResult, took: Duration) {
-        let handles = self.handles.request(side, operation);
-        handles.results.of(result).increment(1);
-        handles.duration.record(took.as_secs_f64());
-        self.metrics.sampled(1);
     }
 
     /// The service reported consumed capacity units; fractions count.

@@ -25,5 +25,5 @@ pub use self::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
     RequestResult, ShardState, Side, Stage, Takeover, ThrottleReason, WriteResult,
 };
-pub use self::metrics::{LinkIdentity, LinkMetrics, Metrics};
+pub use self::metrics::{CallMetrics, LinkIdentity, LinkMetrics, Metrics};
 pub use self::table::{METRICS, MetricDoc, MetricKind, reference_markdown};

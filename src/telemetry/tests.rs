@@ -22,7 +22,8 @@ fn identity(link: &str) -> LinkIdentity {
 }
 
 /// Sets everything that starts out unknown, so that every series is there.
-fn exercise(link: &LinkMetrics) {
+fn exercise(metrics: &Metrics, name: &str) {
+    let link = metrics.link(&identity(name), Mode::Service);
     link.phase(Phase::Replicating);
     for &stage in Stage::ALL {
         link.watermark(stage, Some(NOW));
@@ -34,7 +35,8 @@ fn exercise(link: &LinkMetrics) {
     link.load_segments_done(3);
     link.load_ended(NOW);
     link.apply_delay(AppliedOp::Put, Duration::from_millis(700));
-    link.request(Side::Stream, Operation::GetRecords, RequestResult::Ok, Duration::from_millis(9));
+    let took = Duration::from_millis(9);
+    metrics.calls(name).ended(Side::Stream, Operation::GetRecords, RequestResult::Ok, took);
     for &side in Side::ALL {
         link.clock_skew(side, Some(-0.25));
         link.credentials_expiry(side, Some(NOW));
@@ -53,7 +55,7 @@ fn exercise(link: &LinkMetrics) {
 
 fn exercised() -> String {
     let metrics = Metrics::new();
-    exercise(&metrics.link(&identity("orders"), Mode::Service));
+    exercise(&metrics, "orders");
     metrics.workers(2);
     metrics.render()
 }
@@ -231,8 +233,7 @@ fn apply_delays_fall_into_the_promised_buckets() {
 #[test]
 fn an_unexpected_operation_is_counted_as_other() {
     let metrics = Metrics::new();
-    let link = metrics.link(&identity("orders"), Mode::Service);
-    link.request(Side::Stream, Operation::BatchWriteItem, RequestResult::Denied, Duration::ZERO);
+    metrics.calls("orders").ended(Side::Stream, Operation::BatchWriteItem, RequestResult::Denied, Duration::ZERO);
     let line = r#"dynaferry_requests_total{link="orders",side="stream",op="other",result="denied"} 1"#;
     assert!(metrics.render().contains(line));
     assert_eq!(Operation::named("GetRecords"), Operation::GetRecords);
@@ -255,8 +256,8 @@ fn samples_do_not_pile_up_when_nobody_scrapes() {
 #[test]
 fn two_scrapes_of_one_state_are_equal() {
     let metrics = Metrics::new();
-    exercise(&metrics.link(&identity("orders"), Mode::Service));
-    exercise(&metrics.link(&identity("events"), Mode::Service));
+    exercise(&metrics, "orders");
+    exercise(&metrics, "events");
     let scrape =
         || metrics.render().lines().filter(|line| !line.starts_with("process_")).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(scrape(), scrape());
@@ -266,7 +267,7 @@ fn two_scrapes_of_one_state_are_equal() {
 fn the_series_of_a_link_are_few() {
     let count = |links: usize| {
         let metrics = Metrics::new();
-        (0..links).for_each(|n| exercise(&metrics.link(&identity(&format!("link{n}")), Mode::Service)));
+        (0..links).for_each(|n| exercise(&metrics, &format!("link{n}")));
         metrics.render().lines().filter(|line| !line.starts_with('#')).count()
     };
     assert!(count(2) - count(1) < 400, "{} series more for a link", count(2) - count(1));

@@ -87,7 +87,8 @@ impl Link {
         metrics.lease_held(true);
         // Without a load everything is owed that the stream still keeps.
         let owed_from = apply_from(row).unwrap_or_else(|| self.aws_now().minus(RETENTION));
-        let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from));
+        let skew = *self.skew.lock().unwrap_or_else(PoisonError::into_inner);
+        let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from, skew));
         *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&board));
         board
     }

@@ -15,7 +15,7 @@ use crate::model::{StreamArn, WallTime};
 use crate::runtime::board::Board;
 use crate::runtime::prepare::{Accounts, Prepared};
 use crate::telemetry::skew::SkewEstimate;
-use crate::telemetry::{Mode, Operation, Phase, RequestResult, Side};
+use crate::telemetry::{CallMetrics, Mode, Operation, Phase, RequestResult, Side};
 
 /// How often phases and time-dependent metrics are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -26,8 +26,6 @@ const CATCHING_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 
 /// How often a link whose stream is off looks whether there is another one.
 const STREAM_AGAIN: Duration = Duration::from_secs(15);
-/// Calls that may be made before there is a board; a start makes a dozen or two.
-const MAX_EARLY_CALLS: usize = 256;
 
 impl Link {
     /// Looks whether the source is still the same table, and whether it has another stream.
@@ -63,7 +61,8 @@ impl Link {
         tracing::error!(link = name, "the source's stream is off: changes are not replicated until it is on again");
         while !stop.is_cancelled() {
             let look = async {
-                let accounts = Accounts::connect(&self.config, &self.shared.clients, None).await.ok()?;
+                let observer = Some(self.observer());
+                let accounts = Accounts::connect(&self.config, &self.shared.clients, observer).await.ok()?;
                 accounts.describe_source(&self.shared.context).await.ok()
             };
             let Some(source) = unless_stopped(Box::pin(look), stop, heartbeat).await else { return Ok(()) };
@@ -127,44 +126,41 @@ pub(super) async fn watch(board: &Board, accounts: &Accounts, heartbeat: &Heartb
     }
 }
 
-/// Counts every call, and compares AWS's clock with ours. The calls of the start wait until there is a board.
-pub(super) fn observer(slot: BoardSlot, skew: Arc<Mutex<SkewEstimate>>) -> Observer {
-    let early = Mutex::new(Vec::new());
+/// Counts every call, also before there is a board and where none comes to be, and compares AWS's clock with ours.
+pub(super) fn observer(calls: CallMetrics, slot: BoardSlot, skew: Arc<Mutex<SkewEstimate>>) -> Observer {
     Arc::new(move |call: CallRecord| {
         if let Some((date, received)) = call.clocks {
             skew.lock().unwrap_or_else(PoisonError::into_inner).observe(received.minus(call.elapsed), received, date);
         }
+        let (side, operation, result) = (side_of(&call), Operation::named(call.operation), result_of(call.outcome));
+        calls.ended(side, operation, result, call.elapsed);
         let board = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut early = early.lock().unwrap_or_else(PoisonError::into_inner);
-        match board {
-            Some(board) => early.drain(..).chain([call]).for_each(|call| count(&board, call)),
-            None if early.len() < MAX_EARLY_CALLS => early.push(call),
-            None => {}
+        let Some(board) = board else { return };
+        // A role that is refused matters to others when its last session has expired: then all calls are denied.
+        if operation != Operation::AssumeRole {
+            board.called(side, operation, result == RequestResult::Denied);
+        }
+        if let Some((date, received)) = call.clocks {
+            board.observe_date(side, received.minus(call.elapsed), received, date);
         }
     })
 }
 
-fn count(board: &Board, call: CallRecord) {
-    let operation = Operation::named(call.operation);
-    let side = match (call.side, call.operation) {
+fn side_of(call: &CallRecord) -> Side {
+    match (call.side, call.operation) {
         (_, "GetRecords" | "GetShardIterator" | "DescribeStream") => Side::Stream,
         (aws::Side::Source, _) => Side::Source,
         (aws::Side::Target, _) => Side::Target,
-    };
-    let result = match call.outcome {
+    }
+}
+
+const fn result_of(outcome: aws::Outcome) -> RequestResult {
+    match outcome {
         aws::Outcome::Ok => RequestResult::Ok,
         aws::Outcome::Throttled => RequestResult::Throttled,
         aws::Outcome::Retryable => RequestResult::Retryable,
         aws::Outcome::Denied => RequestResult::Denied,
         aws::Outcome::Error => RequestResult::Error,
-    };
-    board.metrics().request(side, operation, result, call.elapsed);
-    // A role that is refused matters to others when its last session has expired: then all calls are denied.
-    if operation != Operation::AssumeRole {
-        board.called(side, operation, result == RequestResult::Denied);
-    }
-    if let Some((date, received)) = call.clocks {
-        board.observe_date(side, received.minus(call.elapsed), received, date);
     }
 }
 

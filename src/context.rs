@@ -55,6 +55,12 @@ impl Context {
         Self { clock, random: Arc::new(Mutex::new(random)), worker }
     }
 
+    /// The same context by another clock.
+    #[must_use]
+    pub fn by_clock(&self, clock: Arc<dyn WallClock>) -> Self {
+        Self { clock, ..self.clone() }
+    }
+
     /// Wall time now.
     #[must_use]
     pub fn now(&self) -> WallTime {

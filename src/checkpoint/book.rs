@@ -166,19 +166,23 @@ impl Book {
     /// Takes over from the last owner, who may be this process's former self.
     ///
     /// Where that one did not drain, everything that it may have on the wire is put in doubt until its last signature has
-    /// expired: the records that it may have sent (a [`Debt`] on each shard), the pages of the load that it had sent, and
-    /// every key that it may have been syncing.
+    /// expired, and nothing else: a key that waits for what an earlier owner left waits no longer for that, or a process
+    /// that is killed again and again would never be sure of anything. It is sound, because each write is announced,
+    /// durably, before it is sent:
+    /// - a record of the stream by its shard's dispatch watermark: the range beyond the checkpoint is a [`Debt`], and what
+    ///   is trimmed of it before it lists its keys holds up the closing of gaps (`ghosts_until`);
+    /// - an item of the load by its page's rows, a sync by its key's: they are [`under_way`](DoubtRow::under_way);
+    /// - any other row tells of writes that were sent before it was written, and its own `until` is after the last of them.
     pub(crate) fn take_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
         let until = now.plus(ghost_life);
         let unclean = !link.clean;
-        let ghosts_until = if unclean { link.ghosts_until.max(Some(until)) } else { link.ghosts_until };
+        let may_be_out = |row: &ShardRow| row.status != ShardStatus::Finished && row.checkpoint < row.dispatch;
+        let has_range = unclean && state.shards.iter().any(may_be_out);
+        let ghosts_until = if has_range { link.ghosts_until.max(Some(until)) } else { link.ghosts_until };
         let link = LinkRow { clean: false, ghosts_until, ..link };
         let mut book = Self { is_new: false, ..Self::new(link, ghost_life) };
         for mut row in state.shards {
-            if unclean
-                && row.status != ShardStatus::Finished
-                && let Some(to) = row.dispatch.filter(|dispatch| row.checkpoint < Some(*dispatch))
-            {
+            if unclean && let Some(to) = row.dispatch.filter(|_| may_be_out(&row)) {
                 row.debts.push(Debt { to, until });
                 book.dirty.shards.insert(book.shards.len());
             }
@@ -189,9 +193,9 @@ impl Book {
             match row.page {
                 // The last owner drained, so nothing of the page is on its way: it is read again.
                 Some(_) if !unclean => book.dirty.settled.push(row),
-                _ if unclean => {
+                _ if unclean && row.under_way => {
                     let until = row.until.max(until);
-                    book.list(DoubtRow { until, page: None, ..row });
+                    book.list(DoubtRow { until, page: None, under_way: false, ..row });
                 }
                 _ => {
                     book.due.insert((row.until, row.key.clone()));

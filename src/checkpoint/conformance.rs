@@ -83,6 +83,7 @@ on_each_store! {
     a_settled_page_takes_its_keys_and_no_others
     a_page_of_an_earlier_owner_is_not_settled_by_one_of_the_same_number
     a_key_listed_again_outlives_the_settling_of_its_first_listing
+    what_may_be_under_way_stays_so_until_another_owner_lists_the_key
     a_listing_and_its_settling_in_one_commit_leave_nothing
     dead_letters_come_in_pages
     a_number_of_a_dead_letter_is_remembered_when_it_is_gone
@@ -145,7 +146,8 @@ fn segment(segment: u32, done: bool) -> SegmentRow {
 }
 
 fn doubt(name: &str, until: i64, page: Option<PageId>) -> DoubtRow {
-    DoubtRow { key: key(name), key_json: format!(r#"{{"pk":{{"S":"{name}\u0000|"}}}}"#), until: time(until), page }
+    let key_json = format!(r#"{{"pk":{{"S":"{name}\u0000|"}}}}"#);
+    DoubtRow { key: key(name), key_json, until: time(until), page, under_way: page.is_some() }
 }
 
 fn page(segment: u32, number: u64) -> PageId {
@@ -429,7 +431,7 @@ async fn a_key_doubted_for_more_than_its_page_is_not_settled_by_the_page(medium:
         write(&store, &fence, StateWrite::SettlePage(page(0, 1))).await;
         write(&store, &fence, StateWrite::SettlePage(page(0, 2))).await;
         let left = store.doubt("orders", &name.key).await.unwrap();
-        assert_eq!(left, Some(DoubtRow { until: time(until), page: None, ..name }));
+        assert_eq!(left, Some(DoubtRow { until: time(until), page: None, under_way: true, ..name }));
     }
 }
 
@@ -440,7 +442,7 @@ async fn a_key_doubted_in_the_commit_that_settles_its_page_stays(medium: Medium)
     let unsure = doubt("unsure", 9, None);
     let writes = vec![StateWrite::Doubt(unsure.clone()), StateWrite::SettlePage(page(0, 1))];
     store.commit("orders", &fence, writes).await.unwrap();
-    assert_eq!(doubts(&store).await, [unsure]);
+    assert_eq!(doubts(&store).await, [DoubtRow { under_way: true, ..unsure }]);
 }
 
 async fn a_settled_page_takes_its_keys_and_no_others(medium: Medium) {
@@ -480,14 +482,30 @@ async fn a_key_listed_again_outlives_the_settling_of_its_first_listing(medium: M
     let store = medium.open().await;
     let fence = taken(&store, "orders").await;
     for again in [doubt("a", 9, None), doubt("a", 9, Some(page(0, 1)))] {
+        let under_way = again.under_way;
         write(&store, &fence, StateWrite::Doubt(doubt("a", 5, None))).await;
         write(&store, &fence, StateWrite::Doubt(again)).await;
         write(&store, &fence, StateWrite::Settle(doubt("a", 5, None))).await;
-        assert_eq!(doubts(&store).await, [doubt("a", 9, None)]);
+        assert_eq!(doubts(&store).await, [DoubtRow { under_way, ..doubt("a", 9, None) }]);
         write(&store, &fence, StateWrite::Settle(doubt("a", 9, None))).await;
         assert_eq!(doubts(&store).await, []);
     }
     write(&store, &fence, StateWrite::Settle(doubt("never listed", 9, None))).await;
+}
+
+async fn what_may_be_under_way_stays_so_until_another_owner_lists_the_key(medium: Medium) {
+    let store = medium.open().await;
+    let fence = taken(&store, "orders").await;
+    let waits = doubt("a", 5, None);
+    let sent = DoubtRow { under_way: true, ..waits.clone() };
+    for (given, expected) in [(&waits, &waits), (&sent, &sent), (&waits, &sent)] {
+        write(&store, &fence, StateWrite::Doubt(given.clone())).await;
+        assert_eq!(doubts(&store).await, std::slice::from_ref(expected));
+    }
+    let (fence, before) = store.take("orders", "b").await.unwrap();
+    assert_eq!(before.doubts, [sent]);
+    write(&store, &fence, StateWrite::Doubt(doubt("a", 9, None))).await;
+    assert_eq!(doubts(&store).await, [doubt("a", 9, None)]);
 }
 
 async fn a_listing_and_its_settling_in_one_commit_leave_nothing(medium: Medium) {

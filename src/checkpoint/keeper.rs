@@ -178,6 +178,7 @@ impl KeeperTask {
         self.report();
         while !self.closing {
             self.wait().await?;
+            self.book.announce_due(self.context.now(), self.room_for_syncs());
             if self.book.is_urgent() || self.is_checkpoint_due() {
                 self.commit().await?;
             }
@@ -275,9 +276,12 @@ impl KeeperTask {
         }
     }
 
+    const fn room_for_syncs(&self) -> usize {
+        MAX_SYNCS.saturating_sub(self.syncs_out)
+    }
+
     fn send_syncs(&mut self) {
-        let room = MAX_SYNCS.saturating_sub(self.syncs_out);
-        for order in self.book.take_due(self.context.now(), room) {
+        for order in self.book.take_due(self.context.now(), self.room_for_syncs()) {
             self.syncs_out += 1;
             drop(self.syncs.send(order));
         }

@@ -313,7 +313,7 @@ impl Image {
             if self.rows.contains_key(&(Kind::Doubt, key.clone())) {
                 continue;
             }
-            let doubt = StoredDoubt { key_json, until, page: Some(page) };
+            let doubt = StoredDoubt { key_json, until, page: Some(page), under_way: Some(page.0) };
             let value = serde_json::to_vec(&doubt).map_err(|_| damaged(&self.place, "a key in doubt"))?;
             self.rows.insert((Kind::DoubtOfPage, ledger::page_entry(page, &key)), Vec::new());
             self.rows.insert((Kind::Doubt, key), value);

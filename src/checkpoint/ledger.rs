@@ -168,11 +168,21 @@ pub(super) struct StoredDoubt {
     pub(super) key_json: String,
     pub(super) until: WallTime,
     pub(super) page: Option<(u64, PageId)>,
+    /// The epoch of the owner that may have such a write on the wire.
+    #[serde(default = "of_nobody_known")]
+    pub(super) under_way: Option<u64>,
+}
+
+/// A row that does not say it may be of anyone: epochs begin with 1.
+#[expect(clippy::unnecessary_wraps, reason = "it stands for a field that is absent")]
+const fn of_nobody_known() -> Option<u64> {
+    Some(0)
 }
 
 impl StoredDoubt {
     fn into_row(self, key: CanonicalKey) -> DoubtRow {
-        DoubtRow { key, key_json: self.key_json, until: self.until, page: self.page.map(|(_, page)| page) }
+        let Self { key_json, until, page, under_way } = self;
+        DoubtRow { key, key_json, until, page: page.map(|(_, page)| page), under_way: under_way.is_some() }
     }
 }
 
@@ -337,15 +347,16 @@ impl<'a> Overlay<'a> {
     fn list(&mut self, row: DoubtRow) -> StoreResult<()> {
         let key = row.key.as_bytes();
         let old = self.get::<StoredDoubt>(Kind::Doubt, key)?;
-        let old = old.map(|stored| Listing { until: stored.until, page: stored.page });
-        let merged = rules::merge(old, Listing { until: row.until, page: row.page.map(|page| (self.epoch, page)) });
+        let old = old.map(|stored| Listing { until: stored.until, page: stored.page, under_way: stored.under_way });
+        let merged = rules::merge(old, Listing::of(&row, self.epoch), self.epoch);
         if let Some(page) = old.and_then(|old| old.page) {
             self.remove(Kind::DoubtOfPage, &page_entry(page, key));
         }
         if let Some(page) = merged.page {
             self.change(Kind::DoubtOfPage, page_entry(page, key), Some(Vec::new()));
         }
-        let stored = StoredDoubt { key_json: row.key_json, until: merged.until, page: merged.page };
+        let Listing { until, page, under_way } = merged;
+        let stored = StoredDoubt { key_json: row.key_json, until, page, under_way };
         self.put(Kind::Doubt, key, &stored)
     }
 

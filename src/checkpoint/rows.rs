@@ -159,6 +159,9 @@ pub struct DoubtRow {
     pub until: WallTime,
     /// Set for a page of the load that is in flight: only a restart makes the key doubtful.
     pub page: Option<PageId>,
+    /// The last owner may have a write of the key on the wire of which only this row tells: a sync, or an item of the
+    /// load. Durable before that write is sent; where an owner did not drain, the key waits once more.
+    pub under_way: bool,
 }
 
 /// A page of the load: its segment and its number within this process's run.

@@ -3,7 +3,7 @@
 //! Every store asks these functions, so that a file, a table and a test's memory refuse the same things. They know rows
 //! and fences; they know no medium, no encoding and no clock.
 
-use super::rows::{Fence, PageId, SegmentRow, ShardRow, ShardStatus};
+use super::rows::{DoubtRow, Fence, PageId, SegmentRow, ShardRow, ShardStatus};
 use crate::model::WallTime;
 
 /// A write that would break an invariant: its text, for [`super::StoreError::Invariant`].
@@ -60,13 +60,28 @@ pub(super) struct Listing {
     /// The page of the load that is in flight, and the epoch of the owner that sends it. Page numbers of two owners may
     /// be the same; the pages are not.
     pub page: Option<(u64, PageId)>,
+    /// The epoch of the owner that may have a write on the wire of which only this listing tells.
+    pub under_way: Option<u64>,
 }
 
-/// A key is listed again: the later `until` stays. Only a page that is the sole reason to doubt may settle the key, so
-/// where there are two reasons (no page, or another page) none of them is kept as one.
-pub(super) fn merge(old: Option<Listing>, new: Listing) -> Listing {
+impl Listing {
+    /// What the owner of this epoch lists.
+    pub(super) fn of(row: &DoubtRow, epoch: u64) -> Self {
+        let under_way = row.under_way || row.page.is_some();
+        Self { until: row.until, page: row.page.map(|page| (epoch, page)), under_way: under_way.then_some(epoch) }
+    }
+}
+
+/// A key is listed again by the owner of this epoch: the later `until` stays. Only a page that is the sole reason to doubt
+/// may settle the key, so where there are two reasons (no page, or another page) none of them is kept as one. What may be
+/// on the wire stays so, until another owner says until when it can land.
+pub(super) fn merge(old: Option<Listing>, new: Listing, epoch: u64) -> Listing {
     let Some(old) = old else { return new };
-    Listing { until: old.until.max(new.until), page: if old.page == new.page { new.page } else { None } }
+    Listing {
+        until: old.until.max(new.until),
+        page: if old.page == new.page { new.page } else { None },
+        under_way: new.under_way.or(old.under_way.filter(|owner| *owner == epoch)),
+    }
 }
 
 /// Whether a sync that was due at `given` settles a key listed until `listed`: not when it was listed again meanwhile.

@@ -41,7 +41,8 @@ pub enum StateWrite {
     /// Writes a segment's row. Refused when it would re-open one that is done.
     Segment(SegmentRow),
     /// Lists a key as in doubt. Where it is listed already, the later `until` stays, and a row without a page stays one;
-    /// a key listed for two pages becomes a row without a page, for neither page alone may settle it.
+    /// a key listed for two pages becomes a row without a page, for neither page alone may settle it. What is
+    /// [`under_way`](DoubtRow::under_way), as every row with a page is, stays so until another owner lists the key.
     Doubt(DoubtRow),
     /// Takes the key off the list: it was synced. Ignored when the row's `until` is later than the given one, for then
     /// it was listed again meanwhile.

@@ -28,7 +28,7 @@ use crate::checkpoint::keeper::Keeper;
 use crate::checkpoint::lease::Session;
 use crate::checkpoint::rows::Fence;
 use crate::config::{CheckpointConfig, LinkConfig, OnGap};
-use crate::context::Context;
+use crate::context::{Context, WallClock};
 use crate::error::{Error, Exit, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
 use crate::model::{StreamArn, ViewType, WallTime};
@@ -193,7 +193,7 @@ impl Link {
     ) -> Result<Generation> {
         let context = &self.shared.context;
         let Begun { prepared, fence, opened, stream, view, hold } = begun;
-        let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| context.now());
+        let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| self.aws_now());
         let row = opened.book.link().clone();
         if opened.resumed {
             tracing::info!(link = self.config.name, "resumed: {}", resumed_line(&opened.book, context));
@@ -212,6 +212,7 @@ impl Link {
             lineage: opened.lineage,
             view,
             context: context.clone(),
+            by_aws: context.by_clock(Arc::new(AwsClock { context: context.clone(), skew: Arc::clone(&self.skew) })),
             settings: self.settings(&prepared, &row),
             board: Arc::clone(&board),
             session: hold.session,
@@ -328,12 +329,28 @@ impl Link {
         observer(calls, Arc::clone(&self.slots.board), Arc::clone(&self.skew))
     }
 
-    /// AWS's time: what the load begins with is compared with creation times.
-    fn aws_now(&self) -> WallTime {
-        self.skew.lock().unwrap_or_else(PoisonError::into_inner).corrected(self.shared.context.now())
+    /// AWS's time: what the load begins with is compared with creation times, and doubts outlast owners.
+    pub(crate) fn aws_now(&self) -> WallTime {
+        corrected(&self.skew, &self.shared.context)
     }
 
     fn patience(&self) -> Patience {
         if self.shared.mode == Mode::Service { Patience::SERVICE } else { Patience::COMMAND }
     }
+}
+
+/// AWS's clock, as far as it is known: ours, corrected by what answers told.
+struct AwsClock {
+    context: Context,
+    skew: Arc<Mutex<SkewEstimate>>,
+}
+
+impl WallClock for AwsClock {
+    fn now(&self) -> WallTime {
+        corrected(&self.skew, &self.context)
+    }
+}
+
+fn corrected(skew: &Mutex<SkewEstimate>, context: &Context) -> WallTime {
+    skew.lock().unwrap_or_else(PoisonError::into_inner).corrected(context.now())
 }

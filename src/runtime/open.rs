@@ -32,7 +32,8 @@ pub(crate) struct Opened {
     pub(crate) resumed: bool,
 }
 
-/// What time it is: by our clock, which rows are kept by, and by AWS's, which creation times are compared with.
+/// What time it is: by our clock, which shards and gaps are kept by, and by AWS's, which creation times are compared with
+/// and which doubts are kept by.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clocks {
     pub(crate) ours: WallTime,
@@ -100,7 +101,7 @@ pub(crate) fn resume(
     prepared: &Prepared,
     state: LinkState,
     row: LinkRow,
-    now: WallTime,
+    Clocks { ours: now, aws }: Clocks,
 ) -> Result<Opened> {
     check_tables(&link.name, &row.identity, &prepared.identity)?;
     let rows = state.shards.iter().map(|row| LineageRow {
@@ -120,7 +121,7 @@ pub(crate) fn resume(
         .filter(|row| row.status != ShardStatus::Finished && is_unconfirmed(row.verified_at, now))
         .cloned()
         .collect();
-    let mut book = Book::take_over(state, row, now, link.apply.in_doubt_for);
+    let mut book = Book::take_over(state, row, aws, link.apply.in_doubt_for);
     for row in unconfirmed {
         open_gap(&mut book, GapScope::Shard(row.id.clone()), GapCause::NotConfirmed, now);
         // The gap covers what is lost so far.
@@ -156,11 +157,11 @@ pub(crate) fn replace_stream(
     listing: &Listing,
     state: LinkState,
     row: LinkRow,
-    now: WallTime,
+    Clocks { ours: now, aws }: Clocks,
 ) -> Option<Opened> {
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
     let old: Vec<_> = state.shards.iter().map(|row| row.id.clone()).collect();
-    let mut book = Book::take_over(state, row, now, link.apply.in_doubt_for);
+    let mut book = Book::take_over(state, row, aws, link.apply.in_doubt_for);
     open_gap(&mut book, GapScope::All, GapCause::StreamReplaced, now);
     let stream = stream.clone();
     book.update_link(|link| link.identity.stream = stream);

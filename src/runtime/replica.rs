@@ -65,6 +65,8 @@ pub(crate) struct ReplicaSetup {
     pub(crate) lineage: Lineage,
     pub(crate) view: ViewType,
     pub(crate) context: Context,
+    /// The context by AWS's clock. Until when late writes may land is read by many owners, whose own clocks differ.
+    pub(crate) by_aws: Context,
     pub(crate) settings: ReplicaSettings,
     pub(crate) board: Arc<Board>,
     /// As long as it lives, the link is this worker's; `None`: always.
@@ -127,7 +129,8 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts the tasks.
     pub(crate) fn start(setup: ReplicaSetup) -> Self {
-        let ReplicaSetup { link, ends, store, fence, book, lineage, view, context, settings, board, session } = setup;
+        let ReplicaSetup { link, ends, store, fence, book, lineage, view, context, by_aws, settings, board, session } =
+            setup;
         let clocks = context.clone();
         let row = book.link().clone();
         let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
@@ -138,7 +141,7 @@ impl Replica {
             link: link.clone(),
             fence,
             store,
-            context: context.clone(),
+            context: by_aws,
             settings: settings.keeper,
             observer: Arc::clone(&board) as _,
             book,

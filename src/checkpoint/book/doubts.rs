@@ -14,17 +14,17 @@ pub(super) struct Doubt {
 impl Book {
     /// The outcome of a write of this key is unknown: it is listed until no late one can land.
     pub(crate) fn in_doubt(&mut self, key: &Key, now: WallTime) {
-        self.doubt(key, now.plus(self.ghost_life));
+        self.doubt(key, now.plus(self.ghost_life), false);
     }
 
     /// Lists a key to be synced at once.
     pub(crate) fn sync_now(&mut self, key: &Key, now: WallTime) {
-        self.doubt(key, now);
+        self.doubt(key, now, true);
         self.dirty.urgent = true;
     }
 
-    pub(super) fn doubt(&mut self, key: &Key, until: WallTime) {
-        self.list(DoubtRow { key: key.canonical.clone(), key_json: text(key), until, page: None });
+    pub(super) fn doubt(&mut self, key: &Key, until: WallTime, under_way: bool) {
+        self.list(DoubtRow { key: key.canonical.clone(), key_json: text(key), until, page: None, under_way });
     }
 
     /// Lists a key, or extends its time.
@@ -38,6 +38,7 @@ impl Book {
             // A sync that is out settles what it was sent for; what is listed after it stays, so times must differ.
             let after_sync = WallTime::from_millis(listed.row.until.millis() + i64::from(listed.is_syncing));
             listed.row.until = row.until.max(after_sync);
+            listed.row.under_way |= row.under_way;
             listed.is_syncing = false;
             self.due.insert((listed.row.until, key.clone()));
         } else {
@@ -47,12 +48,34 @@ impl Book {
         self.dirty.doubts.insert(key);
     }
 
-    /// Keys whose time has come, durably listed, at most `limit`: sync each with the token that comes with it.
+    /// A key is listed for something new while its sync is out: that sync must not take it off the list.
+    pub(super) fn outlive_sync(&mut self, key: &Key) {
+        let listed = self.doubts.get(&key.canonical).filter(|doubt| doubt.is_syncing);
+        if let Some(until) = listed.map(|doubt| doubt.row.until) {
+            self.doubt(key, until, true);
+        }
+    }
+
+    /// Of the keys whose time has come, at most `limit`, the rows are to say that a sync may be on the wire: whoever takes
+    /// over from an owner that did not drain waits for those, and for no others.
+    pub(crate) fn announce_due(&mut self, now: WallTime, limit: usize) {
+        for (_, key) in self.due.iter().take_while(|(until, _)| *until <= now).take(limit) {
+            if let Some(doubt) = self.doubts.get_mut(key).filter(|doubt| !doubt.row.under_way) {
+                doubt.row.under_way = true;
+                self.dirty.doubts.insert(key.clone());
+                self.dirty.urgent = true;
+            }
+        }
+    }
+
+    /// Keys whose time has come, durably listed and announced, at most `limit`: sync each with the token that comes with
+    /// it.
     pub(crate) fn take_due(&mut self, now: WallTime, limit: usize) -> Vec<(Key, Token)> {
         let mut taken = Vec::new();
         while taken.len() < limit {
             let Some((until, key)) = self.due.first().cloned() else { break };
-            if until > now || self.dirty.doubts.contains(&key) {
+            let is_announced = self.doubts.get(&key).is_none_or(|doubt| doubt.row.under_way);
+            if until > now || self.dirty.doubts.contains(&key) || !is_announced {
                 break;
             }
             self.due.remove(&(until, key.clone()));

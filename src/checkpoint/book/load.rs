@@ -26,11 +26,13 @@ impl Book {
         let mut remaining = 0;
         for key in keys {
             remaining += 1;
+            self.outlive_sync(key);
             self.dirty.pages.push(DoubtRow {
                 key: key.canonical.clone(),
                 key_json: text(key),
                 until: WallTime::from_millis(0),
                 page: Some(page),
+                under_way: true,
             });
         }
         self.pages.insert(page, PageBooks { remaining, after });

@@ -191,7 +191,7 @@ impl Book {
         let size: u64 = arrivals.iter().map(|arrival| arrival.bytes as u64).sum();
         self.ahead = (self.ahead.0 + arrivals.len() as u64, self.ahead.1 + size);
         for (key, until) in doubtful {
-            self.doubt(&key, until);
+            self.doubt(&key, until, false);
         }
         self.dirty.shards.insert(slot);
         self.dirty.urgent = true;

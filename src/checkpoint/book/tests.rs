@@ -159,28 +159,35 @@ fn a_clean_stop_leaves_no_debt() {
 
 #[test]
 fn late_writes_of_a_dead_owner_are_remembered_by_all_owners_after_it() {
-    let after = |row: LinkRow, now| {
-        let book = Book::take_over(LinkState::default(), row, at(now), GHOST);
-        LinkRow { clean: true, ..book.link().clone() }
+    let after = |row: LinkRow, now, sent: Option<u64>| {
+        let row_of_shard = ShardRow { checkpoint: Some(number(10)), dispatch: sent.map(number), ..shard("a") };
+        let state = LinkState { shards: vec![row_of_shard], ..LinkState::default() };
+        let book = Book::take_over(state, row, at(now), GHOST);
+        book.link().clone()
     };
-    let never = after(link(true), 10);
+    let never = after(link(true), 10, Some(12));
     assert_eq!(never.ghosts_until, None);
-    let dead = after(LinkRow { clean: false, ..never }, 100);
+    let idle = after(never.clone(), 50, Some(10));
+    assert_eq!(idle.ghosts_until, None, "what had sent nothing beyond its checkpoints leaves nothing behind");
+    let dead = after(idle, 100, Some(12));
     assert_eq!(dead.ghosts_until, Some(at(1060)));
-    assert_eq!(after(dead, 110).ghosts_until, Some(at(1060)), "a clean stop in between changes nothing");
+    let clean = LinkRow { clean: true, ..dead.clone() };
+    assert_eq!(after(clean, 110, Some(12)).ghosts_until, Some(at(1060)), "a clean stop in between changes nothing");
+    assert_eq!(after(dead.clone(), 110, Some(10)).ghosts_until, Some(at(1060)));
+    assert_eq!(after(dead, 110, Some(12)).ghosts_until, Some(at(1070)));
 }
 
 #[test]
 fn keys_in_doubt_wait_again_when_their_owner_died() {
-    let row = |n: u8, page| DoubtRow { key: key(n).canonical, key_json: "{}".into(), until: at(50), page };
+    let under_way = true;
+    let row = |n: u8, page| DoubtRow { key: key(n).canonical, key_json: "{}".into(), until: at(50), page, under_way };
     let page = Some(PageId { segment: 0, number: 0 });
     let doubts = vec![row(1, None), row(2, page)];
     let state = LinkState { doubts, ..LinkState::default() };
     let mut book = Book::take_over(state.clone(), link(false), at(100), GHOST);
     assert_eq!((book.num_doubts(), book.next_due()), (2, Some(at(1060))));
-    book.take_writes();
-    assert!(book.take_due(at(1059), 10).is_empty());
-    assert_eq!(book.take_due(at(1060), 10).len(), 2);
+    assert!(due(&mut book, at(1059)).is_empty());
+    assert_eq!(due(&mut book, at(1060)).len(), 2);
     let clean = Book::take_over(state, link(true), at(100), GHOST);
     assert_eq!(
         (clean.num_doubts(), clean.next_due()),
@@ -194,6 +201,84 @@ fn a_key_is_synced_only_when_it_is_durably_listed_and_leaves_the_list_when_settl
     let mut book = book_with("a");
     book.sync_now(&key(1), at(10));
     assert!(book.take_due(at(10), 10).is_empty(), "not durable yet");
+/// Takes what is due as the bookkeeper does: announced, written down, then given out.
+fn due(book: &mut Book, now: WallTime) -> Vec<(Key, Token)> {
+    book.announce_due(now, 10);
+    book.take_writes();
+    book.take_due(now, 10)
+}
+
+/// The keys in doubt as they are stored.
+fn stored(writes: &[StateWrite]) -> Vec<DoubtRow> {
+    let rows =
+        writes.iter().filter_map(|write| if let StateWrite::Doubt(row) = write { Some(row.clone()) } else { None });
+    rows.collect()
+}
+
+#[test]
+fn a_process_that_is_killed_again_and_again_still_settles_its_doubts() {
+    let mut book = book_with("a");
+    book.in_doubt(&key(1), at(0));
+    let mut rows = stored(&book.take_writes());
+    // Killed every minute, and nothing sent for this key meanwhile: it waits for the one lost answer, and no longer.
+    for minute in 1..=16 {
+        let state = LinkState { doubts: rows.clone(), ..LinkState::default() };
+        book = Book::take_over(state, link(false), at(60 * minute), GHOST);
+        assert_eq!(book.next_due(), Some(at(960)));
+        rows = book.doubts.values().map(|doubt| doubt.row.clone()).collect();
+    }
+    let (_, token) = due(&mut book, at(960)).pop().unwrap();
+    book.settle([token]).unwrap();
+    assert_eq!(book.num_doubts(), 0);
+}
+
+#[test]
+fn a_key_waits_again_only_after_an_owner_that_may_have_been_syncing_it() {
+    let mut book = book_with("a");
+    book.in_doubt(&key(1), at(0));
+    book.in_doubt(&key(2), at(500));
+    book.take_writes();
+    book.announce_due(at(960), 10);
+    assert!(book.is_urgent());
+    let announced = stored(&book.take_writes());
+    assert_eq!(announced.iter().map(|row| (&row.key, row.under_way)).collect::<Vec<_>>(), [(&key(1).canonical, true)]);
+    assert_eq!(book.take_due(at(960), 10).len(), 1);
+    // The owner dies with the sync on the wire.
+    let doubts: Vec<_> = book.doubts.values().map(|doubt| doubt.row.clone()).collect();
+    let next = Book::take_over(LinkState { doubts, ..LinkState::default() }, link(false), at(970), GHOST);
+    let until = |book: &Book, n| book.doubts.get(&key(n).canonical).map(|doubt| doubt.row.until);
+    assert_eq!((until(&next, 1), until(&next, 2)), (Some(at(970 + 960)), Some(at(500 + 960))));
+    // The next one had neither of them under way.
+    let doubts: Vec<_> = next.doubts.values().map(|doubt| doubt.row.clone()).collect();
+    let last = Book::take_over(LinkState { doubts, ..LinkState::default() }, link(false), at(980), GHOST);
+    assert_eq!((until(&last, 1), until(&last, 2)), (Some(at(970 + 960)), Some(at(500 + 960))));
+}
+
+#[test]
+fn a_due_key_is_not_synced_before_its_row_says_so() {
+    let mut book = book_with("a");
+    book.in_doubt(&key(1), at(0));
+    book.take_writes();
+    assert!(book.take_due(at(960), 10).is_empty(), "not announced");
+    book.announce_due(at(960), 10);
+    assert!(book.take_due(at(960), 10).is_empty(), "announced, and not durably");
+    book.take_writes();
+    assert_eq!(book.take_due(at(960), 10).len(), 1);
+}
+
+#[test]
+fn a_key_that_a_page_of_the_load_brings_while_it_is_synced_stays_listed() {
+    let mut book = book_with("a");
+    book.sync_now(&key(1), at(10));
+    let (_, token) = due(&mut book, at(10)).pop().unwrap();
+    let after = SegmentRow { segment: 0, cursor: None, done: false, items: 1, bytes: 1 };
+    book.open_page(PageId { segment: 0, number: 0 }, [key(1)].iter(), after);
+    book.take_writes();
+    book.settle([token]).unwrap();
+    assert!(!book.take_writes().iter().any(|write| matches!(write, StateWrite::Settle(_))));
+    assert_eq!(due(&mut book, at(11)).len(), 1, "it is synced once more, behind the item or in its place");
+}
+
     book.take_writes();
     let (_, token) = book.take_due(at(10), 10).pop().unwrap();
     book.settle([token]).unwrap();
@@ -210,8 +295,7 @@ fn a_key_that_is_listed_again_while_it_is_synced_stays_listed() {
     book.in_doubt(&key(1), at(11));
     book.settle([token]).unwrap();
     assert_eq!((book.num_doubts(), book.next_due()), (1, Some(at(11 + 960))));
-    book.take_writes();
-    let (_, again) = book.take_due(at(11 + 960), 10).pop().unwrap();
+    let (_, again) = due(&mut book, at(11 + 960)).pop().unwrap();
     book.settle([again]).unwrap();
     assert_eq!(book.num_doubts(), 0);
 }

@@ -23,13 +23,13 @@ const ENABLING_AGAIN: Duration = Duration::from_secs(1);
 impl Link {
     /// The books and the forest, and the stream that is to be read.
     pub(super) async fn open(&self, prepared: &Prepared, state: LinkState) -> Result<(Opened, StreamArn, ViewType)> {
-        let now = self.shared.context.now();
+        let ours = self.shared.context.now();
+        let clocks = || Clocks { ours, aws: self.aws_now() };
         let found = prepared.identity.stream.clone();
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
-            let opened =
-                open::pin(&self.config, prepared, &listing, owns_target, Clocks { ours: now, aws: self.aws_now() });
+            let opened = open::pin(&self.config, prepared, &listing, owns_target, clocks());
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
                     .hint("run again in a minute")
@@ -38,18 +38,18 @@ impl Link {
         };
         let known = row.identity.stream.clone();
         if known == found {
-            return Ok((open::resume(&self.config, prepared, state, row, now)?, found, prepared.view));
+            return Ok((open::resume(&self.config, prepared, state, row, clocks())?, found, prepared.view));
         }
         // The old stream is finished first, while it can be read: order per key spans both.
         let unfinished = state.shards.iter().any(|row| row.status != ShardStatus::Finished);
         if unfinished && let Ok(listing) = self.lister(prepared, &known).list().await {
             let view = listing.view().unwrap_or(prepared.view);
-            return Ok((open::resume(&self.config, prepared, state, row, now)?, known, view));
+            return Ok((open::resume(&self.config, prepared, state, row, clocks())?, known, view));
         }
         // Refuses another table's state before anything changes.
-        open::resume(&self.config, prepared, state.clone(), row.clone(), now)?;
+        open::resume(&self.config, prepared, state.clone(), row.clone(), clocks())?;
         let listing = self.list(prepared, &found).await?;
-        let opened = open::replace_stream(&self.config, &found, &listing, state, row, now);
+        let opened = open::replace_stream(&self.config, &found, &listing, state, row, clocks());
         let opened = opened.ok_or_else(|| {
             Error::new(Exit::Precondition, "pin the new stream: it is still being turned on")
                 .hint("run again in a minute")

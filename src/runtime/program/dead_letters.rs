@@ -110,7 +110,8 @@ impl Program {
             let key = key.map_err(|error| Error::new(Exit::Unexpected, "read a dead letter's key").because(error))?;
             // A write of ours may land late, so the next run syncs the key once more.
             let until = self.context.now().plus(config.apply.in_doubt_for);
-            let doubt = DoubtRow { key: key.canonical.clone(), key_json: letter.key_json.clone(), until, page: None };
+            let (key_json, page) = (letter.key_json.clone(), None);
+            let doubt = DoubtRow { key: key.canonical.clone(), key_json, until, page, under_way: true };
             store.commit(&config.name, &fence, vec![StateWrite::Doubt(doubt)]).await?;
             match repairs.sync_key(&key).await {
                 Ok(()) => {

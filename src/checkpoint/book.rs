@@ -29,6 +29,9 @@ use super::{LinkState, Ordinal, WatermarkError};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, SequenceNumber, ShardId, WallTime};
 
+#[cfg(test)]
+pub(crate) use tests::link_for_tests;
+
 use doubts::Doubt;
 use load::PageBooks;
 pub(crate) use shards::Barrier;

@@ -14,6 +14,8 @@ pub(super) struct ShardBooks {
     pub(super) watermark: Watermark,
     pub(super) settled_to: Option<WallTime>,
     pub(super) is_drained: bool,
+    /// It is not read on, and will not be: see [`Book::leave_shard`].
+    is_left: bool,
     pub(super) durable: Durable,
     /// When a page was read last, in this run.
     confirmed_at: Option<WallTime>,
@@ -59,7 +61,15 @@ impl Book {
         let watermark = Watermark::after(row.checkpoint);
         let settled_to = row.checkpoint_time;
         let durable = if is_durable { Durable::of(&row) } else { Durable::NOTHING };
-        self.shards.push(ShardBooks { row, watermark, settled_to, is_drained: false, durable, confirmed_at: None });
+        self.shards.push(ShardBooks {
+            row,
+            watermark,
+            settled_to,
+            is_drained: false,
+            is_left: false,
+            durable,
+            confirmed_at: None,
+        });
     }
 
     fn slot(&self, shard: &ShardId) -> Result<usize, BookError> {
@@ -113,10 +123,22 @@ impl Book {
         self.finish_if_done(slot)
     }
 
-    /// Whether a shard was given up, and not begun again: what still comes of it lies under its gap.
+    /// What is unread of a shard is left to the heal of its durable gap, for good: a child of it has begun, so it is closed,
+    /// and nothing of it is younger than the gap. It ends as finished as one that was read to its end; were it kept as
+    /// lost, each restart would find it listed again, and open a gap for it once more.
+    pub(crate) fn leave_shard(&mut self, shard: &ShardId) -> Result<(), BookError> {
+        let slot = self.slot(shard)?;
+        let books = self.shard_mut(slot)?;
+        (books.is_drained, books.is_left, books.row.is_lost) = (true, true, false);
+        self.dirty.shards.insert(slot);
+        self.dirty.urgent = true;
+        self.finish_if_done(slot)
+    }
+
+    /// Whether a shard was given up or left, and not begun again: what still comes of it lies under its gap.
     pub(crate) fn is_given_up(&self, shard: &ShardId) -> bool {
         let books = self.slots.get(shard).and_then(|slot| self.shards.get(*slot));
-        books.is_some_and(|books| books.row.is_lost)
+        books.is_some_and(|books| books.row.is_lost || books.is_left)
     }
 
     /// A shard's checkpoint was found trimmed; a durable gap says so.
@@ -258,13 +280,13 @@ impl Book {
         Ok(())
     }
 
-    /// L4: the parent's row says `Finished`, durably. A parent that was given up for lost is under a gap, and one without a
-    /// row, too, or it is no part of our history.
+    /// L4: the parent's row says `Finished`, durably. A parent that was given up for lost or left is under a gap, and one
+    /// without a row, too, or it is no part of our history.
     fn check_parent(&self, slot: usize) -> Result<(), Violation> {
         let row = self.shards.get(slot).map(|shard| &shard.row).filter(|row| row.status == ShardStatus::Waiting);
         let Some((row, parent)) = row.and_then(|row| Some((row, row.parent.as_ref()?))) else { return Ok(()) };
         let parent = self.slots.get(parent).and_then(|slot| self.shards.get(*slot));
-        if parent.is_none_or(|parent| parent.durable.is_finished || parent.row.is_lost) {
+        if parent.is_none_or(|parent| parent.durable.is_finished || parent.row.is_lost || parent.is_left) {
             return Ok(());
         }
         Err(Violation::with(Invariant::L4, format!("shard {} would begin before its parent is finished", row.id)))

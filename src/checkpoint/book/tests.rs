@@ -33,6 +33,11 @@ fn link(clean: bool) -> LinkRow {
     }
 }
 
+/// The row of a link that drained.
+pub(crate) fn link_for_tests() -> LinkRow {
+    link(true)
+}
+
 fn shard(name: &str) -> ShardRow {
     ShardRow {
         id: ShardId::new(name),
@@ -196,11 +201,6 @@ fn keys_in_doubt_wait_again_when_their_owner_died() {
     );
 }
 
-#[test]
-fn a_key_is_synced_only_when_it_is_durably_listed_and_leaves_the_list_when_settled() {
-    let mut book = book_with("a");
-    book.sync_now(&key(1), at(10));
-    assert!(book.take_due(at(10), 10).is_empty(), "not durable yet");
 /// Takes what is due as the bookkeeper does: announced, written down, then given out.
 fn due(book: &mut Book, now: WallTime) -> Vec<(Key, Token)> {
     book.announce_due(now, 10);
@@ -279,6 +279,11 @@ fn a_key_that_a_page_of_the_load_brings_while_it_is_synced_stays_listed() {
     assert_eq!(due(&mut book, at(11)).len(), 1, "it is synced once more, behind the item or in its place");
 }
 
+#[test]
+fn a_key_is_synced_only_when_it_is_durably_listed_and_leaves_the_list_when_settled() {
+    let mut book = book_with("a");
+    book.sync_now(&key(1), at(10));
+    assert!(book.take_due(at(10), 10).is_empty(), "not durable yet");
     book.take_writes();
     let (_, token) = book.take_due(at(10), 10).pop().unwrap();
     book.settle([token]).unwrap();
@@ -478,4 +483,27 @@ fn a_shard_that_is_missed_after_its_end_was_read_is_not_lost_and_does_not_open_a
         let row = written_shard(&writes);
         assert_eq!((row.status, row.is_lost), (ShardStatus::Finished, false));
     }
+}
+
+#[test]
+fn what_is_left_to_a_heal_ends_as_finished_and_not_as_lost() {
+    let mut book = book_with("a");
+    let a = ShardId::new("a");
+    let child = ShardRow { parent: Some(a.clone()), status: ShardStatus::Waiting, ..shard("child") };
+    book.create_shards([child]);
+    let tokens = admit(&mut book, "a", 1..3);
+    book.leave_shard(&a).unwrap();
+    assert!(book.is_given_up(&a), "a page of it that comes late is not admitted");
+    book.begin_shard(&ShardId::new("child")).unwrap();
+    let row = |book: &Book| book.shard_rows().find(|row| row.id == a).unwrap().clone();
+    assert_eq!((row(&book).status, row(&book).is_lost), (ShardStatus::Reading, false), "its writes are not settled");
+    book.settle(tokens).unwrap();
+    assert_eq!((row(&book).status, row(&book).is_lost), (ShardStatus::Finished, false));
+
+    let mut book = book_with("a");
+    book.give_up_shard(&a).unwrap();
+    assert_eq!((row(&book).status, row(&book).is_lost), (ShardStatus::Finished, true));
+    book.leave_shard(&a).unwrap();
+    assert_eq!((row(&book).status, row(&book).is_lost), (ShardStatus::Finished, false));
+    assert!(book.is_urgent());
 }

@@ -25,6 +25,7 @@ impl KeeperTask {
             }
             Note::Drained(shard) => self.book.drained(&shard)?,
             Note::GiveUp(shard) => self.book.give_up_shard(&shard)?,
+            Note::Leave(shard) => self.book.leave_shard(&shard)?,
             Note::Trimmed(shard) => self.book.trimmed(&shard)?,
             Note::Confirm(shard, at) => self.book.confirm(&shard, at)?,
             Note::Relist(shard, at) => self.book.relist(&shard, at)?,

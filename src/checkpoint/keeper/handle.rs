@@ -21,6 +21,7 @@ pub(super) enum Note {
     DeadLetter(DeadLetterRow, Settlement),
     Drained(ShardId),
     GiveUp(ShardId),
+    Leave(ShardId),
     Trimmed(ShardId),
     Confirm(ShardId, WallTime),
     Relist(ShardId, WallTime),
@@ -104,6 +105,11 @@ impl Keeper {
     /// The shard is gone before its end; a gap says so.
     pub(crate) async fn give_up(&self, shard: &ShardId) -> Result<(), KeeperGone> {
         self.tell(Note::GiveUp(shard.clone())).await
+    }
+
+    /// What is unread of the shard is left to the heal of its gap: a child of it has begun.
+    pub(crate) async fn leave(&self, shard: &ShardId) -> Result<(), KeeperGone> {
+        self.tell(Note::Leave(shard.clone())).await
     }
 
     /// The shard's checkpoint was found trimmed; a gap says so.

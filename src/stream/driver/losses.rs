@@ -71,7 +71,11 @@ impl StreamDriver {
                 match resolved {
                     Some(ShardStatus::Finished) => {
                         self.stop_reading(&suspect.shard);
-                        self.keeper.give_up(&suspect.shard).await?;
+                        if may_come_back(suspect.why) {
+                            self.keeper.give_up(&suspect.shard).await?;
+                        } else {
+                            self.keeper.leave(&suspect.shard).await?;
+                        }
                     }
                     Some(ShardStatus::Reading) => {
                         self.keeper.begin(&suspect.shard).await?;
@@ -121,9 +125,73 @@ fn certain(suspects: Vec<Suspect>, vanished: &HashSet<ShardId>) -> Vec<Suspect> 
     suspects.into_iter().filter(|suspect| !unsure.contains(&suspect.shard)).collect()
 }
 
+/// Whether a shard that ends for this reason is read (on) when it is listed again. One that has a begun child is not: it
+/// is closed, and all of it lies under its gap.
+const fn may_come_back(why: Suspicion) -> bool {
+    match why {
+        Suspicion::Vanished => true,
+        Suspicion::Overtaken | Suspicion::Reappeared | Suspicion::UnknownParent => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::checkpoint::LinkState;
+    use crate::checkpoint::book::{Book, link_for_tests};
+    use crate::checkpoint::rows::ShardRow;
+    use crate::model::WallTime;
+    use crate::stream::driver::new_row;
+    use crate::stream::lineage::LineageRow;
+    use crate::stream::listing::{Listed, Lister};
+    use crate::stream::{Lineage, ListingPage, ShardListing, StreamStatus};
+
+    /// The forest of these rows when both shards of a family are listed.
+    fn listed(rows: &[ShardRow], now: WallTime) -> Lineage {
+        let shards = [("parent", None), ("child", Some("parent"))].map(|(id, parent)| ShardListing {
+            id: ShardId::new(id),
+            parent: parent.map(ShardId::new),
+            first: None,
+            last: None,
+        });
+        let page = ListingPage { status: StreamStatus::Enabled, view: None, shards: shards.to_vec(), next: None };
+        let Listed::All(listing) = Lister::new().accept(page).unwrap() else { panic!("one page") };
+        let rows = rows.iter().cloned().map(|row| LineageRow {
+            id: row.id,
+            parent: row.parent,
+            status: row.status,
+            last_listed: row.last_listed,
+            lost: row.is_lost,
+        });
+        let mut lineage = Lineage::restore(rows);
+        lineage.merge_listing(&listing, now);
+        lineage
+    }
+
+    #[test]
+    fn a_shard_that_came_back_or_came_late_under_a_begun_child_gets_one_gap_and_none_at_each_restart() {
+        let now = WallTime::from_secs(1_800_000_000);
+        let parent = |status| new_row(ShardId::new("parent"), None, status, now, now);
+        let came_back = ShardRow { is_lost: true, ..parent(ShardStatus::Finished) };
+        let came_late = parent(ShardStatus::Waiting);
+        let child = new_row(ShardId::new("child"), Some(ShardId::new("parent")), ShardStatus::Reading, now, now);
+        for (parent, why) in [(came_back, Suspicion::Reappeared), (came_late, Suspicion::Overtaken)] {
+            let rows = vec![parent.clone(), child.clone()];
+            let mut lineage = listed(&rows, now);
+            let suspects = lineage.suspects();
+            assert_eq!(suspects, [Suspect { shard: parent.id.clone(), why }]);
+            assert_eq!(lineage.resolve(&suspects[0], now), Some(ShardStatus::Finished));
+            assert!(!may_come_back(why));
+
+            let state = LinkState { shards: rows, ..LinkState::default() };
+            let mut book = Book::take_over(state, link_for_tests(), now, Duration::ZERO);
+            book.leave_shard(&parent.id).unwrap();
+            let rows: Vec<ShardRow> = book.shard_rows().cloned().collect();
+            assert_eq!(listed(&rows, now).suspects(), [], "{why:?}");
+        }
+    }
 
     #[test]
     fn a_shard_that_one_listing_lacked_is_left_alone_whatever_else_it_is_suspected_of() {

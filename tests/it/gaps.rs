@@ -1,10 +1,15 @@
 //! History that is lost before it was read: a durable gap says so, the process is not ready meanwhile, and it heals.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dynaferry::checkpoint::LinkState;
+use dynaferry::checkpoint::rows::ShardStatus;
+use dynaferry::context::WallClock as _;
 use dynaferry::error::Exit;
 use dynaferry::http::NotReady;
-use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
 
@@ -364,4 +369,68 @@ async fn a_gap_during_the_load_is_healed_after_it() {
     let gaps = world.gaps().await;
     assert!(!gaps.is_empty() && gaps.iter().all(|gap| gap.healed.is_some()), "{gaps:?}");
     world.assert_equal();
+}
+
+/// Each pass of a heal reads both tables: while more is lost all the time, it is not made again and again without a pause.
+#[tokio::test(start_paused = true)]
+async fn a_heal_that_more_losses_keep_open_is_repeated_with_pauses() {
+    let world = World::paused(Options { initial_shards: 1..=1, shard_life: HOUR * 1000, ..seeded(83) });
+    fill(&world);
+    let service = world.serve("stream.poll_min = \"1s\"\nstream.poll_max = \"1s\"");
+    service.until_equal(&world).await;
+    let passes = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&passes);
+    world.sandbox.set_observer(Some(Arc::new(move |exchange: &Exchange<'_>| {
+        let is_first = memchr::memmem::find(exchange.request, b"\"Segment\":0,").is_some();
+        let is_of_source = exchange.operation == "Scan" && exchange.account == SOURCE;
+        seen.fetch_add(usize::from(is_of_source && is_first), Ordering::Relaxed);
+    })));
+    // A pass takes some seconds, and meanwhile more is lost.
+    slow_heal(&world);
+    for n in 0..600 {
+        world.put(n % 50, 0, &format!("lost {n}"));
+        world.sandbox.trim_now(SOURCE, REGION, "orders", Duration::ZERO).unwrap();
+        world.put(n % 50, 1, &format!("kept {n}"));
+        world.sandbox.expire_iterators();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!service.status().gaps.is_empty());
+    let made = passes.load(Ordering::Relaxed);
+    assert!((2..=6).contains(&made), "{made} passes in ten minutes");
+    world.no_faults();
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+/// A shard that was read to its end leaves the listing before its children are in it: nobody knows what they hold, so the
+/// lag must go on counting from the shard's end.
+#[tokio::test(start_paused = true)]
+async fn a_listing_without_a_finished_shard_and_its_children_does_not_release_the_lag() {
+    let delay = Duration::from_secs(60);
+    let options =
+        Options { initial_shards: 1..=1, split_chance: 0.0, shard_life: HOUR, children_delay: delay, ..seeded(84) };
+    let world = World::paused(options);
+    fill(&world);
+    let service = world.serve("stream.discovery_interval = \"10s\"");
+    service.until_equal(&world).await;
+    let parent = world.sandbox.shards(SOURCE, REGION, "orders").unwrap().remove(0).id;
+    world.sandbox.roll_shards(SOURCE, REGION, "orders").unwrap();
+    let rolled = world.clock().now();
+    world.put(1, 0, "in a child that nobody knows");
+    let is_finished = |state: &LinkState| {
+        state.shards.iter().any(|row| row.id.as_str() == parent && row.status == ShardStatus::Finished)
+    };
+    while !is_finished(&world.state().await) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.sandbox.vanish_shard(SOURCE, REGION, "orders", &parent).unwrap();
+    while world.clock().now().since(rolled) < delay {
+        let claimed = service.status().watermark.applied.unwrap();
+        assert!(claimed <= rolled, "{:?} after the roll-over, which it claims to have passed", claimed.since(rolled));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    service.until_equal(&world).await;
+    service.until("the lag is small", || service.status().lag_seconds.is_some_and(|lag| lag < 5.0)).await;
+    service.stop().await.unwrap();
 }

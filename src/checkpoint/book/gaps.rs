@@ -51,13 +51,17 @@ impl Book {
     }
 
     /// The tables were found equal by a pass that began at `covered`: these gaps are healed, unless they went on since.
-    pub(crate) fn heal_gaps(&mut self, ids: &[u64], covered: WallTime, at: WallTime) {
+    /// Answers those that are.
+    pub(crate) fn heal_gaps(&mut self, ids: &[u64], covered: WallTime, at: WallTime) -> Vec<u64> {
+        let mut healed = Vec::new();
         for id in ids {
             if let Some(gap) = self.gaps.get_mut(id).filter(|gap| gap.to <= covered) {
                 gap.healed = Some(at);
+                healed.push(*id);
                 self.dirty.gaps.insert(*id);
                 self.dirty.urgent = true;
             }
         }
+        healed
     }
 }

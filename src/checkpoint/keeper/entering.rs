@@ -53,8 +53,8 @@ impl KeeperTask {
                 self.ack_when_durable(ack, is_new);
             }
             Note::HealGaps(ids, covered, ack) => {
-                self.book.heal_gaps(&ids, covered, self.context.now());
-                self.ack_when_durable(ack, ());
+                let healed = self.book.heal_gaps(&ids, covered, self.context.now());
+                self.ack_when_durable(ack, healed);
             }
             Note::Barrier(ack) => self.barriers.push((self.book.barrier(), ack)),
             Note::SyncKeys(keys, ack) => {

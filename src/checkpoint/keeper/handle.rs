@@ -32,7 +32,7 @@ pub(super) enum Note {
     ForgetSegments,
     UpdateLink(Box<dyn FnOnce(&mut LinkRow) + Send>, oneshot::Sender<()>),
     OpenGap(GapRow, oneshot::Sender<bool>),
-    HealGaps(Vec<u64>, WallTime, oneshot::Sender<()>),
+    HealGaps(Vec<u64>, WallTime, oneshot::Sender<Vec<u64>>),
     Barrier(oneshot::Sender<()>),
     SyncKeys(Vec<Key>, oneshot::Sender<()>),
     Close(bool, oneshot::Sender<()>),
@@ -174,8 +174,8 @@ impl Keeper {
     }
 
     /// Closes gaps that a pass healed which began at `covered`; those that went on since stay open. Resolves when that
-    /// is durable.
-    pub(crate) async fn heal_gaps(&self, ids: Vec<u64>, covered: WallTime) -> Result<(), KeeperGone> {
+    /// is durable, with those that are closed.
+    pub(crate) async fn heal_gaps(&self, ids: Vec<u64>, covered: WallTime) -> Result<Vec<u64>, KeeperGone> {
         self.ask(|ack| Note::HealGaps(ids, covered, ack)).await
     }
 

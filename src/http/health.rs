@@ -21,6 +21,8 @@ pub enum NotReady {
     StreamNotOpened,
     /// A gap is open: the copy misses changes until it is healed.
     GapOpen,
+    /// The link met a fault and stopped: it copies nothing until it is opened again, or until the process is.
+    Failed,
 }
 
 /// Whether a link is ready: it is when there is no reason against it.

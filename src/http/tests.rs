@@ -122,9 +122,10 @@ async fn ready_names_every_reason_and_never_follows_lag() {
     let server = Server::start().await;
     assert_eq!(server.json("/readyz").await, (503, json!({"ready": false, "links": []})));
 
-    let reasons = [NotReady::NotStarted, NotReady::Credentials, NotReady::StreamNotOpened, NotReady::GapOpen];
+    let reasons =
+        [NotReady::NotStarted, NotReady::Credentials, NotReady::StreamNotOpened, NotReady::GapOpen, NotReady::Failed];
     server.source.set(Phase::Starting, None, &reasons);
-    let names = json!(["not_started", "credentials", "stream_not_opened", "gap_open"]);
+    let names = json!(["not_started", "credentials", "stream_not_opened", "gap_open", "failed"]);
     let expected = json!({"ready": false, "links": [{"link": "orders", "reasons": names}]});
     assert_eq!(server.json("/readyz").await, (503, expected));
 

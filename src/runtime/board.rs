@@ -89,6 +89,8 @@ struct State {
     settled: Rate,
     counts: Counts,
     books: BookStatus,
+    /// Dead letters of the newest status; `None` before the first one: those that are there already are not new.
+    known_letters: Option<u64>,
     is_target_throttled: bool,
     stream_opened: bool,
     denied: HashSet<(Side, Operation)>,
@@ -119,6 +121,7 @@ impl Board {
             settled: Rate::default(),
             counts: Counts::default(),
             books: BookStatus::default(),
+            known_letters: None,
             is_target_throttled: false,
             stream_opened: false,
             denied: HashSet::new(),

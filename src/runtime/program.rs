@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -36,7 +37,8 @@ use verifying::Verifying;
 
 /// One attempt at the state table: its items are small, and a late checkpoint is worth more than a slow one.
 const STATE_TIMEOUT: Duration = Duration::from_secs(3);
-/// First and longest wait before a failed link is opened again, where there are others.
+/// First and longest wait before a failed link is opened again, where there are others. What ran longer than the longest
+/// wait was well meanwhile, and its next failure is a first one.
 const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// Where the links' state is, and who shares it.
@@ -299,7 +301,9 @@ impl Program {
 /// Opens a link again and again, until it is told to stop; not after a bug, which would strike again.
 async fn run_among_others(link: &Link, stop: CancellationToken) -> Result<()> {
     let mut wait = LINK_AGAIN.0;
-    while let Err(error) = Box::pin(link.run(None, stop.clone())).await {
+    loop {
+        let began = Instant::now();
+        let Err(error) = Box::pin(link.run(None, stop.clone())).await else { return Ok(()) };
         if error.is_bug() {
             // The others go on; this link waits for a new process, and its fault is what the process exits with.
             tracing::error!(link = link.config.name, error = chain(&error), "the link stays stopped");
@@ -312,11 +316,11 @@ async fn run_among_others(link: &Link, stop: CancellationToken) -> Result<()> {
             hint = error.hint,
             "the link failed, it is opened again later"
         );
+        wait = if began.elapsed() > LINK_AGAIN.1 { LINK_AGAIN.0 } else { wait };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2).min(LINK_AGAIN.1);
     }
-    Ok(())
 }

@@ -1,12 +1,13 @@
 //! How a process ends: drained, in time, with what it was told to say.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError, StoreResult};
 use dynaferry::error::Exit;
+use dynaferry::http::NotReady;
 use dynaferry::model::CanonicalKey;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::{Mode, Phase};
@@ -29,6 +30,28 @@ async fn a_stop_is_heard_while_the_link_cannot_be_opened() {
     let asked = tokio::time::Instant::now();
     service.stop().await.unwrap();
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_heard_while_another_stream_is_waited_for() {
+    for is_answered in [true, false] {
+        let world = World::paused(seeded(78));
+        world.put(1, 0, "before");
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        world.set_stream(false);
+        let is_closed = || service.why_not_ready().contains(&NotReady::StreamNotOpened);
+        service.until("the stream is read to its end", is_closed).await;
+        if !is_answered {
+            world.faults(vec![FaultRule::new("*", Trigger::Chance(1.0), FaultKind::TimeOut)]);
+        }
+        // Between two looks, or in the middle of one.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(!service.has_ended());
+        let asked = tokio::time::Instant::now();
+        service.stop().await.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,6 +217,31 @@ async fn items_that_the_target_refuses_are_set_aside_listed_and_replayed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_dead_letter_is_counted_once_however_often_its_link_is_opened() {
+    let world = world_with_poison(99);
+    poison(&world, 7);
+    let service = world.serve("apply.on_rejected = \"dead_letter\"");
+    let counted = || service.metric("dynaferry_dead_letter_records_total", &[]);
+    #[expect(clippy::cast_precision_loss, reason = "a few letters")]
+    let letters = || service.status().dead_letters as f64;
+    service.until("one is set aside", || letters() > 0.0 && world.num_differences() == 1).await;
+    for _ in 0..2 {
+        world.set_stream(false);
+        let is_open = || !service.why_not_ready().contains(&NotReady::StreamNotOpened);
+        service.until("the stream is read to its end", || !is_open()).await;
+        world.set_stream(true);
+        service.until("the link is open again", || is_open() && service.status().gaps.is_empty()).await;
+        assert!((counted() - letters()).abs() < 0.5, "{} letters, {} counted", letters(), counted());
+    }
+    service.stop().await.unwrap();
+    let service = world.serve("apply.on_rejected = \"dead_letter\"");
+    service.until("it runs", || service.status().lag_known).await;
+    let counted = service.metric("dynaferry_dead_letter_records_total", &[]);
+    assert!(counted < 0.5, "{counted} were set aside by this process");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn dead_letters_are_not_replayed_from_a_source_that_was_made_anew() {
     let world = world_with_poison(96);
     world.put(1, 0, "x");
@@ -238,11 +286,23 @@ async fn permissions_that_a_command_lacks_end_it_with_what_to_allow() {
     }
 }
 
-/// Refuses the writes of one link as breaking an invariant, from some time on.
+/// Refuses so many writes of one link.
 struct Refusing {
     store: MemoryStore,
     link: &'static str,
-    refuses: AtomicBool,
+    refuses: AtomicU32,
+    with: fn(String) -> StoreError,
+}
+
+impl Refusing {
+    /// Refuses nothing yet.
+    fn new(link: &'static str, with: fn(String) -> StoreError) -> Arc<Self> {
+        Arc::new(Self { store: MemoryStore::new(), link, refuses: AtomicU32::new(0), with })
+    }
+
+    fn refuse(&self, writes: u32) {
+        self.refuses.store(writes, Ordering::SeqCst);
+    }
 }
 
 impl StateStore for Refusing {
@@ -268,9 +328,12 @@ impl StateStore for Refusing {
         fence: &'a Fence,
         writes: Vec<StateWrite>,
     ) -> BoxFuture<'a, StoreResult<()>> {
-        if link == self.link && self.refuses.load(Ordering::SeqCst) {
-            let (link, what) = (link.to_owned(), "a checkpoint would move back".to_owned());
-            return Box::pin(async { Err(StoreError::Invariant { link, what }) });
+        let one_less = |left: u32| left.checked_sub(1);
+        let is_refused =
+            link == self.link && self.refuses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+        if is_refused {
+            let refused = (self.with)(link.to_owned());
+            return Box::pin(async { Err(refused) });
         }
         self.store.commit(link, fence, writes)
     }
@@ -293,16 +356,18 @@ impl StateStore for Refusing {
 async fn a_bug_stops_its_link_for_good_with_code_1_and_no_other() {
     let world = World::paused(seeded(97));
     (0..20).for_each(|n| world.put(n, 0, "before"));
-    let two = "source.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
-               [link.second]\nsource.table = \"orders\"\ntarget.table = \"second\"\ntarget.create = true";
-    for (config, is_alone) in [("", true), (two, false)] {
+    for (config, is_alone) in [("", true), (TWO_LINKS, false)] {
         let link = if is_alone { "orders" } else { "second" };
-        let store = Arc::new(Refusing { store: MemoryStore::new(), link, refuses: AtomicBool::new(false) });
+        let store = Refusing::new(link, |link| {
+            let what = "a checkpoint would move back".to_owned();
+            StoreError::Invariant { link, what }
+        });
         let service = Process::start(world.program_over(world.config(config), Mode::Service, Arc::clone(&store) as _));
         service.until_equal(&world).await;
         service.until("both are loaded", || world.sandbox.snapshot(TARGET, REGION, "second").is_ok() || is_alone).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
-        store.refuses.store(true, Ordering::SeqCst);
+        assert!(service.why_not_ready().is_empty());
+        store.refuse(u32::MAX);
         world.put(1, 0, "after");
         let ended = if is_alone {
             service.end().await
@@ -315,6 +380,7 @@ async fn a_bug_stops_its_link_for_good_with_code_1_and_no_other() {
             assert_eq!(world.sandbox.snapshot(TARGET, REGION, "second").unwrap(), second, "it is not opened again");
             let phases = service.program.status_source().status().links;
             assert_eq!(phases.iter().find(|now| now.link == "second").unwrap().phase, Phase::Failed);
+            assert_eq!(service.why_not_ready(), [NotReady::Failed], "nobody takes it for a copy that goes on");
             service.stop().await
         };
         let (exit, text) = failed(ended);
@@ -322,4 +388,50 @@ async fn a_bug_stops_its_link_for_good_with_code_1_and_no_other() {
         assert!(text.contains(&format!("link `{link}` stopped: this is a bug, please report it")), "{text}");
         world.call(TARGET, "DeleteTable", r#"{"TableName":"orders-copy"}"#);
     }
+}
+
+/// Two copies of one source.
+const TWO_LINKS: &str = "source.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
+                         [link.second]\nsource.table = \"orders\"\ntarget.table = \"second\"\ntarget.create = true";
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_was_well_for_a_while_is_opened_again_soon_after_its_next_fault() {
+    let world = World::paused(seeded(77));
+    (0..20).for_each(|n| world.put(n, 0, "before"));
+    let store = Refusing::new("second", |link| StoreError::Fenced { link });
+    store.refuse(u32::MAX);
+    let service = Process::start(world.program_over(world.config(TWO_LINKS), Mode::Service, Arc::clone(&store) as _));
+    tokio::time::sleep(HOUR).await;
+    store.refuse(0);
+    let phase_of_second = || {
+        let links = service.program.status_source().status().links;
+        links.iter().find(|now| now.link == "second").map(|now| now.phase)
+    };
+    service.until("it is opened", || phase_of_second() == Some(Phase::Replicating)).await;
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    assert!(service.why_not_ready().is_empty());
+    store.refuse(1);
+    service.until("it failed once more", || phase_of_second() == Some(Phase::Failed)).await;
+    assert_eq!(service.why_not_ready(), [NotReady::Failed]);
+    let failed_at = tokio::time::Instant::now();
+    service.until("it is opened again", || phase_of_second() == Some(Phase::Replicating)).await;
+    assert!(failed_at.elapsed() < Duration::from_secs(30), "after {:?}", failed_at.elapsed());
+    assert!(service.why_not_ready().is_empty());
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_a_start_that_fails_are_counted() {
+    let world = World::paused(seeded(76));
+    world.put(1, 0, "before");
+    let denied = FaultRule::new("DescribeTable", Trigger::Chance(1.0), FaultKind::AccessDenied).for_table("second");
+    world.faults(vec![denied]);
+    let service = world.serve(TWO_LINKS);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(service.why_not_ready(), [NotReady::NotStarted], "of the second; the first one runs");
+    let calls = |labels: &[&str]| service.metric("dynaferry_requests_total", labels);
+    assert!(calls(&["link=\"second\"", "denied"]) > 0.0);
+    assert!(calls(&["link=\"second\"", "AssumeRole", "ok"]) > 0.0);
+    assert!(calls(&["link=\"orders\"", "DescribeTable", "ok"]) > 0.0);
+    service.stop().await.unwrap();
 }

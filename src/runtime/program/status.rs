@@ -125,6 +125,9 @@ impl StatusSource for Watched {
                         if !now.books.open_gaps.is_empty() {
                             reasons.push(NotReady::GapOpen);
                         }
+                        if now.phase == Phase::Failed {
+                            reasons.push(NotReady::Failed);
+                        }
                     }
                 }
                 LinkReadiness { link, reasons, standby: false }

@@ -189,6 +189,16 @@ impl Sandbox {
         Ok(wanted.filter(|(_, id)| stream.replace_shard(id, now, children, moment)).count())
     }
 
+    /// The canonical bytes of a key that is given as DynamoDB JSON, as in [`Snapshot`] and in events.
+    ///
+    /// # Errors
+    /// If there is no such table, or it has other keys.
+    pub fn key_bytes(&self, account: &str, region: &str, table: &str, key: &str) -> Result<Vec<u8>, ControlError> {
+        let mut world = self.lock();
+        let place = world.place_any(&address(account, region, table))?;
+        Ok(place.table.key_alone(&read_attributes(key)?)?.canonical())
+    }
+
     /// The shards of a table's latest stream, in the order of their creation.
     ///
     /// # Errors

@@ -5,11 +5,11 @@
 //! |---|---|
 //! | C1 | in the end both tables are equal; at no time does the target get an image that the source never had |
 //! | C2 | no checkpoint passes a record that is not settled, or moves back; no shard is finished before it was read to its end |
-//! | C3 | no key goes backwards but where the protocol says so: replay, reads that ran ahead, writes in doubt |
+//! | C3 | no key goes backwards but where the protocol says so: replay, reads that ran ahead, writes in doubt; one that a late write took back is owed another write, durably |
 //! | C4 | no record of a child is dispatched before its parent's row says that it is finished |
 //! | C5 | every record that was trimmed unread lies under a gap; none is closed before its keys are right, none is a false alarm |
 //! | C7 | no request that the service must refuse; DescribeStream at most ten times a second |
-//! | C9 | no more records ahead of the checkpoints than was configured; none is sent beyond the dispatch watermark |
+//! | C9 | no more records and bytes ahead of the checkpoints than was configured, and but a page of each shard more in memory; none is sent beyond the dispatch watermark |
 //!
 //! C8 (liveness) and the lag are looked at by the run itself, C10 (determinism) by running twice.
 
@@ -17,15 +17,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{GapRow, GapScope, LinkRow, ShardRow, ShardStatus};
-use dynaferry::checkpoint::{LinkState, StateWrite};
-use dynaferry::model::{SequenceNumber, ShardId, WallTime};
-use dynaferry::sandbox::{Changed, Event, Exchange};
+use dynaferry::checkpoint::rows::{DoubtRow, GapRow, GapScope, LinkRow, ShardRow, ShardStatus};
+use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore as _, StateWrite};
+use dynaferry::model::{CanonicalKey, SequenceNumber, ShardId, WallTime};
+use dynaferry::sandbox::{Changed, Event, Exchange, Sandbox};
+use futures_util::FutureExt as _;
 
 use crate::state::CommitObserver;
 use crate::trace::Trace;
 use crate::truth::{Lost, Record, ShardTruth, Truth, VersionIndex, number_of};
-use crate::world::{COPY, SOURCE, TABLE, TARGET};
+use crate::world::{COPY, LINK, REGION, SOURCE, TABLE, TARGET};
 
 /// Changes created so long before the load began are in its pages (`src/runtime/open.rs`).
 const LOAD_MARGIN: Duration = Duration::from_secs(300);
@@ -45,6 +46,16 @@ pub(crate) struct Violation {
     pub(crate) what: String,
 }
 
+/// How much may be read ahead of the checkpoints.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+    /// Of a page.
+    pub(crate) page_records: usize,
+    pub(crate) page_bytes: usize,
+}
+
 /// What the checkers know.
 pub(crate) struct Judge {
     pub(crate) truth: Truth,
@@ -56,10 +67,17 @@ pub(crate) struct Judge {
     rows: BTreeMap<ShardId, ShardRow>,
     link: Option<LinkRow>,
     gaps: BTreeMap<u64, GapRow>,
-    look_ahead: usize,
+    /// When each gap was written down as open, the last time.
+    open_at: HashMap<u64, WallTime>,
+    limits: Limits,
+    /// Where the link's state is, and the keys of the truth as they are called there.
+    store: Arc<MemoryStore>,
+    names: HashMap<usize, CanonicalKey>,
     describe_calls: VecDeque<WallTime>,
     /// Records that the process that runs was given.
     given: BTreeSet<SequenceNumber>,
+    /// The last of each shard.
+    given_to: HashMap<ShardId, SequenceNumber>,
     /// How often that process was shown a shard.
     shown: HashMap<ShardId, u32>,
     /// Records that were trimmed beyond a checkpoint before they were given to it.
@@ -79,7 +97,7 @@ pub(crate) struct Judge {
 pub(crate) struct Court(Arc<Mutex<Judge>>);
 
 impl Court {
-    pub(crate) fn new(look_ahead: usize, trace: Trace) -> Self {
+    pub(crate) fn new(limits: Limits, store: Arc<MemoryStore>, trace: Trace) -> Self {
         Self(Arc::new(Mutex::new(Judge {
             truth: Truth::default(),
             trace,
@@ -88,9 +106,13 @@ impl Court {
             rows: BTreeMap::new(),
             link: None,
             gaps: BTreeMap::new(),
-            look_ahead,
+            open_at: HashMap::new(),
+            limits,
+            store,
+            names: HashMap::new(),
             describe_calls: VecDeque::new(),
             given: BTreeSet::new(),
+            given_to: HashMap::new(),
             shown: HashMap::new(),
             unread: Vec::new(),
             expired: HashMap::new(),
@@ -188,10 +210,17 @@ impl Judge {
             );
         };
         let truth = &mut self.truth.keys[key];
+        let is_older = truth.high.is_some_and(|high| newest < high);
         truth.high = truth.high.max(Some(newest));
         truth.target = number;
         if change.is_late {
             self.late_writes += 1;
+            if is_older && !self.is_owed(key, newest) {
+                let what = format!(
+                    "a late write took key {key} back to version {newest}, and nothing says that it is owed another"
+                );
+                self.violated("C3", change.at, what);
+            }
             return;
         }
         let before = truth.streamed.clone();
@@ -208,6 +237,33 @@ impl Judge {
         }
         if !is_read {
             self.check_dispatch(key, &candidates, change.at);
+        }
+    }
+
+    /// Whether the state says that a key will be written once more: it is listed as in doubt, a newer record of it is not
+    /// passed, or a gap is open.
+    fn is_owed(&self, key: usize, than: VersionIndex) -> bool {
+        if self.link.is_none() || self.gaps.values().any(|gap| gap.healed.is_none()) {
+            return true;
+        }
+        let is_newer = |record: &Record| record.key == key && record.version > than;
+        let is_listed = || {
+            let name = self.names.get(&key)?;
+            self.store.doubt(LINK, name).now_or_never()?.ok()?
+        };
+        self.truth.shards.values().any(|shard| shard.records.iter().any(is_newer))
+            || is_listed().is_some()
+            || !self.poison.is_empty()
+    }
+
+    /// The state lists a key under this name.
+    fn learn(&mut self, row: &DoubtRow, sandbox: &Sandbox) {
+        if self.names.values().any(|name| *name == row.key) {
+            return;
+        }
+        if let Ok(bytes) = sandbox.key_bytes(TARGET, REGION, COPY, &row.key_json) {
+            let key = self.truth.key(&bytes);
+            self.names.insert(key, row.key.clone());
         }
     }
 
@@ -285,7 +341,7 @@ impl Judge {
                     *self.shown.entry(ShardId::new(shard)).or_default() += 1;
                 }
             }
-            "GetRecords" if reply.status() == 200 => self.given.extend(numbers_in(reply.body())),
+            "GetRecords" if reply.status() == 200 => self.records_were_given(reply.body()),
             "GetRecords" => self.check_iterator(exchange.request, reply.body(), exchange.at),
             "Scan" | "GetItem" if exchange.account == SOURCE && reply.status() == 200 => {
                 self.source_was_read(exchange.operation, reply.body());
@@ -296,6 +352,17 @@ impl Judge {
             let text = String::from_utf8_lossy(reply.body()).into_owned();
             self.violated("C7", exchange.at, format!("{} is refused as invalid: {text}", exchange.operation));
         }
+    }
+
+    fn records_were_given(&mut self, body: &[u8]) {
+        let numbers: Vec<SequenceNumber> = numbers_in(body).collect();
+        let Some((first, last)) = numbers.first().zip(numbers.last()) else { return };
+        let is_of = |shard: &ShardTruth| shard.records.iter().any(|record| record.sequence == *first);
+        if let Some((id, _)) = self.truth.shards.iter().find(|(_, shard)| is_of(shard)) {
+            let to = self.given_to.entry(id.clone()).or_insert(*last);
+            *to = (*to).max(*last);
+        }
+        self.given.extend(numbers);
     }
 
     fn is_about_poison(&self, request: &[u8]) -> bool {
@@ -473,7 +540,15 @@ impl Judge {
     /// C2: what is finished was read to its end.
     fn check_finished(&mut self, row: &ShardRow, at: WallTime) {
         let Some(shard) = self.truth.shards.get(&row.id) else { return };
-        let left = shard.records.iter().filter(|record| !self.is_settled(record)).count();
+        // What is unread of a shard that came, or came back, under a begun child is left to its gap.
+        let of_gap = |gap: &GapRow| matches!(gap.cause.as_str(), "shard_late" | "shard_reappeared");
+        let is_left = |record: &Record| {
+            let Record { key, version, at, .. } = *record;
+            let lost = Lost { key, version, at, shard: Some(row.id.clone()) };
+            let scope = GapScope::Shard(row.id.clone());
+            self.gaps.values().any(|gap| of_gap(gap) && gap.scope == scope && self.covers(gap, &lost))
+        };
+        let left = shard.records.iter().filter(|record| !self.is_settled(record) && !is_left(record)).count();
         if !shard.is_closed || left > 0 {
             let open = if shard.is_closed { "closed" } else { "open" };
             self.violated(
@@ -487,21 +562,27 @@ impl Judge {
         }
     }
 
-    /// C9: records between checkpoints and dispatch watermarks.
+    /// C9: what lies between checkpoints and dispatch watermarks, and what the process was given beyond them.
     fn check_look_ahead(&mut self, at: WallTime) {
-        let ahead: usize = self
-            .rows
-            .values()
-            .filter(|row| row.status != ShardStatus::Finished)
-            .filter_map(|row| Some((self.truth.shards.get(&row.id)?, row.dispatch?)))
-            .map(|(shard, dispatch)| shard.records.partition_point(|record| record.sequence <= dispatch))
-            .sum();
-        if ahead > self.look_ahead {
-            self.violated(
-                "C9",
-                at,
-                format!("{ahead} records are ahead of the checkpoints; {} may be", self.look_ahead),
-            );
+        let Limits { records, bytes, page_records, page_bytes } = self.limits;
+        let unfinished = || self.rows.values().filter(|row| row.status != ShardStatus::Finished && !row.is_lost);
+        let shards = || unfinished().filter_map(|row| Some((row, self.truth.shards.get(&row.id)?)));
+        let sum =
+            |all: &mut dyn Iterator<Item = (usize, usize)>| all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        // What an earlier owner dispatched, and this one was not given yet, is none of its look-ahead.
+        let given = |row: &ShardRow| self.given_to.get(&row.id).copied();
+        let sent = sum(&mut shards().filter_map(|(row, shard)| Some(shard.ahead(row.dispatch?.min(given(row)?)))));
+        let held = sum(&mut shards().filter_map(|(row, shard)| Some(shard.ahead(given(row)?))));
+        let pages = shards().count();
+        // A page that is larger than all of the look-ahead takes all of it.
+        let may_be_sent = (records.max(page_records), bytes + page_bytes);
+        let may_be_held = (may_be_sent.0 + pages * page_records, may_be_sent.1 + pages * page_bytes);
+        for (what, is, may_be) in [("sent", sent, may_be_sent), ("read", held, may_be_held)] {
+            if is.0 > may_be.0 || is.1 > may_be.1 {
+                let what =
+                    format!("{} records, {} bytes are {what} ahead of the checkpoints; may be: {may_be:?}", is.0, is.1);
+                self.violated("C9", at, what);
+            }
         }
     }
 
@@ -511,10 +592,14 @@ impl Judge {
         self.check_alarm(row, at);
         self.gaps.insert(row.id, row.clone());
         if row.healed.is_none() {
+            self.open_at.insert(row.id, at);
             return;
         }
+        // What was lost later is for the next gap to say.
+        let open_at = self.open_at.get(&row.id).copied().unwrap_or(at);
         let lost = std::mem::take(&mut self.truth.lost);
-        let (covered, rest): (Vec<_>, Vec<_>) = lost.into_iter().partition(|lost| self.covers(row, lost));
+        let (covered, rest): (Vec<_>, Vec<_>) =
+            lost.into_iter().partition(|lost| lost.at <= open_at && self.covers(row, lost));
         self.truth.lost = rest;
         for lost in covered {
             if !self.is_right(&lost) {
@@ -653,9 +738,11 @@ impl Judge {
     }
 
     /// The operator throws the state away and begins anew.
-    pub(crate) fn state_dropped(&mut self) {
+    pub(crate) fn state_dropped(&mut self, store: Arc<MemoryStore>) {
+        self.store = store;
         self.rows.clear();
         self.gaps.clear();
+        self.open_at.clear();
         self.link = None;
         self.truth.lost.clear();
         self.unread.clear();
@@ -686,6 +773,7 @@ fn is_our_fault(body: &[u8]) -> bool {
 pub(crate) struct Clerk {
     pub(crate) court: Court,
     pub(crate) clock: Arc<crate::clocks::WorldClock>,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl CommitObserver for Clerk {
@@ -697,6 +785,7 @@ impl CommitObserver for Clerk {
         // What was read at the table, and what was applied beyond the checkpoints, belongs to an earlier process.
         let judge = &mut *judge;
         judge.given.clear();
+        judge.given_to.clear();
         judge.shown.clear();
         judge.expired.clear();
         for key in &mut judge.truth.keys {
@@ -721,6 +810,9 @@ impl CommitObserver for Clerk {
         // Gaps first: one commit is one moment.
         let (gaps, others): (Vec<_>, Vec<_>) = writes.iter().partition(|write| matches!(write, StateWrite::Gap(_)));
         for write in gaps.into_iter().chain(others) {
+            if let StateWrite::Doubt(row) = write {
+                judge.learn(row, &self.sandbox);
+            }
             judge.commit(write, now);
         }
     }

@@ -28,6 +28,8 @@ pub(crate) enum Act {
     TargetOutage,
     StreamOutage,
     TargetThrottle,
+    CrashOverWrite,
+    StopOverWrite,
 }
 
 /// How a kind is turned on.
@@ -137,6 +139,9 @@ pub(crate) static KINDS: &[Kind] = &[
     rule("record.missing_field", PAGES, 0.03, |_| FaultKind::MissingField),
     rule("scan.stale", &["Scan", "GetItem"], 1.0, |_| FaultKind::StaleRead),
     rule("scan.partition_split", &["Scan"], 0.5, |_| FaultKind::SplitPartition),
+    rule("scan.slow", &["Scan"], 1.0, |random| FaultKind::Hold(millis(random, 20, 3_000))),
+    world("scan.small_pages", |options, _, random| options.max_page_bytes = random.usize(500..3_000)),
+    world("items.big", |_, _, _| {}),
     world("describe.page_size", |options, _, random| options.max_page_shards = random.usize(1..4)),
     world("describe.rate", |options, _, _| options.max_describe_stream_rate = Some(10)),
     world("list.rate", |options, _, _| options.max_list_streams_rate = Some(5)),
@@ -182,6 +187,8 @@ pub(crate) static KINDS: &[Kind] = &[
     act("worker.freeze", Act::Freeze, 40),
     act("worker.crash", Act::Crash, 20),
     act("worker.shutdown", Act::Restart, 30),
+    act("worker.crash_over_write", Act::CrashOverWrite, 40),
+    act("worker.stop_over_write", Act::StopOverWrite, 40),
     act("state_table.outage", Act::StateOutage, 60),
     state("state_table.throttle", |faults, strength| faults.throttle = 0.3 * strength),
     state("state_table.lost_reply", |faults, strength| faults.lost_reply = 0.2 * strength),

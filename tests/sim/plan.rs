@@ -288,7 +288,22 @@ impl Plan {
                 set(&mut options, knob.strength, &mut fastrand::Rng::with_seed(knob.seed));
             }
         }
+        if self.has_knob("scan.stale") {
+            options.stale_reads = MINUTE;
+        }
         options
+    }
+
+    /// Bytes that may be read beyond the checkpoints: as usual, or little where items are big.
+    pub(crate) fn look_ahead_bytes(&self) -> usize {
+        if self.has_knob("items.big") { 4 << 20 } else { 32 << 20 }
+    }
+
+    /// How long the process may take to drain: not long enough for a write that is not answered, where it is to be stopped
+    /// over one.
+    fn drain(&self) -> Duration {
+        let Settings { drain, attempt_timeout, .. } = self.settings;
+        if self.has_knob("worker.stop_over_write") { drain.min(attempt_timeout / 2) } else { drain }
     }
 
     /// Whether a knob is on.
@@ -309,7 +324,7 @@ impl Plan {
         format!(
             "load.segments = {}\nload.concurrency = {}\napply.batch_items = {}\napply.max_in_flight = {}\n\
              apply.on_rejected = \"{}\"\napply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
-             stream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
+             apply.look_ahead_bytes = \"{}MiB\"\nstream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
              stream.discovery_interval = {}\nload.read_capacity = 100000\napply.write_capacity = 100000\n\
              verify.rate = 100000\n[checkpoint]\nstore = \"file:unused\"\ninterval = {}\nrecords = {}\n\
              [service]\ndrain = {}\n",
@@ -321,13 +336,14 @@ impl Plan {
             s.look_ahead_records,
             ms(s.in_doubt_for),
             ms(s.attempt_timeout),
+            self.look_ahead_bytes() >> 20,
             s.concurrent_shards,
             ms(s.poll_min),
             ms(s.poll_max),
             ms(s.discovery),
             ms(s.checkpoint_interval),
             s.checkpoint_records,
-            ms(s.drain),
+            ms(self.drain()),
         )
     }
 }

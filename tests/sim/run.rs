@@ -214,6 +214,10 @@ impl Run {
         }
         let family = self.world.plan.family;
         let mut actor = Actor::new(self, episode.has_faults);
+        if n == 0 && episode.has_faults && self.world.plan.has_knob("worker.crash_over_write") {
+            // Over the first write of all, which is of the load.
+            actor.next = Some((Act::CrashOverWrite, tokio::time::Instant::now()));
+        }
         let twin = self.writer.twin(&self.world);
         let mut writer = std::mem::replace(&mut self.writer, twin);
         {
@@ -274,6 +278,11 @@ impl Run {
 
     /// All knobs as drawn.
     fn turn_on(&self) {
+        self.turn_on_with(Vec::new());
+    }
+
+    /// All knobs as drawn, and these rules before them.
+    fn turn_on_with(&self, first: Vec<FaultRule>) {
         let plan = &self.world.plan;
         let in_doubt_for = plan.settings.in_doubt_for;
         let mut state = StateFaults::default();
@@ -291,7 +300,7 @@ impl Run {
             }
         }
         self.world.trouble.set(state);
-        self.world.set_faults(rules);
+        self.world.set_faults(first.into_iter().chain(rules).collect());
     }
 
     fn turn_off_acts(&self) {
@@ -538,6 +547,7 @@ impl Run {
             Act::SourceOutage => self.outage("*", SOURCE, FaultKind::InternalError, short * 5).await,
             Act::TargetOutage => self.outage("*", TARGET, FaultKind::InternalError, short * 5).await,
             Act::StreamOutage => self.outage("GetRecords", SOURCE, FaultKind::InternalError, short).await,
+            Act::CrashOverWrite | Act::StopOverWrite => self.end_over_write(act == Act::CrashOverWrite).await,
             Act::TargetThrottle => {
                 let kind = FaultKind::Throttle("ThrottlingException".to_owned());
                 self.outage("BatchWriteItem", TARGET, kind, short).await;
@@ -569,6 +579,27 @@ impl Run {
         while tokio::time::Instant::now() < until {
             tokio::time::sleep(SECOND).await;
             self.look();
+        }
+        self.turn_on();
+    }
+
+    /// The process ends while a write of it is on the wire, which lands later.
+    async fn end_over_write(&mut self, is_crash: bool) {
+        let late = self.world.plan.settings.in_doubt_for.mul_f64(0.05 + 0.75 * self.random.f64());
+        let kind = FaultKind::TimeOutAndDeliverLate(late);
+        self.turn_on_with(vec![FaultRule::new("BatchWriteItem", Trigger::Next(1), kind).for_account(TARGET)]);
+        let fired = |run: &Self| run.world.sandbox.fault_counts().get("error.timeout_then_late_delivery").copied();
+        let before = fired(self);
+        for _ in 0..300 {
+            if fired(self) != before || self.process.is_none() {
+                break;
+            }
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        if is_crash {
+            self.kill().await;
+        } else {
+            self.stop(None).await;
         }
         self.turn_on();
     }

@@ -85,6 +85,9 @@ pub(crate) struct Record {
     pub(crate) key: usize,
     pub(crate) version: VersionIndex,
     pub(crate) at: WallTime,
+    /// Bytes of the longest attributes of its image, and of all records of the shard up to it: it has more.
+    pub(crate) bytes: usize,
+    pub(crate) bytes_so_far: usize,
 }
 
 /// A shard, as far as its records are not settled in the program's books.
@@ -95,6 +98,25 @@ pub(crate) struct ShardTruth {
     pub(crate) records: VecDeque<Record>,
     pub(crate) is_closed: bool,
     pub(crate) is_gone: bool,
+    /// Bytes of all records that it ever had.
+    bytes: usize,
+}
+
+impl ShardTruth {
+    fn push(&mut self, record: Record) {
+        self.bytes += record.bytes;
+        self.records.push_back(Record { bytes_so_far: self.bytes, ..record });
+    }
+
+    /// How many of its records that are not passed lie at or before this one, and their bytes.
+    pub(crate) fn ahead(&self, to: SequenceNumber) -> (usize, usize) {
+        let count = self.records.partition_point(|record| record.sequence <= to);
+        let last = count.checked_sub(1).and_then(|last| self.records.get(last));
+        let bytes = last
+            .zip(self.records.front())
+            .map_or(0, |(last, first)| last.bytes_so_far - first.bytes_so_far + first.bytes);
+        (count, bytes)
+    }
 }
 
 /// A change that no stream tells of any more, and that was not settled when it was lost.
@@ -115,6 +137,8 @@ pub(crate) struct Truth {
     by_number: HashMap<u64, (usize, VersionIndex)>,
     pub(crate) shards: BTreeMap<ShardId, ShardTruth>,
     pub(crate) lost: Vec<Lost>,
+    /// Whether the stream's records carry the new images.
+    pub(crate) records_have_images: bool,
 }
 
 /// The version number in an image.
@@ -123,6 +147,12 @@ pub(crate) fn number_of(image: Option<&Item>) -> Option<u64> {
         Some(Value::S(text)) => text.parse().ok(),
         _ => None,
     }
+}
+
+/// The bytes of an image's own texts: less than what travels.
+fn bytes_of(image: Option<&Item>) -> usize {
+    let texts = image.into_iter().flat_map(|image| image.values());
+    texts.map(|value| if let Value::S(text) = value { text.len() } else { 0 }).sum()
 }
 
 impl Truth {
@@ -164,8 +194,9 @@ impl Truth {
         });
         let version = self.push(key, Version { number, record: record.clone() });
         if let Some((shard, sequence)) = record {
-            let record = Record { sequence, key, version, at: change.at };
-            self.shards.entry(shard).or_default().records.push_back(record);
+            let bytes = if self.records_have_images { bytes_of(change.image) } else { 0 };
+            let record = Record { sequence, key, version, at: change.at, bytes, bytes_so_far: 0 };
+            self.shards.entry(shard).or_default().push(record);
         }
         (key, version)
     }

@@ -58,7 +58,8 @@ pub(crate) struct Writer {
     random: fastrand::Rng,
     shape: KeyShape,
     keys: usize,
-    has_big_items: bool,
+    /// How many of the items are big.
+    big_items: f64,
     /// Whether items expire by themselves.
     expires: bool,
     /// Shared with its twins: no two images of a run have the same number.
@@ -81,7 +82,11 @@ impl Writer {
             random: fastrand::Rng::with_seed(plan.seed ^ 0x7777),
             shape: plan.shape,
             keys: plan.keys,
-            has_big_items: plan.has_big_items,
+            big_items: match plan.has_knob("items.big") {
+                true => 0.5,
+                false if plan.has_big_items => 0.1,
+                false => 0.0,
+            },
             expires: plan.has_knob("ttl.delete"),
             version: Arc::default(),
             poison,
@@ -196,7 +201,7 @@ impl Writer {
             item.insert(POISON.to_owned(), json!({"BOOL": true}));
             self.court.judge().poison.insert(version);
         }
-        if self.has_big_items && self.random.f64() < 0.1 {
+        if self.big_items > 0.0 && self.random.f64() < self.big_items {
             item.insert("big".to_owned(), json!({"S": "b".repeat(self.random.usize(100_000..400_000))}));
         }
         Value::Object(item)

@@ -12,7 +12,7 @@ use dynaferry::telemetry::Mode;
 
 use crate::clocks::{Drift, ProcessClock, WorldClock};
 use crate::gate::Gate;
-use crate::judge::{Clerk, Court};
+use crate::judge::{Clerk, Court, Limits};
 use crate::plan::Plan;
 use crate::state::{ProcessStore, StateTrouble};
 use crate::trace::Trace;
@@ -41,18 +41,26 @@ impl World {
     /// The world of a plan, with the source table in it.
     pub(crate) fn new(plan: Plan, trace: Trace) -> Self {
         let clock = WorldClock::start();
-        let sandbox = Sandbox::new(Options { clock: Arc::clone(&clock) as _, ..plan.world() });
+        let options = plan.world();
+        let sandbox = Sandbox::new(Options { clock: Arc::clone(&clock) as _, ..options.clone() });
         sandbox.add_role(SOURCE, "dynaferry-source", Trust::new(OURS, Some("between-us")));
         sandbox.add_role(TARGET, "dynaferry-target", Trust::new(OURS, Some("between-us")));
-        // A page that is larger than all of the look-ahead takes all of it.
-        let look_ahead = plan.settings.look_ahead_records as usize + 1000;
-        let court = Court::new(look_ahead, trace);
+        let limits = Limits {
+            records: plan.settings.look_ahead_records as usize,
+            bytes: plan.look_ahead_bytes(),
+            page_records: options.max_page_records,
+            // One record is a page, whatever its size: both images of an item of 400 KB.
+            page_bytes: options.max_page_bytes.max(1 << 20),
+        };
+        let store = Arc::new(MemoryStore::new());
+        let court = Court::new(limits, Arc::clone(&store), trace);
+        court.judge().truth.records_have_images = plan.view.contains("NEW");
         let watched = court.clone();
         sandbox.set_event_observer(Some(Arc::new(move |event| watched.judge().event(event))));
         let watched = court.clone();
         sandbox.set_observer(Some(Arc::new(move |exchange| watched.judge().exchange(exchange))));
         let trouble = StateTrouble::new(plan.seed ^ 0x57a7e);
-        let world = Self { plan, sandbox, clock, court, trouble, store: Arc::new(MemoryStore::new()), lives: 0 };
+        let world = Self { plan, sandbox, clock, court, trouble, store, lives: 0 };
         assert!(world.create_source(), "an empty world takes a table");
         world
     }
@@ -76,7 +84,7 @@ impl World {
         self.store = Arc::new(MemoryStore::new());
         let target = format!(r#"{{"TableName":"{COPY}"}}"#);
         drop(self.sandbox.call(TARGET, REGION, "DeleteTable", &target));
-        self.court.judge().state_dropped();
+        self.court.judge().state_dropped(Arc::clone(&self.store));
     }
 
     pub(crate) fn store(&self) -> &Arc<MemoryStore> {
@@ -122,7 +130,11 @@ target.create = true
             memory: Arc::clone(&self.store),
             gate: Arc::clone(gate),
             trouble: Arc::clone(&self.trouble),
-            observer: Arc::new(Clerk { court: self.court.clone(), clock: Arc::clone(&self.clock) }),
+            observer: Arc::new(Clerk {
+                court: self.court.clone(),
+                clock: Arc::clone(&self.clock),
+                sandbox: self.sandbox.clone(),
+            }),
         };
         let key = AccessKey { id: OURS.to_owned(), secret: "secret".to_owned() };
         let program = Program::new(self.config(), Context::new(clock, random), Mode::Service)

@@ -21,6 +21,8 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "tests are their own runtime and time themselves")]
 
+#[path = "../shared/accounts.rs"]
+mod accounts;
 mod clocks;
 mod gate;
 mod judge;

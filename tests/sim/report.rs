@@ -10,6 +10,8 @@ use crate::swarm::Seed;
 
 /// How often a line says how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(15);
+/// How many of the runs with the most requests are told.
+const HEAVIEST: usize = 5;
 
 /// Counts of all runs so far.
 pub(crate) struct Report {
@@ -27,6 +29,8 @@ pub(crate) struct Report {
     faults: BTreeMap<&'static str, u64>,
     pairs: BTreeSet<(&'static str, &'static str)>,
     shortest: Duration,
+    /// The runs with the most requests, which cost the most time: how many, and of which seed.
+    heaviest: BTreeSet<(u64, u64)>,
 }
 
 impl Report {
@@ -47,6 +51,7 @@ impl Report {
             faults: BTreeMap::new(),
             pairs: BTreeSet::new(),
             shortest: Duration::MAX,
+            heaviest: BTreeSet::new(),
         }
     }
 
@@ -57,6 +62,10 @@ impl Report {
         self.live_time += outcome.live_time;
         self.shortest = self.shortest.min(outcome.virtual_time);
         self.exchanges += outcome.exchanges;
+        self.heaviest.insert((outcome.exchanges, seed.seed));
+        if self.heaviest.len() > HEAVIEST {
+            self.heaviest.pop_first();
+        }
         self.lives += outcome.lives;
         self.gaps += outcome.gaps as u64;
         self.late_writes += outcome.late_writes;
@@ -120,6 +129,9 @@ impl Report {
             hours(self.shortest),
             hours(self.virtual_time) / 24.0 / 365.25
         );
+        let heaviest: Vec<String> =
+            self.heaviest.iter().rev().map(|(requests, seed)| format!("{seed} ({requests})")).collect();
+        println!("most requests: seeds {}", heaviest.join(", "));
         if !self.failed.is_empty() {
             let seeds: Vec<String> = self.failed.iter().map(|seed| seed.seed.to_string()).collect();
             println!("failed: {}", seeds.join(" "));

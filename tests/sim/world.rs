@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use dynaferry::aws::AccessKey;
 use dynaferry::checkpoint::MemoryStore;
-use dynaferry::config;
+use dynaferry::config::Config;
 use dynaferry::context::Context;
 use dynaferry::runtime::Program;
-use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox, Trust};
+use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox};
 use dynaferry::telemetry::Mode;
 
+use crate::accounts;
+pub(crate) use crate::accounts::{REGION, SOURCE, TARGET};
 use crate::clocks::{Drift, ProcessClock, WorldClock};
 use crate::gate::Gate;
 use crate::judge::{Clerk, Court, Limits};
@@ -18,10 +19,6 @@ use crate::state::{ProcessStore, StateTrouble};
 use crate::trace::Trace;
 use crate::workload::EXPIRY;
 
-pub(crate) const SOURCE: &str = "111111111111";
-pub(crate) const TARGET: &str = "222222222222";
-const OURS: &str = "333333333333";
-pub(crate) const REGION: &str = "eu-west-1";
 pub(crate) const TABLE: &str = "orders";
 pub(crate) const COPY: &str = "orders-copy";
 pub(crate) const LINK: &str = "orders";
@@ -42,9 +39,7 @@ impl World {
     pub(crate) fn new(plan: Plan, trace: Trace) -> Self {
         let clock = WorldClock::start();
         let options = plan.world();
-        let sandbox = Sandbox::new(Options { clock: Arc::clone(&clock) as _, ..options.clone() });
-        sandbox.add_role(SOURCE, "dynaferry-source", Trust::new(OURS, Some("between-us")));
-        sandbox.add_role(TARGET, "dynaferry-target", Trust::new(OURS, Some("between-us")));
+        let sandbox = accounts::sandbox(Options { clock: Arc::clone(&clock) as _, ..options.clone() });
         let limits = Limits {
             records: plan.settings.look_ahead_records as usize,
             bytes: plan.look_ahead_bytes(),
@@ -95,30 +90,10 @@ impl World {
         self.sandbox.set_faults(Faults::new(rules));
     }
 
-    fn config(&self) -> config::Config {
-        let text = format!(
-            r#"
-version = 1
-[defaults.source]
-region = "{REGION}"
-role_arn = "arn:aws:iam::{SOURCE}:role/dynaferry-source"
-external_id = "between-us"
-[defaults.target]
-region = "{REGION}"
-role_arn = "arn:aws:iam::{TARGET}:role/dynaferry-target"
-external_id = "between-us"
-[link.{LINK}]
-source.table = "{TABLE}"
-target.table = "{COPY}"
-target.create = true
-{}
-"#,
-            self.plan.config()
-        );
-        match config::parse("sim.toml", &text, Vec::new()) {
-            Ok(config) => config,
-            Err(error) => panic!("a plan makes an invalid configuration: {error:?}"),
-        }
+    fn config(&self) -> Config {
+        let link =
+            format!("[link.{LINK}]\nsource.table = \"{TABLE}\"\ntarget.table = \"{COPY}\"\ntarget.create = true");
+        accounts::config(&format!("{link}\n{}", self.plan.config()))
     }
 
     /// A new process, behind this gate.
@@ -136,11 +111,7 @@ target.create = true
                 sandbox: self.sandbox.clone(),
             }),
         };
-        let key = AccessKey { id: OURS.to_owned(), secret: "secret".to_owned() };
-        let program = Program::new(self.config(), Context::new(clock, random), Mode::Service)
-            .with_http(gate.http_client(&self.sandbox))
-            .with_access_key(key)
-            .with_store(Arc::new(store));
-        Arc::new(program)
+        let (context, http) = (Context::new(clock, random), gate.http_client(&self.sandbox));
+        Arc::new(accounts::program(self.config(), context, Mode::Service, http).with_store(Arc::new(store)))
     }
 }

@@ -1,0 +1,59 @@
+//! How commits come before the court.
+
+use std::sync::Arc;
+
+use dynaferry::checkpoint::rows::ShardStatus;
+use dynaferry::checkpoint::{LinkState, StateWrite};
+use dynaferry::sandbox::Sandbox;
+
+use super::Court;
+use crate::state::CommitObserver;
+
+/// The court sees commits at the time of the world.
+pub(crate) struct Clerk {
+    pub(crate) court: Court,
+    pub(crate) clock: Arc<crate::clocks::WorldClock>,
+    pub(crate) sandbox: Sandbox,
+}
+
+impl CommitObserver for Clerk {
+    fn taken(&self, before: &LinkState) {
+        use dynaferry::context::WallClock as _;
+        let now = self.clock.now();
+        let mut judge = self.court.judge();
+        judge.trace.say(now, || format!("state taken: {} shards, {} doubts", before.shards.len(), before.doubts.len()));
+        // What was read at the table, and what was applied beyond the checkpoints, belongs to an earlier process.
+        let judge = &mut *judge;
+        judge.given.clear();
+        judge.given_to.clear();
+        judge.shown.clear();
+        judge.expired.clear();
+        for key in &mut judge.truth.keys {
+            let is_passed = |version: &crate::truth::Version| {
+                version.record.as_ref().is_some_and(|(shard, sequence)| {
+                    let row = judge.rows.get(shard);
+                    row.is_some_and(|row| {
+                        row.status == ShardStatus::Finished || row.checkpoint.as_ref() >= Some(sequence)
+                    })
+                })
+            };
+            key.streamed = vec![key.versions.iter().rposition(is_passed).unwrap_or(0)];
+            key.read = None;
+        }
+    }
+
+    fn committed(&self, writes: &[StateWrite]) {
+        use dynaferry::context::WallClock as _;
+        let now = self.clock.now();
+        let mut judge = self.court.judge();
+        judge.trace.commit(now, writes);
+        // Gaps first: one commit is one moment.
+        let (gaps, others): (Vec<_>, Vec<_>) = writes.iter().partition(|write| matches!(write, StateWrite::Gap(_)));
+        for write in gaps.into_iter().chain(others) {
+            if let StateWrite::Doubt(row) = write {
+                judge.learn(row, &self.sandbox);
+            }
+            judge.commit(write, now);
+        }
+    }
+}

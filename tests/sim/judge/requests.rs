@@ -1,0 +1,124 @@
+//! What is asked of the service: nothing that it must refuse, nothing too often; and what its answers tell the program.
+
+use std::time::Duration;
+
+use dynaferry::model::{SequenceNumber, ShardId, WallTime};
+use dynaferry::sandbox::Exchange;
+
+use super::Judge;
+use crate::truth::ShardTruth;
+use crate::world::SOURCE;
+
+/// So often an iterator that has expired may be used again: answers are lost, too.
+const DEAD_ITERATOR_USES: u32 = 10;
+/// DescribeStream calls of an account in a second. Source: DynamoDB Streams API reference.
+const DESCRIBE_STREAM_LIMIT: usize = 10;
+
+impl Judge {
+    pub(crate) fn exchange(&mut self, exchange: &Exchange<'_>) {
+        self.exchanges += 1;
+        self.trace.exchange(exchange);
+        let Some(reply) = exchange.reply else { return };
+        match exchange.operation {
+            "DescribeStream" if exchange.account == SOURCE => {
+                self.count_describe(exchange.at);
+                for shard in texts_in(reply.body(), br#""ShardId":""#) {
+                    *self.shown.entry(ShardId::new(shard)).or_default() += 1;
+                }
+            }
+            "GetRecords" if reply.status() == 200 => self.records_were_given(reply.body()),
+            "GetRecords" => self.check_iterator(exchange.request, reply.body(), exchange.at),
+            "Scan" | "GetItem" if exchange.account == SOURCE && reply.status() == 200 => {
+                self.source_was_read(exchange.operation, reply.body());
+            }
+            _ => {}
+        }
+        if reply.status() == 400 && is_our_fault(reply.body()) && !self.is_about_poison(exchange.request) {
+            let text = String::from_utf8_lossy(reply.body()).into_owned();
+            self.violated("C7", exchange.at, format!("{} is refused as invalid: {text}", exchange.operation));
+        }
+    }
+
+    fn records_were_given(&mut self, body: &[u8]) {
+        let numbers: Vec<SequenceNumber> = numbers_in(body).collect();
+        let Some((first, last)) = numbers.first().zip(numbers.last()) else { return };
+        let is_of = |shard: &ShardTruth| shard.records.iter().any(|record| record.sequence == *first);
+        if let Some((id, _)) = self.truth.shards.iter().find(|(_, shard)| is_of(shard)) {
+            let to = self.given_to.entry(id.clone()).or_insert(*last);
+            *to = (*to).max(*last);
+        }
+        self.given.extend(numbers);
+    }
+
+    fn is_about_poison(&self, request: &[u8]) -> bool {
+        !self.poison.is_empty() && memchr::memmem::find(request, b"poison").is_some()
+    }
+
+    /// C7: who is told that an iterator has expired gets another one.
+    fn check_iterator(&mut self, request: &[u8], body: &[u8], at: WallTime) {
+        if memchr::memmem::find(body, b"ExpiredIteratorException").is_none() {
+            return;
+        }
+        let uses = self.expired.entry(request.to_vec()).or_default();
+        *uses += 1;
+        if *uses == DEAD_ITERATOR_USES {
+            self.violated("C7", at, format!("an expired iterator was used {DEAD_ITERATOR_USES} times"));
+        }
+    }
+
+    fn count_describe(&mut self, at: WallTime) {
+        self.describe_calls.push_back(at);
+        while self.describe_calls.front().is_some_and(|first| at.since(*first) >= Duration::from_secs(1)) {
+            self.describe_calls.pop_front();
+        }
+        if self.describe_calls.len() > DESCRIBE_STREAM_LIMIT {
+            let count = self.describe_calls.len();
+            self.violated("C7", at, format!("{count} DescribeStream calls within a second"));
+        }
+    }
+
+    /// What was read at the source table may be written from now on, ahead of the stream.
+    fn source_was_read(&mut self, operation: &str, body: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+        let items = match operation {
+            "Scan" => answer.get("Items").and_then(|items| items.as_array()).cloned().unwrap_or_default(),
+            _ => answer.get("Item").cloned().into_iter().collect(),
+        };
+        if items.is_empty() && operation == "GetItem" {
+            // An absent item: it may be any key that is absent now.
+            for key in &mut self.truth.keys {
+                if key.versions[key.last()].number.is_none() {
+                    key.read = key.read.max(Some(key.last()));
+                }
+            }
+            return;
+        }
+        for item in items {
+            let number = item.pointer("/v/S").and_then(|text| text.as_str()?.parse().ok());
+            if let Some((key, version)) = number.and_then(|number| self.truth.version(number)) {
+                let truth = &mut self.truth.keys[key];
+                truth.read = truth.read.max(Some(version));
+            }
+        }
+    }
+}
+
+/// The sequence numbers in an answer of GetRecords.
+fn numbers_in(body: &[u8]) -> impl Iterator<Item = SequenceNumber> {
+    texts_in(body, br#""SequenceNumber":""#).filter_map(|digits| SequenceNumber::parse(digits).ok())
+}
+
+/// The plain texts that follow this in a body.
+fn texts_in<'a>(body: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a str> {
+    memchr::memmem::find_iter(body, name).filter_map(move |at| {
+        let text = body.get(at + name.len()..)?.split(|byte| *byte == b'"').next()?;
+        std::str::from_utf8(text).ok()
+    })
+}
+
+/// Answers that say that a request was malformed.
+fn is_our_fault(body: &[u8]) -> bool {
+    [&b"ValidationException"[..], b"SerializationException", b"MissingParameter", b"UnknownOperation"]
+        .iter()
+        .any(|code| memchr::memmem::find(body, code).is_some())
+}

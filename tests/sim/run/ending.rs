@@ -1,0 +1,126 @@
+//! The end of a run: the faults are over, and everything must come right.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dynaferry::checkpoint::StateStore as _;
+use dynaferry::error;
+
+use super::acts::Actor;
+use super::{MINUTE, Run, SECOND};
+use crate::clocks::Drift;
+use crate::gate::Gate;
+use crate::knobs::calm;
+use crate::state::StateFaults;
+use crate::world::{COPY, LINK, REGION, SOURCE, TABLE, TARGET};
+
+/// Within this after the last fault the lag is small again (C8).
+const RECOVERY: Duration = Duration::from_secs(600);
+
+impl Run {
+    /// Faults are over and the source grows quiet: everything must come right.
+    pub(super) async fn settle(&mut self) {
+        self.say(|| "=== the faults are over".to_owned());
+        self.world.set_faults(Vec::new());
+        self.world.trouble.set(StateFaults::default());
+        self.world.sandbox.change_options(calm);
+        self.cure().await;
+        self.drift = Drift::default();
+        self.enable_stream().await;
+        self.writer.write_now(5);
+        let settings = self.world.plan.settings;
+        let mut nothing = Actor::idle();
+        // Errors of calls that were under way end the process once more, at most.
+        self.supervise(&mut nothing, None, tokio::time::sleep(MINUTE)).await;
+        self.is_calm = true;
+        self.writer.write_now(5);
+        let small = (5 * SECOND).max(settings.poll_max * 5);
+        if !self.until(RECOVERY, |run| run.lag().is_some_and(|lag| lag <= small)).await {
+            let (status, lag) = (self.status(), self.lag());
+            self.violated("C8", format!("ten minutes after the last fault the lag is {lag:?}; {status:?}"));
+        }
+        let now = self.now();
+        self.world.court.judge().check_losses(now);
+        let patience = settings.in_doubt_for * 2 + RECOVERY;
+        if !self.until(patience, |run| run.is_certain()).await {
+            let status = self.status();
+            self.violated(
+                "C8",
+                format!("{patience:?} after the last fault gaps are open or keys in doubt; {status:?}"),
+            );
+        }
+        self.writer.write_now(5);
+        let patience = small + settings.poll_max * 5 + MINUTE;
+        if !self.until(patience, |run| run.world.court.judge().oldest_unapplied().is_none()).await {
+            self.violated("C8", format!("{patience:?} after the last write it is not applied"));
+        }
+        self.finish().await;
+    }
+
+    /// The target takes everything again; what was set aside meanwhile is retried by its operator.
+    async fn cure(&mut self) {
+        self.kill().await;
+        self.short_lives = 0;
+        self.poison.store(false, Ordering::Relaxed);
+        self.world.sandbox.set_poison_attribute(TARGET, REGION, COPY, None);
+        if !self.world.plan.settings.dead_letters {
+            self.world.court.judge().poison.clear();
+            return;
+        }
+        let gate = Gate::new();
+        let program = self.world.program(&gate, Drift::default());
+        match program.retry_dead_letters(&[]).await {
+            Ok(gone) => self.say(|| format!("--- {gone} dead letters are gone")),
+            Err(error) => {
+                let text = error::chain(&error);
+                self.violated("C8", format!("dead letters cannot be retried: {text}"));
+            }
+        }
+        self.world.court.judge().poison.clear();
+    }
+
+    /// The last look: equality, and a clean end.
+    pub(super) async fn finish(&mut self) {
+        let source = self.world.sandbox.snapshot(SOURCE, REGION, TABLE).unwrap_or_default();
+        let target = self.world.sandbox.snapshot(TARGET, REGION, COPY).unwrap_or_default();
+        if source != target {
+            let differing = source.iter().filter(|(key, item)| target.get(*key) != Some(item)).count();
+            let extra = target.keys().filter(|key| !source.contains_key(*key)).count();
+            self.violated(
+                "C1",
+                format!("{differing} items of the source are not at the target, {extra} are there alone"),
+            );
+            let now = self.now();
+            self.world.court.judge().check_equal(now);
+        }
+        self.stop(None).await;
+        let state = self.world.store().read(LINK).await.unwrap_or_default();
+        if !state.link.as_ref().is_some_and(|link| link.clean) {
+            self.violated("C8", "after a drained stop the link is not clean".to_owned());
+        }
+        if self.loses_history && state.gaps.is_empty() {
+            self.violated("C5", format!("{:?} left no gap", self.world.plan.family));
+        }
+    }
+
+    fn is_certain(&self) -> bool {
+        let status = self.status();
+        status.is_some_and(|status| status.gaps.is_empty() && status.in_doubt == 0 && status.lag_known)
+    }
+
+    /// Waits until this holds, with a process that is kept running.
+    async fn until(&mut self, longest: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let mut nothing = Actor::idle();
+        let mut waited = Duration::ZERO;
+        let mut step = SECOND;
+        while waited < longest {
+            if holds(self) {
+                return true;
+            }
+            self.supervise(&mut nothing, None, tokio::time::sleep(step)).await;
+            waited += step;
+            step = (step * 2).min(10 * SECOND);
+        }
+        holds(self)
+    }
+}

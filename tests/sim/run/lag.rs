@@ -1,0 +1,62 @@
+//! The lag that a process shows, next to the truth.
+
+use std::time::Duration;
+
+use dynaferry::telemetry::status::LinkStatus;
+
+use super::{MINUTE, Run, SECOND};
+use crate::plan::{Family, LagScenario};
+
+impl Run {
+    /// The lag, next to the truth: what is claimed to be applied must be; and nothing is hidden for long.
+    pub(super) fn look(&mut self) {
+        let is_lag_run = matches!(self.world.plan.family, Family::Lag(_));
+        self.next_look = tokio::time::Instant::now() + if is_lag_run { SECOND } else { 7 * SECOND };
+        // A service that answers with many empty pages in a row, or that lists a shard's second child minutes after its
+        // first one, fools the lag: nothing tells that there is more.
+        let fools = ["page.empty_run", "children.stagger", "describe.stale_listing"];
+        let is_fooled = fools.iter().any(|knob| self.world.plan.has_knob(knob));
+        let Some(status) = self.status().filter(|_| !is_fooled) else { return };
+        let Some(claimed) = status.watermark.applied else {
+            // Not known any more, as after the stream was replaced.
+            self.last_claim = None;
+            return;
+        };
+        let (now, oldest) = (self.now(), self.world.court.judge().oldest_unapplied());
+        if self.last_claim.is_some_and(|before| claimed < before) {
+            self.violated("lag", format!("the watermark went back to {claimed:?}"));
+        }
+        self.last_claim = Some(claimed);
+        if let Some(oldest) = oldest.filter(|oldest| *oldest < claimed) {
+            let ahead = claimed.since(oldest);
+            self.violated("lag", format!("the watermark claims {ahead:?} more than is applied"));
+        }
+        let unread = self.world.court.judge().oldest_unread();
+        let truth = unread.map_or(Duration::ZERO, |oldest| now.since(oldest));
+        let settings = self.world.plan.settings;
+        // Three empty pages prove that there is no more, and creation times are whole seconds.
+        let most = (2 * SECOND).max(settings.poll_max * 3) + SECOND;
+        // Until they are there, what was true a moment ago is shown.
+        let seen_at = tokio::time::Instant::now();
+        self.truths.push_back((seen_at, truth));
+        while self.truths.pop_front_if(|(at, _)| seen_at - *at > most).is_some() {}
+        let lately = self.truths.iter().map(|(_, truth)| *truth).max().unwrap_or(truth);
+        let hidden = now.since(claimed).saturating_sub(lately);
+        self.worst_lag_error = self.worst_lag_error.max(hidden);
+        let lives = self.process.as_ref().map_or(Duration::ZERO, |process| process.since.elapsed());
+        // While a shard cannot be read nobody knows whether there is more, and the lag must not pretend to.
+        let is_stuck = self.world.plan.family == Family::Lag(LagScenario::StuckShard);
+        if is_lag_run && !is_stuck && hidden > most && lives > MINUTE {
+            self.violated("lag", format!("the lag is {truth:?}, and {hidden:?} more is shown"));
+        }
+    }
+
+    pub(super) fn status(&self) -> Option<LinkStatus> {
+        let process = self.process.as_ref()?;
+        process.program.status_source().status().links.into_iter().next()
+    }
+
+    pub(super) fn lag(&self) -> Option<Duration> {
+        Some(self.now().since(self.status()?.watermark.applied?))
+    }
+}

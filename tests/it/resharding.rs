@@ -56,6 +56,32 @@ async fn children_that_are_listed_late_and_one_by_one_are_all_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn children_that_are_minutes_late_are_looked_for_less_and_less_often() {
+    let late = HOUR / 3;
+    let world = World::paused(Options {
+        seed: 7,
+        initial_shards: 1..=1,
+        shard_life: HOUR * 1000,
+        children_delay: late,
+        ..Options::default()
+    });
+    world.put(1, 1, "before");
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    let calls = || service.metric("dynaferry_requests_total", &["op=\"DescribeStream\""]);
+    let before = calls();
+    world.sandbox.roll_shards("111111111111", "eu-west-1", "orders").unwrap();
+    tokio::time::sleep(late).await;
+    // Ten a second are all that the account has, for all who read its streams. One listing every 30 s is due anyway, and
+    // the parent is asked as seldom.
+    let calls = calls() - before;
+    assert!((40.0..120.0).contains(&calls), "{calls} calls in 20 minutes");
+    world.put(1, 1, "after");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_last_page_with_records_and_one_without_both_end_a_shard() {
     for (seed, chance) in [(3, 1.0), (4, 0.0)] {
         let world = World::paused(Options { seed, final_page_with_records_chance: chance, ..Options::default() });

@@ -51,4 +51,14 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: None,
         found: "a process whose clock was ahead synced a key in doubt before the write of another could have expired",
     },
+    Regression {
+        seed: 120_134,
+        family: None,
+        found: "the gap of a replaced stream began when its pages were last empty, long after it had been turned off",
+    },
+    Regression {
+        seed: 120_736,
+        family: None,
+        found: "C5 wanted of a gap what was lost while it was healed, which the next one covers",
+    },
 ];

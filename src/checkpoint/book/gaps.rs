@@ -36,9 +36,20 @@ impl Book {
             // Between ours and one that waits for a parent without a row there may be others: nobody knows since when.
             GapScope::Shard(id) if self.waits_for_a_stranger(id) => None,
             GapScope::Shard(id) if self.slots.contains_key(id) => rows.filter(|row| row.id == *id).map(settled).min(),
-            GapScope::Shard(_) | GapScope::All => {
-                rows.filter(|row| row.status != ShardStatus::Finished).map(settled).min()
-            }
+            GapScope::Shard(_) => rows.filter(|row| row.status != ShardStatus::Finished).map(settled).min(),
+            GapScope::All => self.replaced_since().map(|time| time.minus(GAP_MARGIN)),
+        }
+    }
+
+    /// The time before which a stream that was replaced told everything. Pages of it that were empty prove nothing: since
+    /// it was turned off, changes were in another stream, or in none.
+    fn replaced_since(&self) -> Option<WallTime> {
+        let rows = || self.shards.iter().map(|shard| &shard.row);
+        let mut unfinished = rows().filter(|row| row.status != ShardStatus::Finished).map(|row| row.checkpoint_time);
+        match unfinished.next() {
+            // A shard without a settled record may have had any.
+            Some(first) => unfinished.fold(first, Option::min),
+            None => rows().filter_map(|row| row.checkpoint_time).max(),
         }
     }
 

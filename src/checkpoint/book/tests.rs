@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::checkpoint::StateWrite;
-use crate::checkpoint::rows::{GapScope, LinkIdentity, Stage};
+use crate::checkpoint::rows::{GapRow, GapScope, LinkIdentity, Stage};
 use crate::model::{KeyAttribute, KeyKind, KeySchema, StreamArn};
 
 const GHOST: Duration = Duration::from_secs(960);
@@ -506,4 +506,45 @@ fn what_is_left_to_a_heal_ends_as_finished_and_not_as_lost() {
     book.leave_shard(&a).unwrap();
     assert_eq!((row(&book).status, row(&book).is_lost), (ShardStatus::Finished, false));
     assert!(book.is_urgent());
+}
+
+#[test]
+fn a_stream_that_was_replaced_told_everything_up_to_its_last_record_whatever_was_read_since() {
+    let all = || GapRow {
+        id: 0,
+        scope: GapScope::All,
+        from: None,
+        to: at(9_000),
+        cause: "stream_replaced".into(),
+        healed: None,
+    };
+    let from = |book: &mut Book| {
+        book.open_gap(all());
+        let gap = book.take_writes().into_iter().find_map(|write| match write {
+            StateWrite::Gap(row) => Some(row.from),
+            _ => None,
+        });
+        gap.unwrap()
+    };
+    let a = ShardId::new("a");
+    let mut book = book_with("a");
+    book.confirm(&a, at(8_000)).unwrap();
+    assert_eq!(from(&mut book), None, "nothing was read: since when is unknown");
+
+    let mut book = book_with("a");
+    let key = key(1);
+    let arrival = Arrival { sequence: number(1), created: at(4_000), bytes: 1, key: Some(&key) };
+    let tokens = book.admit(&a, &[arrival]).unwrap();
+    book.settle(tokens).unwrap();
+    book.confirm(&a, at(8_000)).unwrap();
+    book.take_writes();
+    assert_eq!(from(&mut book), Some(at(3_998)));
+
+    let mut book = book_with("a");
+    let arrival = Arrival { sequence: number(1), created: at(4_000), bytes: 1, key: Some(&key) };
+    let tokens = book.admit(&a, &[arrival]).unwrap();
+    book.settle(tokens).unwrap();
+    book.drained(&a).unwrap();
+    book.take_writes();
+    assert_eq!(from(&mut book), Some(at(3_998)), "also when it was read to its end");
 }

@@ -283,6 +283,10 @@ async fn received(mut reply: HttpResponse, answer: &mut Answer) -> Result<Bytes,
             answer.refusal = Some(body);
             Err(CallError::service_error(error, reply))
         }
+        // Something in between answered, or the service without words: the status says what became of it.
+        Err(_) if reply.status().is_client_error() || reply.status().is_server_error() => {
+            Err(CallError::service_error(ErrorMetadata::builder().build(), reply))
+        }
         Err(error) => Err(CallError::response_error(error, reply)),
     }
 }

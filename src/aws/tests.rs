@@ -237,10 +237,17 @@ async fn errors_are_typed_and_have_their_fate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_answer_of_the_service_passes() {
-    let page = Reply::Body(502, "<html>Bad Gateway</html>".into());
-    let failure = read_records(page).await.0.unwrap_err();
-    assert_eq!((failure.fault, failure.may_have_happened), (Fault::Transient, true), "{failure}");
+async fn an_answer_without_the_services_words_is_judged_by_its_status() {
+    for (status, body, fault, may_have_happened) in [
+        (502, "<html>Bad Gateway</html>", Fault::Transient, true),
+        (503, "", Fault::Transient, true),
+        (302, "", Fault::Transient, true),
+        (403, "<html>Forbidden</html>", Fault::Denied, false),
+        (413, "", Fault::Rejected, false),
+    ] {
+        let failure = read_records(Reply::Body(status, body.into())).await.0.unwrap_err();
+        assert_eq!((failure.fault, failure.may_have_happened), (fault, may_have_happened), "{status}: {failure}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

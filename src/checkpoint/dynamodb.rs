@@ -495,13 +495,13 @@ impl Reach {
 
     async fn sight_link(&self, link: &str, with_counter: bool) -> StoreResult<Sighting> {
         let Some(head) = self.head(link).await? else { return Ok(Sighting::default()) };
-        let counter = if with_counter && !head.released {
+        let mut sighting = Sighting { released: head.released, fence: None, counter: None, lease: None };
+        if with_counter && !head.released {
             let row = self.get(&self.places.worker(&head.fence.owner)).await?;
-            Some(row.as_ref().and_then(layout::counter_of))
-        } else {
-            None
-        };
-        Ok(Sighting { released: head.released, fence: Some(head.fence), counter })
+            sighting.counter = Some(row.as_ref().and_then(layout::counter_of));
+            sighting.lease = row.as_ref().and_then(layout::lease_of);
+        }
+        Ok(Sighting { fence: Some(head.fence), ..sighting })
     }
 
     /// Counts up, too: a transaction that is still on its way is refused, and cannot take the word back.

@@ -19,6 +19,7 @@
 //! its commit is done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -54,6 +55,7 @@ const NONCE: &str = "nonce";
 const RELEASED: &str = "released";
 const COUNTER: &str = "counter";
 const AT: &str = "at";
+const LEASE: &str = "lease_millis";
 const REPORT: &str = "report";
 
 /// Where the rows of a namespace are.
@@ -192,6 +194,7 @@ impl Head {
 pub(super) fn sign_fields(sign: &Sign) -> Fields {
     Fields::from([
         (COUNTER.to_owned(), Field::Number(sign.counter)),
+        (LEASE.to_owned(), Field::Number(u64::try_from(sign.lease.as_millis()).unwrap_or(u64::MAX))),
         (AT.to_owned(), Field::Number(u64::try_from(sign.at.millis()).unwrap_or(0))),
         (REPORT.to_owned(), Field::Text(sign.report.clone())),
     ])
@@ -202,13 +205,22 @@ pub(super) fn sign_of(sort: &[u8], fields: &Fields) -> Option<Sign> {
     let worker = std::str::from_utf8(sort).ok()?.to_owned();
     let (Field::Number(at), Field::Text(report)) = (fields.get(AT)?, fields.get(REPORT)?) else { return None };
     let at = WallTime::from_millis(i64::try_from(*at).unwrap_or(i64::MAX));
-    Some(Sign { worker, counter: counter_of(fields)?, at, report: report.clone() })
+    let lease = lease_of(fields)?;
+    Some(Sign { worker, counter: counter_of(fields)?, lease, at, report: report.clone() })
 }
 
 /// A worker's number.
 pub(super) fn counter_of(fields: &Fields) -> Option<u64> {
     match fields.get(COUNTER)? {
         Field::Number(counter) => Some(*counter),
+        _ => None,
+    }
+}
+
+/// How long a worker may be taken to live.
+pub(super) fn lease_of(fields: &Fields) -> Option<Duration> {
+    match fields.get(LEASE)? {
+        Field::Number(millis) => Some(Duration::from_millis(*millis)),
         _ => None,
     }
 }

@@ -141,6 +141,8 @@ pub struct Sighting {
     pub released: bool,
     /// Its number, where it was asked for; `Some(None)`: it has no row.
     pub counter: Option<Option<u64>>,
+    /// How long it may be taken to live, where its row says so.
+    pub lease: Option<Duration>,
 }
 
 /// What a worker without the link does next.
@@ -166,6 +168,8 @@ struct Seen {
     fence: Fence,
     /// `None`: not asked for yet.
     counter: Option<Option<u64>>,
+    /// The longer one of its lease and ours.
+    lease: Duration,
     /// Not before this did the number become what it is, as far as we know.
     since: Instant,
     has_moved: bool,
@@ -182,16 +186,18 @@ impl HolderWatch {
             self.seen = None;
             return Chance::Free;
         };
+        let lease = self.lease.max(sighting.lease.unwrap_or_default());
         let Some(seen) = self.seen.as_mut().filter(|seen| seen.fence == *fence) else {
-            self.seen =
-                Some(Seen { fence: fence.clone(), counter: sighting.counter, since: answered, has_moved: false });
+            let (fence, counter) = (fence.clone(), sighting.counter);
+            self.seen = Some(Seen { fence, counter, lease, since: answered, has_moved: false });
             return Chance::Held { is_alive: false };
         };
+        seen.lease = seen.lease.max(lease);
         if let Some(counter) = sighting.counter {
             if seen.counter != Some(counter) {
                 seen.has_moved = seen.counter.is_some() && counter.is_some();
                 (seen.counter, seen.since) = (Some(counter), answered);
-            } else if asked.saturating_duration_since(seen.since) >= self.lease {
+            } else if asked.saturating_duration_since(seen.since) >= seen.lease {
                 return Chance::Expired;
             }
         }
@@ -213,7 +219,7 @@ mod tests {
 
     fn held(counter: u64) -> Sighting {
         let fence = Fence { owner: "other".into(), epoch: 3 };
-        Sighting { fence: Some(fence), released: false, counter: Some(Some(counter)) }
+        Sighting { fence: Some(fence), released: false, counter: Some(Some(counter)), lease: Some(LEASE) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,6 +274,20 @@ mod tests {
         assert_eq!(watch.look(&other, at(15), at(15), "me"), Chance::Held { is_alive: false });
         assert_eq!(watch.look(&other, at(29), at(29), "me"), Chance::Held { is_alive: false });
         assert_eq!(watch.look(&other, at(30), at(30), "me"), Chance::Expired);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_with_a_longer_lease_has_that_one() {
+        let base = Instant::now();
+        let at = |secs| base + Duration::from_secs(secs);
+        let mut watch = HolderWatch::new(LEASE);
+        let patient = Sighting { lease: Some(LEASE * 2), ..held(7) };
+        watch.look(&patient, at(0), at(0), "me");
+        assert_eq!(watch.look(&patient, at(29), at(29), "me"), Chance::Held { is_alive: false });
+        assert_eq!(watch.look(&patient, at(30), at(30), "me"), Chance::Expired);
+        let hasty = Sighting { lease: Some(LEASE / 2), ..held(8) };
+        watch.look(&hasty, at(40), at(40), "another");
+        assert_eq!(watch.look(&hasty, at(50), at(50), "another"), Chance::Held { is_alive: true });
     }
 
     #[tokio::test(start_paused = true)]

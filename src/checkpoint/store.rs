@@ -1,6 +1,7 @@
 //! The seam of all durable state.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -181,6 +182,9 @@ pub struct Sign {
     pub worker: String,
     /// Counts up with each sign. Only that it moved matters, and only to the clock of whoever sees it move.
     pub counter: u64,
+    /// How long the worker may be taken to live after this: workers of one table may be set differently, as during an
+    /// update, and nobody may take a link sooner than its owner stops.
+    pub lease: Duration,
     /// When it was given, by the worker's own clock; for people to look at.
     pub at: WallTime,
     /// What the worker says of its links; for people to look at.

@@ -335,8 +335,10 @@ async fn a_read_beside_a_busy_owner_is_of_one_moment() {
     futures_util::future::join(writing, reading).await;
 }
 
+const LEASE: Duration = Duration::from_secs(20);
+
 fn sign(worker: &str, counter: u64) -> Sign {
-    Sign { worker: worker.into(), counter, at: time(5), report: "{}".into() }
+    Sign { worker: worker.into(), counter, lease: LEASE, at: time(5), report: "{}".into() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,7 +387,7 @@ async fn what_was_let_go_stays_so_until_somebody_takes_it() {
     let store = cloud.open("fleet").await.unwrap();
     let (fence, _) = store.take("orders", "a").await.unwrap();
     assert!(store.give(&sign("a", 1), true).await.unwrap());
-    let held = Sighting { fence: Some(fence.clone()), released: false, counter: Some(Some(1)) };
+    let held = Sighting { fence: Some(fence.clone()), released: false, counter: Some(Some(1)), lease: Some(LEASE) };
     assert_eq!(store.sight("orders", true).await.unwrap(), held);
     // A commit that nobody heard of any more, and that arrives after its owner let go.
     cloud.faults(vec![next("TransactWriteItems", 100, FaultKind::DeliverLate(Duration::from_secs(22)))]);
@@ -393,7 +395,7 @@ async fn what_was_let_go_stays_so_until_somebody_takes_it() {
     cloud.faults(vec![next("PutItem", 1, FaultKind::LoseAnswer)]);
     store.release("orders", &fence).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let released = Sighting { released: true, counter: None, ..held };
+    let released = Sighting { released: true, counter: None, lease: None, ..held };
     assert_eq!(store.sight("orders", true).await.unwrap(), released);
     let (next, _) = store.take_from("orders", "b", Some(&fence)).await.unwrap().unwrap();
     // Too late to let go of what is another's.

@@ -183,7 +183,8 @@ impl Beating {
             let sent = *begun.get_or_insert_with(|| Moment::now(&self.context));
             let report = serde_json::to_string(&(self.report)()).unwrap_or_default();
             let worker = self.context.worker().to_owned();
-            let sign = Sign { worker, counter: self.counter + 1, at: self.context.now(), report };
+            let sign =
+                Sign { worker, counter: self.counter + 1, lease: self.times.lease, at: self.context.now(), report };
             let attempt = tokio::time::timeout(self.times.attempt(), self.pulses.give(&sign, self.first)).await;
             let failure = match attempt {
                 Ok(Ok(true)) => {
@@ -277,7 +278,8 @@ mod tests {
     use super::*;
 
     fn sign(worker: &str, counter: u64) -> Sign {
-        Sign { worker: worker.into(), counter, at: WallTime::from_secs(0), report: String::new() }
+        let (lease, at) = (Duration::from_secs(20), WallTime::from_secs(0));
+        Sign { worker: worker.into(), counter, lease, at, report: String::new() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,7 +43,7 @@ impl Program {
                 None => link.needs.push("no process is running this link".to_owned()),
                 Some(leases) => {
                     let sighting = leases.sight(&name, false).await?;
-                    tell_holder(&mut link, &sighting, &signs, self.config.checkpoint.lease, self.context.now());
+                    tell_holder(&mut link, &sighting, &signs, self.context.now());
                 }
             }
             links.push(link);
@@ -66,8 +66,7 @@ impl Program {
         let mut unheld = Vec::new();
         for link in self.links().await? {
             let sighting = leases.sight(&link.name, false).await?;
-            let lease = self.config.checkpoint.lease;
-            if let Some(trouble) = holder_trouble(&sighting, &signs, lease, self.context.now()) {
+            if let Some(trouble) = holder_trouble(&sighting, &signs, self.context.now()) {
                 unheld.push((link.name, trouble));
             }
         }
@@ -141,8 +140,8 @@ impl StatusSource for Watched {
 }
 
 /// What the worker that has the link said last, and what is wrong with that worker.
-fn tell_holder(link: &mut LinkStatus, sighting: &Sighting, signs: &[Sign], lease: Duration, now: WallTime) {
-    let trouble = holder_trouble(sighting, signs, lease, now);
+fn tell_holder(link: &mut LinkStatus, sighting: &Sighting, signs: &[Sign], now: WallTime) {
+    let trouble = holder_trouble(sighting, signs, now);
     if let Some(sign) = sign_of_holder(sighting, signs) {
         let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
         if let Some(mark) = report.links.get(&link.link) {
@@ -162,7 +161,7 @@ fn sign_of_holder<'a>(sighting: &Sighting, signs: &'a [Sign]) -> Option<&'a Sign
 }
 
 /// Why nobody works on a link, as far as its rows tell; `None`: somebody does.
-fn holder_trouble(sighting: &Sighting, signs: &[Sign], lease: Duration, now: WallTime) -> Option<String> {
+fn holder_trouble(sighting: &Sighting, signs: &[Sign], now: WallTime) -> Option<String> {
     let Some(holder) = sighting.fence.as_ref().filter(|_| !sighting.released).map(|fence| fence.owner.as_str()) else {
         return Some("no worker has this link".to_owned());
     };
@@ -171,7 +170,7 @@ fn holder_trouble(sighting: &Sighting, signs: &[Sign], lease: Duration, now: Wal
     };
     // By two machines' clocks: good enough to be looked at.
     let silent = Duration::from_secs(now.since(sign.at).as_secs());
-    (silent > lease).then(|| format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"))
+    (silent > sign.lease).then(|| format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

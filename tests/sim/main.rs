@@ -45,7 +45,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 /// Seeds that run when none are asked for.
-const DEFAULT_SEEDS: u64 = 120;
+const DEFAULT_SEEDS: u64 = 2_000;
 
 /// Runs seeds of the simulation.
 #[derive(Debug, Parser)]

@@ -189,6 +189,12 @@ impl Book {
                 row.debts.push(Debt { to, until });
                 book.dirty.shards.insert(book.shards.len());
             }
+            // It was given up, and its last writes were not settled: they lie under its gap with the rest, and what may come
+            // of it later is read when it is begun again. Its debts stay for that.
+            if row.is_lost && row.status != ShardStatus::Finished {
+                row.status = ShardStatus::Finished;
+                book.dirty.shards.insert(book.shards.len());
+            }
             book.add_shard(row, true);
         }
         book.segments = state.segments.into_iter().map(|row| (row.segment, row)).collect();

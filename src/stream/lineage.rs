@@ -119,6 +119,8 @@ impl Lineage {
     pub fn restore(rows: impl IntoIterator<Item = LineageRow>) -> Self {
         let mut lineage = Self::default();
         for LineageRow { id, parent, status, last_listed, lost } in rows {
+            // Given up, and its last writes were not settled when the process ended: they lie under its gap with the rest.
+            let status = if lost { ShardStatus::Finished } else { status };
             let node = Node {
                 parent,
                 status,
@@ -133,6 +135,10 @@ impl Lineage {
             };
             lineage.insert(id, node);
         }
+        // A child of one that was left had begun before that one was finished: it is not read on.
+        let reading = lineage.nodes.iter().filter(|(_, node)| node.status == ShardStatus::Reading);
+        let left: Vec<ShardId> = reading.filter(|(id, _)| lineage.is_overtaken(id)).map(|(id, _)| id.clone()).collect();
+        left.iter().for_each(|id| lineage.set_status(id, ShardStatus::Waiting));
         lineage
     }
 

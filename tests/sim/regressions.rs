@@ -61,4 +61,19 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: None,
         found: "C5 wanted of a gap what was lost while it was healed, which the next one covers",
     },
+    Regression {
+        seed: 548,
+        family: None,
+        found: "a shard that listings lacked, read to its end and not settled, let its children begin: exit 1",
+    },
+    Regression {
+        seed: 601,
+        family: None,
+        found: "a process died with writes of a shard under way that it had given up: no later one could read its listing",
+    },
+    Regression {
+        seed: 607,
+        family: None,
+        found: "C2 did not see that what is left of a late shard lies under two gaps of it",
+    },
 ];

@@ -548,3 +548,16 @@ fn a_stream_that_was_replaced_told_everything_up_to_its_last_record_whatever_was
     book.take_writes();
     assert_eq!(from(&mut book), Some(at(3_998)), "also when it was read to its end");
 }
+
+#[test]
+fn a_shard_that_was_given_up_by_an_owner_that_died_is_finished_and_may_begin_again() {
+    let a = ShardId::new("a");
+    let given_up = ShardRow { checkpoint: Some(number(10)), dispatch: Some(number(12)), is_lost: true, ..shard("a") };
+    let state = LinkState { shards: vec![given_up], ..LinkState::default() };
+    let mut book = Book::take_over(state, link(false), at(100), GHOST);
+    let row = written_shard(&book.take_writes()).clone();
+    assert_eq!((row.status, row.is_lost), (ShardStatus::Finished, true));
+    book.begin_shard(&a).unwrap();
+    admit(&mut book, "a", 11..14);
+    assert_eq!(book.num_doubts(), 2, "what the dead owner had sent of it is in doubt, also when it comes back");
+}

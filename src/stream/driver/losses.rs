@@ -9,7 +9,7 @@ use super::{StreamDriver, StreamError};
 use crate::checkpoint::rows::{GapRow, ShardStatus};
 use crate::model::ShardId;
 use crate::stream::gaps::{GapCause, GapScope, is_unconfirmed};
-use crate::stream::{GiveUp, LossCause, Polled, Suspect, Suspicion};
+use crate::stream::{GiveUp, LossCause, Polled, Step, Suspect, Suspicion};
 
 impl StreamDriver {
     /// Opens a gap where nothing proved for nearly a day that the shard's oldest records are still there.
@@ -61,7 +61,7 @@ impl StreamDriver {
     ///
     /// A shard is given up when two listings in a row do not hold it: one alone may be incomplete.
     pub(super) async fn resolve(&mut self, mut suspects: Vec<Suspect>) -> Result<(), StreamError> {
-        suspects = certain(suspects, &self.vanished);
+        suspects = self.certain(suspects);
         while !suspects.is_empty() {
             let mut has_changed = false;
             for suspect in suspects {
@@ -88,9 +88,15 @@ impl StreamDriver {
                 // The next listing tells more; asked again now, the forest would answer the same.
                 break;
             }
-            suspects = certain(self.lineage.suspects(), &self.vanished);
+            suspects = self.certain(self.lineage.suspects());
         }
         Ok(())
+    }
+
+    fn certain(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {
+        let is_read =
+            |shard: &ShardId| self.readings.get(shard).is_some_and(|reading| reading.cursor.next() == Step::Done);
+        certain(suspects, &self.vanished, is_read)
     }
 
     pub(super) async fn stream_is_gone(&mut self) -> Result<(), StreamError> {
@@ -118,9 +124,12 @@ impl StreamDriver {
 }
 
 /// The suspects of which enough is known. A shard that only one listing lacked is left alone, whatever else it is
-/// suspected of: a suspicion is judged by all that is known of its shard.
-fn certain(suspects: Vec<Suspect>, vanished: &HashSet<ShardId>) -> Vec<Suspect> {
-    let is_unsure = |suspect: &&Suspect| suspect.why == Suspicion::Vanished && !vanished.contains(&suspect.shard);
+/// suspected of: a suspicion is judged by all that is known of its shard. So is one that was read to its end: nothing of
+/// it is missing, and its children wait until all of it is settled, as ever.
+fn certain(suspects: Vec<Suspect>, vanished: &HashSet<ShardId>, is_read: impl Fn(&ShardId) -> bool) -> Vec<Suspect> {
+    let is_unsure = |suspect: &&Suspect| {
+        is_read(&suspect.shard) || suspect.why == Suspicion::Vanished && !vanished.contains(&suspect.shard)
+    };
     let unsure: HashSet<ShardId> = suspects.iter().filter(is_unsure).map(|suspect| suspect.shard.clone()).collect();
     suspects.into_iter().filter(|suspect| !unsure.contains(&suspect.shard)).collect()
 }
@@ -199,7 +208,14 @@ mod tests {
         let of_x = [suspect("x", Suspicion::UnknownParent), suspect("x", Suspicion::Vanished)];
         let other = suspect("y", Suspicion::Overtaken);
         let all: Vec<Suspect> = of_x.iter().cloned().chain([other.clone()]).collect();
-        assert_eq!(certain(all.clone(), &HashSet::new()), [other]);
-        assert_eq!(certain(all.clone(), &HashSet::from([ShardId::new("x")])), all);
+        let nothing_is_read = |_: &ShardId| false;
+        assert_eq!(certain(all.clone(), &HashSet::new(), nothing_is_read), std::slice::from_ref(&other));
+        let both_lacked_it = HashSet::from([ShardId::new("x")]);
+        assert_eq!(certain(all.clone(), &both_lacked_it, nothing_is_read), all);
+        assert_eq!(
+            certain(all, &both_lacked_it, |shard| *shard == ShardId::new("x")),
+            [other],
+            "it was read to its end"
+        );
     }
 }

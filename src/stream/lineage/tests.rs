@@ -409,3 +409,22 @@ fn a_shard_whose_child_was_gone_before_it_was_listed_is_not_waited_for_all_day()
         assert_eq!(waits(&lineage), expected);
     }
 }
+
+#[test]
+fn a_shard_that_was_given_up_with_writes_under_way_is_read_again_after_a_restart_if_it_comes_back() {
+    let given_up = || LineageRow { lost: true, ..row("p", "", ShardStatus::Reading) };
+    let mut lineage = Lineage::restore([given_up()]);
+    assert!(readable(&lineage).is_empty(), "its row says that nothing of it is admitted");
+    let found = lineage.merge_listing(&listing(&[open("p", "")]), at(1));
+    let why = suspect("p", Suspicion::Reappeared);
+    assert_eq!(found.suspects, std::slice::from_ref(&why));
+    assert_eq!(lineage.resolve(&why, at(1)), Some(ShardStatus::Reading));
+    // Its child had begun, as under a shard that was left: then it is not read on, and the listing can be merged.
+    for parent in [given_up(), row("p", "", ShardStatus::Reading)] {
+        let mut lineage = Lineage::restore([parent, row("c", "p", ShardStatus::Reading)]);
+        let found = lineage.merge_listing(&listing(&[closed("p", ""), open("c", "p")]), at(1));
+        assert_eq!(found.suspects.len(), 1);
+        assert_eq!(lineage.resolve(&found.suspects[0], at(1)), Some(ShardStatus::Finished));
+        assert_eq!(readable(&lineage), ["c"]);
+    }
+}

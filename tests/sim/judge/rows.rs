@@ -118,12 +118,13 @@ impl Judge {
     fn check_finished(&mut self, row: &ShardRow, at: WallTime) {
         let Some(shard) = self.truth.shards.get(&row.id) else { return };
         // What is unread of a shard that came, or came back, under a begun child is left to its gap.
-        let of_gap = |gap: &GapRow| matches!(gap.cause.as_str(), "shard_late" | "shard_reappeared");
+        let of_shard = |gap: &&GapRow| gap.scope == GapScope::Shard(row.id.clone());
+        let gaps = || self.gaps.values().filter(of_shard);
+        let is_left_to_gaps = gaps().any(|gap| ["shard_late", "shard_reappeared"].contains(&gap.cause.as_str()));
         let is_left = |record: &Record| {
             let Record { key, version, at, .. } = *record;
             let lost = Lost { key, version, at, shard: Some(row.id.clone()) };
-            let scope = GapScope::Shard(row.id.clone());
-            self.gaps.values().any(|gap| of_gap(gap) && gap.scope == scope && self.covers(gap, &lost))
+            is_left_to_gaps && gaps().any(|gap| self.covers(gap, &lost))
         };
         let left = shard.records.iter().filter(|record| !self.is_settled(record) && !is_left(record)).count();
         if !shard.is_closed || left > 0 {

@@ -22,10 +22,11 @@ async fn tables_are_loaded_and_followed_under_writes() {
     for keys in [Keys::Text, Keys::Number] {
         pair.create(keys).await;
         fill(&pair.source, keys, 120).await;
-        let writer = Writer::start(pair.source.clone(), keys, 150, 4);
+        let mut writer = Writer::start(pair.source.clone(), keys, 150, 4);
         let mut service = Service::start(pair.program(keys, Mode::Service, &ours(), ""));
         tokio::time::sleep(Duration::from_secs(4)).await;
-        assert!(writer.stop().await > 50, "the writer was not busy");
+        writer.has_made(50).await;
+        writer.stop().await;
         service.wait_until_applied(Context::system().now()).await;
         service.drain().await;
         assert!(pair.compare(keys) > 60);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::wire::Wire;
@@ -105,6 +106,7 @@ pub(crate) async fn fill(wire: &Wire, keys: Keys, count: usize) {
 /// Somebody who writes until told to stop: new items, changed ones, deleted ones, in batches and alone.
 pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
+    done: watch::Receiver<usize>,
     task: JoinHandle<usize>,
 }
 
@@ -113,17 +115,25 @@ impl Writer {
     pub(crate) fn start(wire: Wire, keys: Keys, span: usize, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let (count, counted) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut done = 0;
             while !stopped.load(Ordering::Relaxed) && done < 20_000 {
                 change(&wire, keys, rng.usize(0..span), done, rng.u8(0..10)).await;
                 done += 1;
+                count.send_replace(done);
                 tokio::time::sleep(Duration::from_millis(4)).await;
             }
             done
         });
-        Self { stop, task }
+        Self { stop, done: counted, task }
+    }
+
+    /// Resolves when it has made so many changes.
+    pub(crate) async fn has_made(&mut self, changes: usize) {
+        let made = tokio::time::timeout(Duration::from_secs(60), self.done.wait_for(|done| *done >= changes)).await;
+        made.expect("the writer is too slow").expect("the writer");
     }
 
     /// Stops it, and says how many changes it made.

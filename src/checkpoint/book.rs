@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::rows::{DeadLetterRow, Debt, DoubtRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus};
-use super::{LinkState, Ordinal, WatermarkError};
+use super::{LinkState, Ordinal, StateWrite, WatermarkError};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, SequenceNumber, ShardId, WallTime};
 
@@ -197,24 +197,51 @@ impl Book {
             }
             book.add_shard(row, true);
         }
-        book.segments = state.segments.into_iter().map(|row| (row.segment, row)).collect();
-        for row in state.doubts {
-            match row.page {
-                // The last owner drained, so nothing of the page is on its way: it is read again.
-                Some(_) if !unclean => book.dirty.settled.push(row),
-                _ if unclean && row.under_way => {
-                    let until = row.until.max(until);
-                    book.list(DoubtRow { until, page: None, under_way: false, ..row });
-                }
-                _ => {
-                    book.due.insert((row.until, row.key.clone()));
-                    book.doubts.insert(row.key.clone(), Doubt { row, is_syncing: false });
-                }
-            }
-        }
+        let num_segments = book.link.load.as_ref().map_or(0, |plan| plan.total_segments);
+        // Of a pin with more segments, which broke off before this one: nothing may be asked for by their numbers.
+        let planned = state.segments.into_iter().filter(|row| row.segment < num_segments);
+        book.segments = planned.map(|row| (row.segment, row)).collect();
+        book.inherit_doubts(state.doubts, unclean, until);
         book.gaps = state.gaps.into_iter().map(|row| (row.id, row)).collect();
         (book.dead_letters, book.last_letter) = state.dead_letters;
         book
+    }
+
+    /// The books of a link that never ran, over the rows that may be there all the same. A pin of many transactions may have
+    /// broken off before the link's row: its shards and segments are another listing's and another plan's, so they are
+    /// removed before anything is written. Keys that were left in doubt without a link stay so, as after an owner that did
+    /// not drain.
+    pub(crate) fn pin_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
+        let mut book = Self::new(link, ghost_life);
+        if !state.segments.is_empty() {
+            book.dirty.leftovers.push(StateWrite::ForgetSegments);
+        }
+        for row in state.shards {
+            let id = row.id.clone();
+            let finished = ShardRow { status: ShardStatus::Finished, ..row };
+            book.dirty.leftovers.extend([StateWrite::Shard(finished), StateWrite::ForgetShard(id)]);
+        }
+        book.inherit_doubts(state.doubts, true, now.plus(ghost_life));
+        (book.dead_letters, book.last_letter) = state.dead_letters;
+        book
+    }
+
+    /// The keys that earlier owners left in doubt; `until`: when the last write of one that did not drain can land.
+    fn inherit_doubts(&mut self, rows: Vec<DoubtRow>, unclean: bool, until: WallTime) {
+        for row in rows {
+            match row.page {
+                // The last owner drained, so nothing of the page is on its way: it is read again.
+                Some(_) if !unclean => self.dirty.settled.push(row),
+                _ if unclean && row.under_way => {
+                    let until = row.until.max(until);
+                    self.list(DoubtRow { until, page: None, under_way: false, ..row });
+                }
+                _ => {
+                    self.due.insert((row.until, row.key.clone()));
+                    self.doubts.insert(row.key.clone(), Doubt { row, is_syncing: false });
+                }
+            }
+        }
     }
 
     /// The link's row.

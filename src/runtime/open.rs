@@ -40,12 +40,14 @@ pub(crate) struct Clocks {
     pub(crate) aws: WallTime,
 }
 
-/// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned.
+/// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned. `state`
+/// holds no link; what it holds all the same is of a pin that broke off, or of repairs without a link.
 pub(crate) fn pin(
     link: &LinkConfig,
     prepared: &Prepared,
     listing: &Listing,
     owns_target: bool,
+    state: LinkState,
     Clocks { ours: now, aws }: Clocks,
 ) -> Option<Opened> {
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
@@ -70,7 +72,7 @@ pub(crate) fn pin(
         clean: false,
         ghosts_until: None,
     };
-    let mut book = Book::new(row, link.apply.in_doubt_for);
+    let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
     book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, now, now)));
     if has_load {
         book.plan_segments((0..total_segments).map(|segment| SegmentRow {

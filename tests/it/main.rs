@@ -24,6 +24,7 @@ mod moto;
 mod ordering;
 mod pair;
 mod permissions;
+mod repairs;
 mod resharding;
 mod restart;
 mod sandboxed;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::checkpoint::StateWrite;
-use crate::checkpoint::rows::{GapRow, GapScope, LinkIdentity, Stage};
+use crate::checkpoint::rows::{GapRow, GapScope, LinkIdentity, LoadPlan, Stage};
 use crate::model::{KeyAttribute, KeyKind, KeySchema, StreamArn};
 
 const GHOST: Duration = Duration::from_secs(960);
@@ -331,6 +330,44 @@ fn the_first_pin_is_marked_complete_last() {
     book.create_shards([shard("a")]);
     let writes = book.take_writes();
     assert!(matches!(writes.last(), Some(StateWrite::Link(_))), "{writes:?}");
+}
+
+fn segment(segment: u32) -> SegmentRow {
+    SegmentRow { segment, cursor: None, done: false, items: 0, bytes: 0 }
+}
+
+#[test]
+fn a_pin_first_removes_what_an_earlier_one_left_half_way() {
+    let doubt = DoubtRow { key: key(1).canonical, key_json: "{}".into(), until: at(50), page: None, under_way: true };
+    let begun = ShardRow { dispatch: Some(number(3)), ..shard("a") };
+    let state = LinkState {
+        shards: vec![begun, shard("gone")],
+        segments: (0..9).map(segment).collect(),
+        doubts: vec![doubt],
+        ..LinkState::default()
+    };
+    let mut book = Book::pin_over(state, link(false), at(100), GHOST);
+    book.create_shards([shard("a")]);
+    book.plan_segments([segment(0), segment(1)]);
+    assert_eq!(book.segment_rows().count(), 2);
+    assert_eq!(book.next_due(), Some(at(1060)), "a repair without a link may be on the wire");
+    let writes = book.take_writes();
+    let position = |wanted: &dyn Fn(&StateWrite) -> bool| writes.iter().position(wanted).unwrap();
+    let forgotten = |id: &str| position(&|write| *write == StateWrite::ForgetShard(ShardId::new(id)));
+    let is_new = |write: &StateWrite| *write == StateWrite::Shard(shard("a"));
+    assert!(forgotten("a") < position(&is_new) && forgotten("gone") < position(&is_new), "{writes:?}");
+    let plan = position(&|write| matches!(write, StateWrite::Segment(_)));
+    assert!(position(&|write| *write == StateWrite::ForgetSegments) < plan, "{writes:?}");
+    assert!(matches!(writes.last(), Some(StateWrite::Link(_))), "{writes:?}");
+}
+
+#[test]
+fn segments_beyond_the_plan_are_not_asked_for() {
+    let load = LoadPlan { total_segments: 2, began: at(0), expected_bytes: 0, expected_items: 0 };
+    let loading = LinkRow { stage: Stage::Loading, load: Some(load), ..link(false) };
+    let state = LinkState { segments: (0..9).map(segment).collect(), ..LinkState::default() };
+    let book = Book::take_over(state, loading, at(100), GHOST);
+    assert_eq!(book.segment_rows().map(|row| row.segment).collect::<Vec<_>>(), [0, 1]);
 }
 
 fn rule(result: Result<(), BookError>) -> Invariant {

@@ -9,6 +9,8 @@ use crate::model::{CanonicalKey, ShardId};
 
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
+    /// What removes rows of a pin that broke off: before everything else.
+    pub(super) leftovers: Vec<StateWrite>,
     pub(super) link: bool,
     pub(super) shards: BTreeSet<usize>,
     pub(super) forgotten: Vec<ShardId>,
@@ -42,7 +44,7 @@ impl Book {
     /// What is to be written now, in an order in which every prefix is safe. Empty: nothing changed.
     pub(crate) fn take_writes(&mut self) -> Vec<StateWrite> {
         let dirty = std::mem::take(&mut self.dirty);
-        let mut writes = Vec::new();
+        let mut writes = dirty.leftovers;
         let link_goes_last = self.link.clean || std::mem::take(&mut self.is_new);
         if dirty.link && !link_goes_last {
             writes.push(StateWrite::Link(self.link.clone()));

@@ -29,7 +29,7 @@ impl Link {
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
-            let opened = open::pin(&self.config, prepared, &listing, owns_target, clocks());
+            let opened = open::pin(&self.config, prepared, &listing, owns_target, state, clocks());
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
                     .hint("run again in a minute")

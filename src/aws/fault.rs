@@ -46,6 +46,9 @@ const PASSING: [&str; 7] = [
 const STALE_CREDENTIALS: [&str; 4] =
     ["ExpiredTokenException", "ExpiredToken", "RequestExpired", "UnrecognizedClientException"];
 
+/// In place of a code: the guard did not let the call pass.
+const HELD_BACK: &str = "HeldBack";
+
 /// Codes of credentials that do not allow the call.
 const DENIALS: [&str; 8] = [
     "AccessDeniedException",
@@ -76,7 +79,8 @@ where
         return missing.clone().failure(operation);
     }
     if find::<HeldBack>(error).is_some() {
-        return Failure { may_have_happened: false, message: chain(error), ..unknown };
+        let code = Some(HELD_BACK.to_owned());
+        return Failure { may_have_happened: false, code, message: chain(error), ..unknown };
     }
     match error {
         SdkError::ServiceError(context) => {
@@ -143,6 +147,12 @@ fn by_code(code: Option<&str>, status: u16) -> Fault {
 /// Whether new credentials may help: the ones used were good once.
 pub(crate) fn has_stale_credentials(failure: &Failure) -> bool {
     failure.code.as_deref().is_some_and(|code| STALE_CREDENTIALS.contains(&code))
+}
+
+/// Whether a guard held the call back. Its link is not this worker's any more: under the same guard no further attempt
+/// passes.
+pub(crate) fn was_held_back(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some(HELD_BACK)
 }
 
 /// Why there are no credentials, and what becomes of the calls that want them.

@@ -117,6 +117,26 @@ impl Fleet {
         }
     }
 
+    /// Does this for a link that was acquired, then lets it go. Should the lease be over first, the work is dropped
+    /// half-way.
+    ///
+    /// # Errors
+    /// Of the work; exit 6 when the lease was over.
+    pub(crate) async fn hold<T>(
+        &self,
+        link: &str,
+        session: &Session,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let done = tokio::select! {
+            biased;
+            () = session.lapse(&self.context) => Err(lapsed(link)),
+            done = work => done,
+        };
+        self.let_go(link).await;
+        done
+    }
+
     /// Lets a link go that this worker may hold. To be called when it sends nothing more.
     pub(crate) async fn let_go(&self, link: &str) {
         let letting_go = async {
@@ -139,6 +159,11 @@ impl Fleet {
     pub(crate) async fn stop(&self) {
         self.pulse.stop().await;
     }
+}
+
+fn lapsed(link: &str) -> Error {
+    Error::new(Exit::Held, format!("link `{link}`: the lease is over, no sign of life was answered in time"))
+        .hint("another worker may have it now: see that the state table can be reached, then run the command again")
 }
 
 fn held_by(link: &str, fence: Option<&Fence>) -> Error {

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::replica::Ends;
+use crate::aws::was_held_back;
 use crate::checkpoint::keeper::Keeper;
 use crate::context::Context;
 use crate::error::{Failure, Fault};
@@ -49,6 +50,7 @@ impl DirectRepairs {
                 Err(failure) => failure,
             };
             match attempts.failed_with(&failure, started.elapsed(), self.context.draw()) {
+                _ if was_held_back(&failure) => return Err(failure),
                 Verdict::Again(wait) => tokio::time::sleep(wait).await,
                 Verdict::Stop => return Err(failure),
             }

@@ -1,14 +1,79 @@
 //! What is left half-way by a pin, a replay or a repair, and who may write while one goes on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynaferry::checkpoint::rows::{SegmentRow, ShardRow, ShardStatus};
 use dynaferry::checkpoint::{StateStore as _, StateWrite};
+use dynaferry::error::Exit;
 use dynaferry::model::{ShardId, WallTime};
-use dynaferry::sandbox::Options;
-use dynaferry::telemetry::Phase;
+use dynaferry::runtime::Program;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::{Mode, Phase};
 
-use crate::world::World;
+use crate::border::Border;
+use crate::world::{Process, REGION, TARGET, World, failed};
+
+const STATE: &str = "dynaferry-state";
+/// What is in doubt is in doubt for longer than any write is late here.
+const ON_TABLE: &str = "apply.in_doubt_for = \"5m\"\napply.on_rejected = \"dead_letter\"\n\
+                        [checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
+
+/// A process that keeps its state in a table, behind a border of its own.
+fn process(world: &World, mode: Mode) -> (Arc<Program>, Arc<Border>) {
+    let border = Border::new();
+    (world.program_through(world.config(ON_TABLE), mode, border.http_client(&world.sandbox)), border)
+}
+
+fn poison_target(world: &World, attribute: Option<&str>) {
+    world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", attribute);
+}
+
+/// Two tables that differ by `p7`, which was set aside, and no process.
+async fn with_a_dead_letter(seed: u64) -> World {
+    let world = World::paused(Options { seed, ..Options::default() });
+    (0..20).for_each(|n| world.put(n, 0, "x"));
+    let service = Process::start(process(&world, Mode::Service).0);
+    service.until_equal(&world).await;
+    poison_target(&world, Some("poison"));
+    world.put_json(&serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "poison": {"S": "x"}}));
+    service.until("one is set aside", || service.status().dead_letters == 1).await;
+    service.stop().await.unwrap();
+    poison_target(&world, None);
+    assert_eq!(world.num_differences(), 1);
+    world
+}
+
+/// The target's writes fail by these faults.
+fn failing_writes(world: &World, kinds: impl IntoIterator<Item = (Trigger, FaultKind)>) {
+    let rule = |(trigger, kind)| FaultRule::new("BatchWriteItem", trigger, kind).for_account(TARGET);
+    world.faults(kinds.into_iter().map(rule).collect());
+}
+
+fn throttled() -> (Trigger, FaultKind) {
+    (Trigger::Chance(1.0), FaultKind::Throttle("ThrottlingException".into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_whose_lease_is_over_ends_and_leaves_the_link_to_others() {
+    let world = with_a_dead_letter(502).await;
+    failing_writes(&world, [throttled()]);
+    let (program, border) = process(&world, Mode::Oneshot);
+    let mut replay = Box::pin(program.retry_dead_letters(&[]));
+    let early = tokio::time::timeout(Duration::from_secs(60), &mut replay).await;
+    assert!(early.is_err(), "it waits for the target");
+    border.close_to(Some(STATE));
+    let ended = tokio::time::timeout(Duration::from_secs(60), &mut replay).await;
+    let (exit, text) = failed(ended.expect("it does not go on without its lease"));
+    assert!(exit == Exit::Held && text.contains("the lease is over"), "{text}");
+    border.close_to(None);
+    world.no_faults();
+    let service = Process::start(process(&world, Mode::Service).0);
+    world.put(7, 0, "without poison");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_load_ends_after_a_pin_that_broke_off_with_more_segments_and_other_shards() {

@@ -50,7 +50,8 @@ impl Program {
     /// letters are gone; those that the target refuses again stay.
     ///
     /// # Errors
-    /// A side that cannot be reached; tables that were made anew; state, or a link, that a process holds (exit 6).
+    /// A side that cannot be reached; tables that were made anew; state, or a link, that a process holds, also where it may
+    /// since this one's lease was over (exit 6).
     pub async fn retry_dead_letters(self: &Arc<Self>, links: &[String]) -> Result<u64> {
         let configs = self.chosen(links).await?;
         let state = self.open_state().await?;
@@ -83,9 +84,9 @@ impl Program {
         };
         let held = fleet.acquire(&config.name, self.mode, |_| {}).await?;
         guard.open(Arc::clone(&held.session));
-        let replayed = self.replay(config, state, accounts, letters, async { Ok((held.fence, held.state)) }).await;
-        fleet.let_go(&config.name).await;
-        replayed
+        let session = Arc::clone(&held.session);
+        let replay = self.replay(config, state, accounts, letters, async { Ok((held.fence, held.state)) });
+        fleet.hold(&config.name, &session, replay).await
     }
 
     async fn replay(

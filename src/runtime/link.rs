@@ -34,7 +34,7 @@ use crate::http::{Heartbeat, Heartbeats};
 use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::telemetry::skew::SkewEstimate;
-use crate::telemetry::{Metrics, Mode, Phase, Takeover};
+use crate::telemetry::{CallMetrics, Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
 pub(crate) use settings::verify_settings;
@@ -337,6 +337,13 @@ impl Link {
     fn patience(&self) -> Patience {
         if self.shared.mode == Mode::Service { Patience::SERVICE } else { Patience::COMMAND }
     }
+}
+
+/// A context by AWS's clock, and the observer that it learns that clock from: for what runs no link.
+pub(crate) fn by_aws(context: &Context, calls: CallMetrics) -> (Context, Observer) {
+    let skew = Arc::default();
+    let observer = observer(calls, BoardSlot::default(), Arc::clone(&skew));
+    (context.by_clock(Arc::new(AwsClock { context: context.clone(), skew })), observer)
 }
 
 /// AWS's clock, as far as it is known: ours, corrected by what answers told.

@@ -112,3 +112,48 @@ async fn a_load_ends_after_a_pin_that_broke_off_with_more_segments_and_other_sha
     service.stop().await.unwrap();
     world.assert_equal();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_waited_long_leaves_in_doubt_what_may_land_after_it() {
+    let world = with_a_dead_letter(503).await;
+    failing_writes(&world, [throttled()]);
+    let program = process(&world, Mode::Oneshot).0;
+    let mut replay = Box::pin(program.retry_dead_letters(&[]));
+    let early = tokio::time::timeout(Duration::from_secs(20 * 60), &mut replay).await;
+    assert!(early.is_err(), "it waits for the target");
+    failing_writes(&world, [(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240)))]);
+    assert_eq!(replay.await.unwrap(), 1);
+    world.no_faults();
+    world.put(7, 0, "newer than what the replay has sent");
+    let service = Process::start(process(&world, Mode::Service).0);
+    service.until("both tables are equal", || world.num_differences() == 0).await;
+    service.until("the late write lands", || world.num_differences() == 1).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_dies_leaves_in_doubt_what_it_has_on_the_wire() {
+    let world = with_a_dead_letter(504).await;
+    failing_writes(&world, [throttled()]);
+    let program = process(&world, Mode::Oneshot).0;
+    let mut replay = Box::pin(program.retry_dead_letters(&[]));
+    let early = tokio::time::timeout(Duration::from_secs(20 * 60), &mut replay).await;
+    assert!(early.is_err(), "it waits for the target");
+    failing_writes(&world, [(Trigger::Chance(1.0), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240)))]);
+    let early = tokio::time::timeout(Duration::from_secs(30), &mut replay).await;
+    assert!(early.is_err(), "it is not answered");
+    drop(replay);
+    drop(program);
+    world.no_faults();
+    world.put(7, 0, "newer than what the replay has sent");
+    let service = Process::start(process(&world, Mode::Service).0);
+    service.until("both tables are equal", || world.num_differences() == 0).await;
+    service.until("the late write lands", || world.num_differences() == 1).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::{Program, State};
 use crate::aws::Clients;
-use crate::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence};
+use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow};
 use crate::checkpoint::{LinkState, StateStore, StateWrite};
 use crate::config::LinkConfig;
+use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::fleet::LinkGuard;
+use crate::runtime::link::by_aws;
 use crate::runtime::open::check_tables;
 use crate::runtime::prepare::{Accounts, Needs, prepare};
 use crate::runtime::repair::DirectRepairs;
@@ -77,23 +79,24 @@ impl Program {
         let guard = Arc::new(LinkGuard::default());
         let clients =
             Clients { guard: state.fleet.as_ref().map(|_| guard.of_clients(&self.context)), ..self.clients(config) };
-        let accounts = Accounts::connect(config, &clients, None).await?;
+        let (by_aws, observer) = by_aws(&self.context, self.metrics.calls(&config.name));
+        let accounts = Accounts::connect(config, &clients, Some(observer)).await?;
         let Some(fleet) = &state.fleet else {
             let taking = async { Ok(state.store.take(&config.name, self.context.worker()).await?) };
-            return self.replay(config, state, accounts, letters, taking).await;
+            return self.replay(config, state, (accounts, by_aws), letters, taking).await;
         };
         let held = fleet.acquire(&config.name, self.mode, |_| {}).await?;
         guard.open(Arc::clone(&held.session));
         let session = Arc::clone(&held.session);
-        let replay = self.replay(config, state, accounts, letters, async { Ok((held.fence, held.state)) });
-        fleet.hold(&config.name, &session, replay).await
+        let replay = self.replay(config, state, (accounts, by_aws), letters, async { Ok((held.fence, held.state)) });
+        fleet.hold(&config.name, &session, Box::pin(replay)).await
     }
 
     async fn replay(
         &self,
         config: &LinkConfig,
         state: &State,
-        accounts: Accounts,
+        (accounts, by_aws): (Accounts, Context),
         letters: Vec<DeadLetterRow>,
         taking: impl Future<Output = Result<(Fence, LinkState)>>,
     ) -> Result<u64> {
@@ -103,26 +106,39 @@ impl Program {
         if let Some(row) = &known.link {
             check_tables(&config.name, &row.identity, &prepared.identity)?;
         }
+        let was_clean = known.link.filter(|row| row.clean);
+        if let Some(row) = &was_clean {
+            // From now on a write may be on the wire, of whose time whoever takes over from us knows nothing.
+            let unclean = StateWrite::Link(LinkRow { clean: false, ..row.clone() });
+            store.commit(&config.name, &fence, vec![unclean]).await?;
+        }
         let codec = KeyCodec::new(&prepared.identity.keys);
-        let repairs = DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() };
+        let repairs = DirectRepairs { ends: prepared.ends.clone(), by_aws, in_doubt_for: config.apply.in_doubt_for };
         let mut gone = 0;
         for letter in letters {
             let key = codec.key(letter.key_json.clone().into());
             let key = key.map_err(|error| Error::new(Exit::Unexpected, "read a dead letter's key").because(error))?;
-            // A write of ours may land late, so the next run syncs the key once more.
-            let until = self.context.now().plus(config.apply.in_doubt_for);
-            let (key_json, page) = (letter.key_json.clone(), None);
-            let doubt = DoubtRow { key: key.canonical.clone(), key_json, until, page, under_way: true };
-            store.commit(&config.name, &fence, vec![StateWrite::Doubt(doubt)]).await?;
-            match repairs.sync_key(&key).await {
+            store.commit(&config.name, &fence, vec![StateWrite::Doubt(repairs.doubt(&key))]).await?;
+            let synced = repairs.sync_key(&key).await;
+            let mut writes = Vec::new();
+            if synced.may_land_late {
+                // The target may have been waited for longer than the key is in doubt.
+                writes.push(StateWrite::Doubt(repairs.doubt(&key)));
+            }
+            match synced.result {
                 Ok(()) => {
-                    store.commit(&config.name, &fence, vec![StateWrite::RemoveDeadLetter(letter.id)]).await?;
+                    writes.push(StateWrite::RemoveDeadLetter(letter.id));
                     gone += 1;
                 }
                 Err(failure) => {
                     tracing::warn!(link = config.name, letter = letter.id, error = %failure, "not written: the letter stays");
                 }
             }
+            store.commit(&config.name, &fence, writes).await?;
+        }
+        if let Some(row) = was_clean {
+            // Nothing is on the wire of which a listed key does not tell until when.
+            store.commit(&config.name, &fence, vec![StateWrite::Link(row)]).await?;
         }
         Ok(gone)
     }

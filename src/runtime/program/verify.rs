@@ -76,7 +76,11 @@ impl Program {
             None => false,
         };
         let Some(held) = state.filter(|_| is_running_link) else {
-            let repairs = Arc::new(DirectRepairs { ends: prepared.ends.clone(), context: self.context.clone() });
+            let repairs = Arc::new(DirectRepairs {
+                ends: prepared.ends.clone(),
+                by_aws: self.context.clone(),
+                in_doubt_for: config.apply.in_doubt_for,
+            });
             let owns_target = config.target_exclusive.unwrap_or(false);
             let settings = verify_settings(&config, &prepared, owns_target, Patience::COMMAND);
             let watching = self.verifying.begin(&config.name, prepared.source.item_count);

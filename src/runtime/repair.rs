@@ -1,6 +1,7 @@
 //! What repairs a key: through the lanes of a running link, or directly where no link runs.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -9,10 +10,11 @@ use tokio::time::Instant;
 use super::replica::Ends;
 use crate::aws::was_held_back;
 use crate::checkpoint::keeper::Keeper;
-use crate::checkpoint::rows::DoubtRow;
+use crate::checkpoint::rows::{DoubtRow, Fence};
+use crate::checkpoint::{StateStore, StateWrite};
 use crate::context::Context;
-use crate::error::{Failure, Fault};
-use crate::model::{Key, Write};
+use crate::error::{Failure, Fault, chain};
+use crate::model::{CanonicalKey, Key, Write};
 use crate::retry::{Attempts, Patience, Verdict};
 use crate::verify::{RepairError, Repairer};
 
@@ -86,23 +88,79 @@ impl DirectRepairs {
     }
 }
 
-impl Repairer for Arc<DirectRepairs> {
-    fn sync<'a>(&'a self, keys: Vec<Key>) -> BoxFuture<'a, Result<(), RepairError>> {
-        Box::pin(async move {
-            for key in &keys {
-                match self.sync_key(key).await.result {
-                    // A rejected one is looked at again, and stays a difference.
-                    Err(failure) if failure.fault == Fault::Rejected => {
-                        tracing::warn!(error = %failure, "the target rejects an item: it stays different");
-                    }
-                    Err(failure) => {
-                        tracing::error!(error = %failure, "a key could not be synced");
-                        return Err(RepairError);
-                    }
-                    Ok(()) => {}
-                }
-            }
-            Ok(())
+/// Repairs tables of a link without a row, which is this process's all the same.
+///
+/// Whoever runs the link later takes over what is listed here, as from an owner that did not drain.
+pub(crate) struct ApartRepairs {
+    repairs: DirectRepairs,
+    store: Arc<dyn StateStore>,
+    link: String,
+    fence: Fence,
+    /// Keys that stay in doubt even when an answer says that they were synced.
+    kept: Mutex<HashSet<CanonicalKey>>,
+}
+
+impl ApartRepairs {
+    /// For a link that was taken, with the keys that were in doubt then.
+    pub(crate) fn new(
+        repairs: DirectRepairs,
+        store: Arc<dyn StateStore>,
+        link: &str,
+        (fence, doubts): (Fence, &[DoubtRow]),
+    ) -> Self {
+        let kept = Mutex::new(doubts.iter().map(|row| row.key.clone()).collect());
+        Self { repairs, store, link: link.to_owned(), fence, kept }
+    }
+
+    async fn commit(&self, writes: Vec<StateWrite>) -> Result<(), RepairError> {
+        self.store.commit(&self.link, &self.fence, writes).await.map_err(|error| {
+            tracing::error!(link = self.link, error = chain(&error), "keys that are repaired could not be listed");
+            RepairError
         })
+    }
+
+    /// What is to be written of a key that was sent.
+    fn note(&self, key: &Key, may_land_late: bool) -> Option<StateWrite> {
+        let row = self.repairs.doubt(key);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if may_land_late {
+            tracing::warn!(
+                link = self.link,
+                until = %row.until,
+                "the answer to a repair was lost, so an older image may arrive until then: the link puts it right when it runs; without it, compare again"
+            );
+            kept.insert(row.key.clone());
+            return Some(StateWrite::Doubt(row));
+        }
+        (!kept.contains(&row.key)).then_some(StateWrite::Settle(row))
+    }
+
+    async fn sync_all(&self, keys: Vec<Key>) -> Result<(), RepairError> {
+        self.commit(keys.iter().map(|key| StateWrite::Doubt(self.repairs.doubt(key))).collect()).await?;
+        let (mut notes, mut repaired) = (Vec::new(), Ok(()));
+        for key in &keys {
+            let synced = self.repairs.sync_key(key).await;
+            notes.extend(self.note(key, synced.may_land_late));
+            match synced.result {
+                // A rejected one is looked at again, and stays a difference.
+                Err(failure) if failure.fault == Fault::Rejected => {
+                    tracing::warn!(error = %failure, "the target rejects an item: it stays different");
+                }
+                Err(failure) => {
+                    tracing::error!(error = %failure, "a key could not be synced");
+                    repaired = Err(RepairError);
+                    break;
+                }
+                Ok(()) => {}
+            }
+        }
+        self.commit(notes).await?;
+        repaired
+    }
+}
+
+impl Repairer for ApartRepairs {
+    fn sync<'a>(&'a self, keys: Vec<Key>) -> BoxFuture<'a, Result<(), RepairError>> {
+        Box::pin(self.sync_all(keys))
     }
 }

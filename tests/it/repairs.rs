@@ -7,12 +7,14 @@ use dynaferry::checkpoint::rows::{SegmentRow, ShardRow, ShardStatus};
 use dynaferry::checkpoint::{StateStore as _, StateWrite};
 use dynaferry::error::Exit;
 use dynaferry::model::{ShardId, WallTime};
-use dynaferry::runtime::Program;
+use dynaferry::runtime::{Program, VerifyOptions};
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::{Mode, Phase};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::border::Border;
-use crate::world::{Process, REGION, TARGET, World, failed};
+use crate::world::{ORDERS, Process, REGION, SOURCE, TARGET, World, failed};
 
 const STATE: &str = "dynaferry-state";
 /// What is in doubt is in doubt for longer than any write is late here.
@@ -156,4 +158,86 @@ async fn a_replay_that_dies_leaves_in_doubt_what_it_has_on_the_wire() {
     service.until_equal(&world).await;
     service.stop().await.unwrap();
     world.assert_equal();
+}
+
+/// A source with items, and an empty target that nobody has copied to.
+fn two_tables(seed: u64) -> World {
+    let world = World::paused(Options { seed, ..Options::default() });
+    (0..20).for_each(|n| world.put(n, 0, "old"));
+    world.call(TARGET, "CreateTable", &ORDERS.replace("\"orders\"", "\"orders-copy\""));
+    world
+}
+
+fn repairing() -> VerifyOptions {
+    VerifyOptions { repair: true, ..VerifyOptions::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_leaves_a_link_alone_that_a_worker_is_opening_for_the_first_time() {
+    let world = two_tables(505);
+    let throttled = FaultKind::Throttle("ThrottlingException".into());
+    world.faults(vec![FaultRule::new("DescribeStream", Trigger::Chance(1.0), throttled).for_account(SOURCE)]);
+    let service = Process::start(process(&world, Mode::Service).0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let program = process(&world, Mode::Oneshot).0;
+    let (exit, text) = failed(Box::pin(program.verify(repairing(), CancellationToken::new())).await);
+    assert!(exit == Exit::Held && text.contains("which is alive"), "{text}");
+    assert_eq!(world.num_differences(), 20, "it has written nothing");
+    world.no_faults();
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_waits_while_the_tables_of_its_link_are_repaired() {
+    let world = two_tables(506);
+    failing_writes(&world, [throttled()]);
+    let (program, border) = process(&world, Mode::Oneshot);
+    let mut repair = Box::pin(program.verify(repairing(), CancellationToken::new()));
+    let early = tokio::time::timeout(Duration::from_secs(120), &mut repair).await;
+    assert!(early.is_err(), "it waits for the target");
+    let (waiting, its_border) = process(&world, Mode::Service);
+    let service = Process::start(waiting);
+    let early = tokio::time::timeout(Duration::from_secs(120), &mut repair).await;
+    assert!(early.is_err() && service.status().phase == Phase::Standby, "{:?}", service.status());
+    assert!(its_border.sent("BatchWriteItem").is_empty() && its_border.sent("Scan").is_empty());
+    border.close_to(Some(STATE));
+    let ended = tokio::time::timeout(Duration::from_secs(60), &mut repair).await;
+    let (exit, text) = failed(ended.expect("it does not go on without its lease"));
+    assert!(exit == Exit::Held && text.contains("the lease is over"), "{text}");
+    world.no_faults();
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_without_a_link_that_lands_late_is_put_right_by_the_link_that_runs_later() {
+    for on_table in [true, false] {
+        let world = two_tables(507);
+        let more = if on_table { ON_TABLE } else { "apply.in_doubt_for = \"5m\"" };
+        let more = format!("target.allow_non_empty = true\n{more}");
+        let program = |mode| match on_table {
+            true => world.program_by_config(world.config(&more), mode),
+            false => world.program(world.config(&more), mode),
+        };
+        let late = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240));
+        failing_writes(&world, [(Trigger::Next(1), late)]);
+        let command = program(Mode::Oneshot);
+        let reports = Box::pin(command.verify(repairing(), CancellationToken::new())).await.unwrap();
+        assert!(reports[0].1.is_identical() && reports[0].1.differences.repaired.total() == 20, "{reports:?}");
+        assert_eq!(world.num_differences(), 0);
+        if !on_table {
+            assert_eq!(world.state().await.doubts.len(), 1, "what was answered is in no doubt");
+        }
+        (0..20).for_each(|n| world.put(n, 0, "newer than what the repair has sent"));
+        let service = Process::start(program(Mode::Service));
+        service.until("both tables are equal", || world.num_differences() == 0).await;
+        service.until("the late write lands", || world.num_differences() == 1).await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
 }

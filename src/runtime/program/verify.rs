@@ -8,13 +8,17 @@ use tokio_util::sync::CancellationToken;
 use super::migrate::{CAUGHT_UP, catch_up};
 use super::verifying::Watching;
 use super::{Program, State};
+use crate::aws::{Clients, SendGuard};
+use crate::checkpoint::StateStore;
+use crate::checkpoint::rows::{DoubtRow, Fence};
 use crate::config::LinkConfig;
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 use crate::retry::Patience;
-use crate::runtime::link::{Companion, Running, applied_until_now, verify_settings};
+use crate::runtime::fleet::LinkGuard;
+use crate::runtime::link::{Companion, Running, applied_until_now, by_aws, verify_settings};
 use crate::runtime::prepare::{Accounts, Needs, prepare};
-use crate::runtime::repair::{DirectRepairs, KeeperRepairs};
+use crate::runtime::repair::{ApartRepairs, DirectRepairs, KeeperRepairs};
 use crate::verify::{self, Settle, VerifyJob, VerifyReport};
 
 /// How tables are compared by a command.
@@ -31,10 +35,12 @@ pub struct VerifyOptions {
 }
 
 impl Program {
-    /// Compares both tables of each link; repairs through lanes of its own, for which it needs the link's state.
+    /// Compares both tables of each link. Repairs are made in the lanes of the link, which runs meanwhile; where it never ran,
+    /// one by one, while the link is this process's: each key is listed in its state before, so that a link that runs
+    /// later puts right what landed late.
     ///
     /// # Errors
-    /// A side that cannot be read; with `repair`, state that another process holds (exit 6).
+    /// A side that cannot be read; with `repair`, state or a link that another process holds (exit 6).
     pub async fn verify(
         self: &Arc<Self>,
         options: VerifyOptions,
@@ -43,61 +49,91 @@ impl Program {
         let links = self.chosen(&options.links).await?;
         let state = if options.repair { Some(self.open_state().await?) } else { None };
         let out = options.report.map(|out| SharedReport(Arc::new(Mutex::new(out))));
+        let how = Report { show_values: options.show_values, out };
+        let reports = self.verify_all(links, state.as_ref(), how, stop).await;
+        if let Some(state) = state {
+            state.close().await;
+        }
+        reports
+    }
+
+    async fn verify_all(
+        &self,
+        links: Vec<LinkConfig>,
+        state: Option<&State>,
+        how: Report,
+        stop: CancellationToken,
+    ) -> Result<Vec<(String, VerifyReport)>> {
         let mut reports = Vec::new();
         for config in links {
             let name = config.name.clone();
-            let one = self.verify_one(config, state.as_ref(), options.show_values, out.clone());
             let report = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
-                report = one => report?,
+                report = Box::pin(self.verify_one(config, state, how.clone())) => report?,
             };
             reports.push((name, report));
-        }
-        if let Some(state) = state {
-            state.close().await;
         }
         Ok(reports)
     }
 
-    async fn verify_one(
-        &self,
-        config: LinkConfig,
-        state: Option<&State>,
-        show_values: bool,
-        out: Option<SharedReport>,
-    ) -> Result<VerifyReport> {
-        let clients = self.clients(&config);
-        let accounts = Accounts::connect(&config, &clients, None).await?;
+    async fn verify_one(&self, config: LinkConfig, state: Option<&State>, how: Report) -> Result<VerifyReport> {
+        let Some(state) = state else { return self.verify_apart(&config, None, how).await };
+        let (name, store) = (config.name.clone(), Arc::clone(&state.store));
+        let Some(fleet) = &state.fleet else {
+            if store.read(&name).await?.link.is_some() {
+                return self.verify_in_link(config, state, how).await;
+            }
+            let (fence, known) = store.take(&name, self.context.worker()).await?;
+            let ours = Ours { store, fence, doubts: known.doubts, guard: None };
+            return self.verify_apart(&config, Some(ours), how).await;
+        };
+        // Whether the link ever ran is asked for when it is ours: one that a worker is just opening has no row either.
+        let held = fleet.acquire(&name, self.mode, |_| {}).await?;
+        if held.state.link.is_some() {
+            fleet.let_go(&name).await;
+            return self.verify_in_link(config, state, how).await;
+        }
+        let (guard, session) = (Arc::new(LinkGuard::default()), Arc::clone(&held.session));
+        guard.open(held.session);
+        let guard = Some(guard.of_clients(&self.context));
+        let ours = Ours { store, fence: held.fence, doubts: held.state.doubts, guard };
+        fleet.hold(&name, &session, Box::pin(self.verify_apart(&config, Some(ours), how))).await
+    }
+
+    /// Compares tables that no link of this process copies, and repairs them if the link is ours.
+    async fn verify_apart(&self, config: &LinkConfig, ours: Option<Ours>, how: Report) -> Result<VerifyReport> {
+        let guard = ours.as_ref().and_then(|ours| ours.guard.clone());
+        let clients = Clients { guard, ..self.clients(config) };
+        let (by_aws, observer) = by_aws(&self.context, self.metrics.calls(&config.name));
+        let accounts = Accounts::connect(config, &clients, Some(observer)).await?;
         let create_nothing = LinkConfig { target_create: false, ..config.clone() };
         let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
-        let is_running_link = match state {
-            Some(state) => state.store.read(&config.name).await?.link.is_some(),
-            None => false,
+        let (ends, in_doubt_for) = (prepared.ends.clone(), config.apply.in_doubt_for);
+        let repairer = ours.map(|Ours { store, fence, doubts, .. }| {
+            let repairs = DirectRepairs { ends, by_aws, in_doubt_for };
+            Arc::new(ApartRepairs::new(repairs, store, &config.name, (fence, &doubts))) as Arc<dyn verify::Repairer>
+        });
+        let owns_target = config.target_exclusive.unwrap_or(false);
+        let settings = verify_settings(config, &prepared, owns_target, Patience::COMMAND);
+        let watching = self.verifying.begin(&config.name, prepared.source.item_count);
+        let job = VerifyJob {
+            source: Arc::clone(&prepared.ends.source),
+            target: Arc::clone(&prepared.ends.target_reader),
+            settings: verify::VerifySettings { show_values: how.show_values, ..settings },
+            context: self.context.clone(),
+            settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
+            repairer,
+            report: how.out.map(SharedReport::boxed),
+            progress: Some(watching.progress()),
         };
-        let Some(held) = state.filter(|_| is_running_link) else {
-            let repairs = Arc::new(DirectRepairs {
-                ends: prepared.ends.clone(),
-                by_aws: self.context.clone(),
-                in_doubt_for: config.apply.in_doubt_for,
-            });
-            let owns_target = config.target_exclusive.unwrap_or(false);
-            let settings = verify_settings(&config, &prepared, owns_target, Patience::COMMAND);
-            let watching = self.verifying.begin(&config.name, prepared.source.item_count);
-            let job = VerifyJob {
-                source: Arc::clone(&prepared.ends.source),
-                target: Arc::clone(&prepared.ends.target_reader),
-                settings: verify::VerifySettings { show_values, ..settings },
-                context: self.context.clone(),
-                settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
-                repairer: state.map(|_| Arc::new(repairs) as Arc<dyn verify::Repairer>),
-                report: out.map(SharedReport::boxed),
-                progress: Some(watching.progress()),
-            };
-            return verify::run(job).await.map_err(|error| cannot_verify(&config.name, error));
-        };
+        verify::run(job).await.map_err(|error| cannot_verify(&config.name, error))
+    }
+
+    async fn verify_in_link(&self, config: LinkConfig, state: &State, how: Report) -> Result<VerifyReport> {
+        let Report { show_values, out } = how;
         // Repairs run inside the link's lanes, so the link runs while they are made.
-        let link = self.link(config.clone(), held);
+        let link = self.link(config.clone(), state);
         let report = Arc::new(Mutex::new(None));
         let (slot, context, name) = (Arc::clone(&report), self.context.clone(), config.name.clone());
         let verifying = Arc::clone(&self.verifying);
@@ -118,6 +154,21 @@ impl Program {
         let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
         found.ok_or_else(|| Error::new(Exit::Unexpected, "the comparison did not finish"))
     }
+}
+
+/// A link without a row that is this process's: nobody else writes its target.
+struct Ours {
+    store: Arc<dyn StateStore>,
+    fence: Fence,
+    doubts: Vec<DoubtRow>,
+    guard: Option<SendGuard>,
+}
+
+/// What is told of a comparison, and where.
+#[derive(Clone)]
+struct Report {
+    show_values: bool,
+    out: Option<SharedReport>,
 }
 
 /// One report for the comparisons of all links, which are made one after the other; each of its lines names its link.

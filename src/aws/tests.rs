@@ -1026,6 +1026,7 @@ async fn what_may_not_be_sent_any_more_never_leaves_and_is_not_in_doubt() {
     let target = Account::connect(&side(), Side::Target, &clients).await.unwrap().table(&orders(), &schema());
     let failure = target.write(&[put(r#"{"pk":{"S":"a"}}"#)]).await.unwrap_err();
     assert!(failure.fault == Fault::Transient && !failure.may_have_happened, "{failure:?}");
+    assert!(was_held_back(&failure), "who has no other way to hear of it does not try again");
     assert!(server.seen().is_empty());
     let source = Account::connect(&side(), Side::Source, &clients).await.unwrap().table(&orders(), &schema());
     source.write(&[put(r#"{"pk":{"S":"a"}}"#)]).await.unwrap();

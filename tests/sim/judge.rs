@@ -80,6 +80,8 @@ pub(crate) struct Judge {
     given_to: HashMap<ShardId, SequenceNumber>,
     /// How often that process was shown a shard.
     shown: HashMap<ShardId, u32>,
+    /// What was on the wire when the state was thrown away is owed by nobody; all of it has landed by then.
+    forgets_until: Option<WallTime>,
     /// Records that were trimmed beyond a checkpoint before they were given to it.
     unread: Vec<(SequenceNumber, Lost)>,
     /// Requests that were answered with an expired iterator.
@@ -115,6 +117,7 @@ impl Court {
             given_to: HashMap::new(),
             shown: HashMap::new(),
             unread: Vec::new(),
+            forgets_until: None,
             expired: HashMap::new(),
             poison: BTreeSet::new(),
             late_writes: 0,
@@ -259,8 +262,9 @@ impl Judge {
     }
 
     /// The operator throws the state away and begins anew.
-    pub(crate) fn state_dropped(&mut self, store: Arc<MemoryStore>) {
+    pub(crate) fn state_dropped(&mut self, store: Arc<MemoryStore>, forgets_until: WallTime) {
         self.store = store;
+        self.forgets_until = Some(forgets_until);
         self.rows.clear();
         self.gaps.clear();
         self.open_at.clear();

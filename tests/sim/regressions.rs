@@ -76,4 +76,14 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: None,
         found: "C2 did not see that what is left of a late shard lies under two gaps of it",
     },
+    Regression {
+        seed: 5204,
+        family: None,
+        found: "C3 wanted a new link to know what an earlier one, whose state was thrown away, had on the wire",
+    },
+    Regression {
+        seed: 5352,
+        family: None,
+        found: "the end came before the last records were read, because the target looked right already",
+    },
 ];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dynaferry::checkpoint::MemoryStore;
 use dynaferry::config::Config;
 use dynaferry::context::Context;
+use dynaferry::context::WallClock as _;
 use dynaferry::runtime::Program;
 use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox};
 use dynaferry::telemetry::Mode;
@@ -79,7 +80,8 @@ impl World {
         self.store = Arc::new(MemoryStore::new());
         let target = format!(r#"{{"TableName":"{COPY}"}}"#);
         drop(self.sandbox.call(TARGET, REGION, "DeleteTable", &target));
-        self.court.judge().state_dropped(Arc::clone(&self.store));
+        let all_landed = self.clock.now().plus(self.plan.settings.in_doubt_for);
+        self.court.judge().state_dropped(Arc::clone(&self.store), all_landed);
     }
 
     pub(crate) fn store(&self) -> &Arc<MemoryStore> {

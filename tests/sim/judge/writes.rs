@@ -47,7 +47,8 @@ impl Judge {
         truth.target = number;
         if change.is_late {
             self.late_writes += 1;
-            if is_older && !self.is_owed(key, newest) {
+            let is_forgotten = self.forgets_until.is_some_and(|until| change.at <= until);
+            if is_older && !is_forgotten && !self.is_owed(key, newest) {
                 let what = format!(
                     "a late write took key {key} back to version {newest}, and nothing says that it is owed another"
                 );

@@ -35,6 +35,7 @@ impl Medium {
         Self::Table(table_only::Cloud::new(1))
     }
 
+    #[cfg_attr(not(feature = "sandbox"), expect(clippy::unused_async, reason = "only a table is waited for"))]
     async fn open(&self) -> Arc<dyn StateStore> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,

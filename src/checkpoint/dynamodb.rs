@@ -14,7 +14,8 @@
 //! - *Order.* Transactions of a link are made one after the other, each answered before the next, in the order of the
 //!   calls; a commit of several is safe to break off between them (`layout`).
 //! - *Consistency.* Every read asks for it. A read of somebody else's link compares the head's number before and after.
-//! - *Loss.* A table that is not there, or a link without its head, is never made anew behind the owner's back.
+//! - *Loss.* A table that is not there, or a link without its head, is never made anew by a process that knew it. One that
+//!   starts afterwards cannot tell a table that was deleted from one that never was, and makes it.
 //!
 //! The task is [`TableTask`]; whoever holds the [`TableStore`] sends it what is to be done. Links do not wait for each other.
 

@@ -61,7 +61,7 @@ enum Vitals {
     /// No session now; there will be one.
     Waiting,
     Live(Arc<Session>),
-    /// There will be none: why.
+    /// There is none as long as this is so.
     Dead(Arc<str>),
 }
 
@@ -174,7 +174,7 @@ struct Beating {
 }
 
 impl Beating {
-    /// Until it is dropped, or there is nothing to give signs to.
+    /// Until it is dropped.
     async fn beat(&mut self) {
         let mut misses = 0;
         let mut begun: Option<Moment> = None;
@@ -190,7 +190,9 @@ impl Beating {
                 Ok(Ok(true)) => {
                     (self.counter, self.first, begun, misses) = (sign.counter, false, None, 0);
                     self.answered(sent);
-                    self.count().await;
+                    // Housekeeping, which must not delay a sign.
+                    let next = sent.monotonic + self.times.beat_every();
+                    let _cut_off = tokio::time::timeout_at(next, self.count()).await.is_err();
                     tokio::time::sleep_until(sent.monotonic + self.times.beat_every()).await;
                     continue;
                 }
@@ -202,8 +204,11 @@ impl Beating {
                 }
                 Ok(Err(StoreError::Gone { place })) if misses + 1 >= MISSES => {
                     self.lose_session();
-                    self.vitals.send_replace(Vitals::Dead(StoreError::Gone { place }.to_string().into()));
-                    return;
+                    let gone = StoreError::Gone { place }.to_string();
+                    self.vitals.send_replace(Vitals::Dead(gone.as_str().into()));
+                    // It may be restored from its backups while other links of this process go on.
+                    begun = None;
+                    gone
                 }
                 Ok(Err(error)) => {
                     misses = if matches!(error, StoreError::Gone { .. }) { misses + 1 } else { 0 };
@@ -239,7 +244,8 @@ impl Beating {
         let Ok(Ok(signs)) = tokio::time::timeout(self.times.attempt(), self.pulses.signs()).await else { return };
         let gone = self.census.see(&signs, Instant::now());
         self.metrics.workers(self.census.alive(self.times.lease, Instant::now()));
-        for (worker, counter) in gone.into_iter().filter(|(worker, _)| worker != self.context.worker()) {
+        // One at a time: the others are found again with the next sign.
+        if let Some((worker, counter)) = gone.into_iter().find(|(worker, _)| worker != self.context.worker()) {
             tracing::info!(worker, "a worker that gave no sign for an hour is forgotten");
             let forget = self.pulses.forget(&worker, counter);
             let _later = tokio::time::timeout(self.times.attempt(), forget).await.is_err();
@@ -276,6 +282,69 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A table that is away for the first so many signs, and slow to be looked through.
+    struct Table {
+        away: std::sync::atomic::AtomicU32,
+        given: std::sync::Mutex<Vec<Instant>>,
+    }
+
+    impl Pulses for Table {
+        fn give<'a>(&'a self, _sign: &'a Sign, _first: bool) -> BoxFuture<'a, crate::checkpoint::StoreResult<bool>> {
+            use std::sync::atomic::Ordering;
+            let is_away =
+                self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            self.given.lock().unwrap().push(Instant::now());
+            let answer = if is_away { Err(StoreError::Gone { place: "dynamodb:state".into() }) } else { Ok(true) };
+            Box::pin(std::future::ready(answer))
+        }
+
+        fn signs(&self) -> BoxFuture<'_, crate::checkpoint::StoreResult<Vec<Sign>>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn forget<'a>(&'a self, _worker: &'a str, _counter: u64) -> BoxFuture<'a, crate::checkpoint::StoreResult<()>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    fn pulse(table: &Arc<Table>, lease: Duration) -> Pulse {
+        let pulses = Arc::clone(table) as Arc<dyn Pulses>;
+        let setup = PulseSetup {
+            connect: Box::pin(std::future::ready(Ok(pulses))),
+            context: Context::system(),
+            times: LeaseTimes { lease },
+            report: Arc::new(WorkerReport::default),
+            metrics: Metrics::new(),
+            apart: false,
+        };
+        Pulse::start(setup).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_was_away_and_is_restored_is_given_signs_again() {
+        let table = Arc::new(Table { away: 6.into(), given: std::sync::Mutex::default() });
+        let pulse = pulse(&table, Duration::from_secs(20));
+        let mut failures = 0;
+        while pulse.session().await.is_err() {
+            failures += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(failures < 1000, "never again");
+        }
+        assert!(failures > 0, "whoever asks meanwhile hears that the table is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_is_slow_to_be_looked_through_delays_no_sign() {
+        // So short that a look may take longer than a beat.
+        let lease = Duration::from_secs(2);
+        let table = Arc::new(Table { away: 0.into(), given: std::sync::Mutex::default() });
+        let _pulse = pulse(&table, lease);
+        tokio::time::sleep(lease * 4).await;
+        let given = table.given.lock().unwrap().clone();
+        let longest = given.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(longest <= lease / 5 + Duration::from_millis(5), "{longest:?}");
+    }
 
     fn sign(worker: &str, counter: u64) -> Sign {
         let (lease, at) = (Duration::from_secs(20), WallTime::from_secs(0));

@@ -13,6 +13,8 @@
 //!   the refusal and is not relied on.
 //! - *Order.* Transactions of a link are made one after the other, each answered before the next, in the order of the
 //!   calls; a commit of several is safe to break off between them (`layout`).
+//! - *Taken over.* A transaction becomes visible to a query item by item (API reference, TransactWriteItems: isolation of
+//!   queries is read-committed), so what is taken from an owner that did not let go is read until two looks agree.
 //! - *Consistency.* Every read asks for it. A read of somebody else's link compares the head's number before and after.
 //! - *Loss.* A table that is not there, or a link without its head, is never made anew by a process that knew it. One that
 //!   starts afterwards cannot tell a table that was deleted from one that never was, and makes it.
@@ -46,6 +48,8 @@ const TRY_FOR: Duration = Duration::from_secs(20);
 const MADE_WITHIN: (Duration, Duration) = (Duration::from_secs(120), Duration::from_secs(1));
 /// How often a link that is being written is read for somebody else, and how long after each other.
 const READS: (u32, Duration) = (8, Duration::from_millis(50));
+/// Between two looks at what an owner left that may have been writing: the parts of a transaction are there long before.
+const SETTLES_WITHIN: Duration = Duration::from_millis(500);
 /// Attribute of the item that tells the layout's version.
 const VERSION: &str = "version";
 
@@ -230,6 +234,19 @@ impl Reach {
         })
     }
 
+    /// All rows, when nobody may write them any more and the last writes may still be on their way into view.
+    async fn load_settled(&self, link: &str) -> StoreResult<Image> {
+        let mut image = self.load(link).await;
+        for _ in 0..READS.0 {
+            tokio::time::sleep(SETTLES_WITHIN).await;
+            let before = std::mem::replace(&mut image, self.load(link).await);
+            if before.is_ok_and(|before| image.as_ref().is_ok_and(|now| before == *now)) {
+                break;
+            }
+        }
+        image
+    }
+
     /// Replaces the head, if it still is `seen`, or whatever it is. `None`: somebody was faster.
     async fn take(
         &self,
@@ -259,7 +276,10 @@ impl Reach {
                     continue;
                 }
             }
-            let image = self.load(link).await?;
+            let image = match before {
+                Some(head) if !head.released => self.load_settled(link).await?,
+                _ => self.load(link).await?,
+            };
             let state = LinkState { fence: fence_before, ..ledger::read(&image, link)? };
             return Ok(Some((fence, state, image)));
         }

@@ -231,7 +231,7 @@ pub(super) fn guard_of_counter(counter: u64) -> Guard {
 }
 
 /// All rows of a link but the contents of its dead letters, as they are in the table.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Image {
     place: String,
     pub(super) head: Option<Head>,

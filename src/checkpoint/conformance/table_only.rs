@@ -1,13 +1,15 @@
 //! What only a table can break: lost and late answers, throttles, a table that is gone, values larger than an item.
 
+use futures_util::future::BoxFuture;
+
 use super::super::dynamodb::{self, TableStore};
-use super::super::table::StateTable;
+use super::super::table::{self, StateTable};
 use super::super::{Leases as _, Pulses as _, Sighting, Sign};
 use super::*;
 use crate::aws::{AccessKey, Account, Clients, Side};
 use crate::config::SideConfig;
 use crate::context::{Context, WallClock};
-use crate::error::Exit;
+use crate::error::{Exit, Failure};
 use crate::sandbox::{FaultKind, FaultRule, Faults, Options, Sandbox, Trigger};
 
 const ACCOUNT: &str = "222222222222";
@@ -71,6 +73,82 @@ impl Cloud {
         self.call("UpdateTable", r#"{"TableName":"dynaferry-state","DeletionProtectionEnabled":false}"#);
         self.call("DeleteTable", r#"{"TableName":"dynaferry-state"}"#);
     }
+}
+
+/// A table whose next queries may see what an earlier one saw.
+struct Behind {
+    table: Arc<dyn StateTable>,
+    seen: std::sync::Mutex<Vec<(table::Range, table::Page)>>,
+    records: std::sync::atomic::AtomicBool,
+}
+
+impl StateTable for Behind {
+    fn place(&self) -> String {
+        self.table.place()
+    }
+
+    fn find(&self) -> BoxFuture<'_, Result<table::Found, Failure>> {
+        self.table.find()
+    }
+
+    fn create(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.table.create()
+    }
+
+    fn get<'a>(&'a self, key: &'a table::ItemKey) -> BoxFuture<'a, Result<Option<table::Fields>, Failure>> {
+        self.table.get(key)
+    }
+
+    fn query<'a>(&'a self, range: &'a table::Range) -> BoxFuture<'a, Result<table::Page, Failure>> {
+        Box::pin(async move {
+            let records = self.records.load(std::sync::atomic::Ordering::SeqCst);
+            if !records {
+                let mut seen = self.seen.lock().unwrap();
+                if let Some(at) = seen.iter().position(|(of, _)| of == range) {
+                    return Ok(seen.remove(at).1);
+                }
+            }
+            let page = self.table.query(range).await?;
+            if records {
+                self.seen.lock().unwrap().push((range.clone(), page.clone()));
+            }
+            Ok(page)
+        })
+    }
+
+    fn write<'a>(&'a self, write: &'a table::ItemWrite) -> BoxFuture<'a, Result<table::Written, Failure>> {
+        self.table.write(write)
+    }
+
+    fn transact<'a>(
+        &'a self,
+        token: &'a str,
+        writes: &'a [table::ItemWrite],
+    ) -> BoxFuture<'a, Result<table::Written, Failure>> {
+        self.table.transact(token, writes)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_from_an_owner_that_was_writing_is_read_when_all_of_it_is_in_view() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let cloud = Cloud::new(21);
+    let first = cloud.open("fleet").await.unwrap();
+    let (fence, _) = first.take("orders", "a").await.unwrap();
+    checkpoint(&first, &fence, 1).await.unwrap();
+    let behind =
+        Arc::new(Behind { table: cloud.state_table().await, seen: Default::default(), records: AtomicBool::new(true) });
+    let (second, task) =
+        dynamodb::open(Arc::clone(&behind) as Arc<dyn StateTable>, "fleet", cloud.context.clone(), false)
+            .await
+            .unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the store's task, as a process has it")]
+    drop(tokio::spawn(task.run()));
+    assert_eq!(second.read("orders").await.unwrap().shards, [shard("s", Some(1))]);
+    checkpoint(&first, &fence, 2).await.unwrap();
+    behind.records.store(false, Ordering::SeqCst);
+    let (_, state) = second.take("orders", "b").await.unwrap();
+    assert_eq!(state.shards, [shard("s", Some(2))]);
 }
 
 fn next(operation: &str, count: u32, kind: FaultKind) -> FaultRule {

@@ -86,4 +86,9 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: None,
         found: "the end came before the last records were read, because the target looked right already",
     },
+    Regression {
+        seed: 5042,
+        family: None,
+        found: "the lag cannot know of a child that is listed minutes after its parent vanished",
+    },
 ];

@@ -372,6 +372,7 @@ enum Job {
     Read(oneshot::Sender<StoreResult<LinkState>>),
     Take(String, Option<Option<Fence>>, oneshot::Sender<StoreResult<Option<(Fence, LinkState)>>>),
     Commit(Fence, Vec<StateWrite>, oneshot::Sender<StoreResult<()>>),
+    Release(String, oneshot::Sender<StoreResult<()>>),
     Letters(u64, usize, oneshot::Sender<StoreResult<Vec<DeadLetterRow>>>),
     Doubt(CanonicalKey, oneshot::Sender<StoreResult<Option<DoubtRow>>>),
 }
@@ -455,6 +456,9 @@ async fn work(reach: Arc<Reach>, link: String, job: Job, mut memory: Memory) -> 
             let done = Box::pin(reach.commit(&mut memory, &link, &fence, writes)).await;
             drop(answer.send(done));
         }
+        Job::Release(owner, answer) => {
+            drop(answer.send(Box::pin(reach.release_link(&link, &owner)).await));
+        }
         Job::Letters(after, limit, answer) => drop(answer.send(Box::pin(reach.letters(&link, after, limit)).await)),
         Job::Doubt(key, answer) => {
             let image = Box::pin(reach.load_steadily(&link)).await;
@@ -526,9 +530,9 @@ impl Reach {
     }
 
     /// Counts up, too: a transaction that is still on its way is refused, and cannot take the word back.
-    async fn release_link(&self, link: &str, fence: &Fence) -> StoreResult<()> {
+    async fn release_link(&self, link: &str, owner: &str) -> StoreResult<()> {
         loop {
-            let Some(head) = self.head(link).await?.filter(|head| head.fence == *fence && !head.released) else {
+            let Some(head) = self.head(link).await?.filter(|head| head.fence.owner == owner && !head.released) else {
                 return Ok(());
             };
             let released = Head { released: true, seq: head.seq + 1, nonce: self.nonce(), ..head.clone() };
@@ -583,8 +587,8 @@ impl Leases for TableStore {
         self.ask(link, |answer| Job::Take(owner.to_owned(), Some(seen.cloned()), answer))
     }
 
-    fn release<'a>(&'a self, link: &'a str, fence: &'a Fence) -> BoxFuture<'a, StoreResult<()>> {
-        self.reach.release_link(link, fence).boxed()
+    fn release<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        self.ask(link, |answer| Job::Release(owner.to_owned(), answer))
     }
 }
 

@@ -217,8 +217,9 @@ pub trait Leases: Pulses {
         seen: Option<&'a Fence>,
     ) -> BoxFuture<'a, StoreResult<Option<(Fence, LinkState)>>>;
 
-    /// Lets go of a link: who held it under this fence sends nothing more. Does nothing where it is another's by now.
-    fn release<'a>(&'a self, link: &'a str, fence: &'a Fence) -> BoxFuture<'a, StoreResult<()>>;
+    /// Lets go of a link: this owner, whose name no other process has, sends nothing more. Comes after every call for the
+    /// link that was made before, also one that nobody waits for any more. Does nothing where the link is another's by now.
+    fn release<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<()>>;
 }
 
 /// Durable state of links.

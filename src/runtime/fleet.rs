@@ -139,13 +139,7 @@ impl Fleet {
 
     /// Lets a link go that this worker may hold. To be called when it sends nothing more.
     pub(crate) async fn let_go(&self, link: &str) {
-        let letting_go = async {
-            let held = self.leases.sight(link, false).await?;
-            match held.fence.filter(|fence| !held.released && fence.owner == self.context.worker()) {
-                Some(fence) => self.leases.release(link, &fence).await,
-                None => Ok(()),
-            }
-        };
+        let letting_go = self.leases.release(link, self.context.worker());
         let outcome: Option<Result<(), StoreError>> = tokio::time::timeout(LET_GO_WITHIN, letting_go).await.ok();
         let failure = match outcome {
             Some(Ok(())) => return,

@@ -460,6 +460,17 @@ async fn only_one_of_two_workers_that_saw_the_same_holder_takes_a_link() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_take_that_nobody_waits_for_is_let_go_of_as_well() {
+    let cloud = Cloud::new(17);
+    let store = cloud.open("fleet").await.unwrap();
+    cloud.faults(vec![next("PutItem", 1, FaultKind::Hold(Duration::from_secs(1)))]);
+    drop(store.take("orders", "a"));
+    store.release("orders", "a").await.unwrap();
+    let sighting = store.sight("orders", false).await.unwrap();
+    assert_eq!((sighting.fence.map(|fence| fence.owner), sighting.released), (Some("a".to_owned()), true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_let_go_stays_so_until_somebody_takes_it() {
     let cloud = Cloud::new(16);
     let store = cloud.open("fleet").await.unwrap();
@@ -471,13 +482,13 @@ async fn what_was_let_go_stays_so_until_somebody_takes_it() {
     cloud.faults(vec![next("TransactWriteItems", 100, FaultKind::DeliverLate(Duration::from_secs(22)))]);
     checkpoint(&store, &fence, 1).await.unwrap_err();
     cloud.faults(vec![next("PutItem", 1, FaultKind::LoseAnswer)]);
-    store.release("orders", &fence).await.unwrap();
+    store.release("orders", "a").await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let released = Sighting { released: true, counter: None, lease: None, ..held };
     assert_eq!(store.sight("orders", true).await.unwrap(), released);
     let (next, _) = store.take_from("orders", "b", Some(&fence)).await.unwrap().unwrap();
     // Too late to let go of what is another's.
-    store.release("orders", &fence).await.unwrap();
+    store.release("orders", "a").await.unwrap();
     let sighting = store.sight("orders", false).await.unwrap();
     assert_eq!((sighting.fence, sighting.released), (Some(next), false));
     let late = checkpoint(&store, &fence, 2).await;

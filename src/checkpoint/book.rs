@@ -262,7 +262,8 @@ impl Book {
 
     /// The shards' rows as they would be written now.
     pub(crate) fn shard_rows(&self) -> impl Iterator<Item = &ShardRow> {
-        self.shards.iter().map(|shard| &shard.row)
+        let has_row = |(slot, shard): &(usize, &ShardBooks)| self.slots.get(&shard.row.id) == Some(slot);
+        self.shards.iter().enumerate().filter(has_row).map(|(_, shard)| &shard.row)
     }
 
     /// The segments of the load.

@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::filter::ChangeFilter;
 use super::lister::{ListError, ShardLister};
-use super::{Cursor, Lineage, Listing, Pace, Polled, RecordsPage, Schedule, ShardIterator, ShardListing, StreamSource};
+use super::{
+    Cursor, Lineage, Listing, Pace, Polled, RecordsPage, Schedule, ShardIterator, ShardListing, StreamSource, Suspect,
+};
 use crate::apply::engine::Engine;
 use crate::checkpoint::book::FinishedShard;
 use crate::checkpoint::keeper::Keeper;
@@ -136,8 +138,8 @@ pub(crate) struct StreamDriver {
     finished_lately: HashSet<ShardId>,
     /// Listings in a row that contradicted themselves.
     odd_listings: u32,
-    /// Unfinished shards that the last listing did not hold.
-    vanished: HashSet<ShardId>,
+    /// What follows from the last listing, and is believed when the next one says so, too.
+    suspected: HashSet<Suspect>,
     /// Those of them that had a known child when the listing that is under way began.
     settled_by_listing: HashSet<ShardId>,
     started: Instant,
@@ -185,7 +187,7 @@ impl StreamDriver {
             children_asked: 0,
             finished_lately: HashSet::new(),
             odd_listings: 0,
-            vanished: HashSet::new(),
+            suspected: HashSet::new(),
             settled_by_listing: HashSet::new(),
             started: now,
         }

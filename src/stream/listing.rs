@@ -88,6 +88,12 @@ impl Listing {
         self.shards.values()
     }
 
+    /// Shards whose parent is not listed, by id.
+    pub fn orphans(&self) -> impl Iterator<Item = &ShardId> {
+        let is_orphan = |shard: &&ShardListing| shard.parent.as_ref().is_some_and(|parent| !self.contains(parent));
+        self.shards().filter(is_orphan).map(|shard| &shard.id)
+    }
+
     /// The number of shards.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -29,7 +29,7 @@ use dynaferry::model::{CanonicalKey, SequenceNumber, ShardId, WallTime};
 use dynaferry::sandbox::Event;
 
 use crate::trace::Trace;
-use crate::truth::{Lost, Record, ShardTruth, Truth};
+use crate::truth::{Lost, Record, ShardTruth, Truth, VersionIndex};
 use crate::world::{COPY, SOURCE, TABLE, TARGET};
 
 pub(crate) use clerk::Clerk;
@@ -88,6 +88,10 @@ pub(crate) struct Judge {
     expired: HashMap<Vec<u8>, u32>,
     /// Items that the target refuses, by version number.
     pub(crate) poison: BTreeSet<u64>,
+    /// The times at which shards were opened.
+    opened: Vec<WallTime>,
+    /// Of the request that comes next.
+    answer_may_be_lost: bool,
     /// Writes at the target that came late, and what was accepted there.
     pub(crate) late_writes: u64,
     pub(crate) accepted_writes: u64,
@@ -120,6 +124,8 @@ impl Court {
             forgets_until: None,
             expired: HashMap::new(),
             poison: BTreeSet::new(),
+            opened: Vec::new(),
+            answer_may_be_lost: false,
             late_writes: 0,
             accepted_writes: 0,
             exchanges: 0,
@@ -130,6 +136,10 @@ impl Court {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Faults whose request is done, and whose answer may not come, or not be read.
+const LOSES_ANSWERS: [&str; 5] =
+    ["error.reset_after", "iterator.lose_response", "answer.slow", "answer.truncated", "answer.garbled"];
 
 fn since_start(at: WallTime) -> Duration {
     at.since(crate::clocks::EPOCH)
@@ -156,6 +166,9 @@ impl Judge {
             Event::Trimmed { shard, through, at, shard_gone, .. } => self.trimmed(shard, *through, *at, *shard_gone),
             Event::ShardOpened { stream, shard, parent, at, .. } => {
                 self.trace.say(*at, || format!("  shard {shard} opened, child of {parent:?}"));
+                if self.opened.last() != Some(at) {
+                    self.opened.push(*at);
+                }
                 let id = ShardId::new(*shard);
                 let truth = self.truth.shards.entry(id).or_default();
                 (truth.parent, truth.stream) = (parent.map(ShardId::new), Some((*stream).to_owned()));
@@ -176,6 +189,7 @@ impl Judge {
             Event::StreamDisabled { stream, at } => self.trace.say(*at, || format!("  stream {stream} disabled")),
             Event::Fault { kind, at, operation, .. } => {
                 self.trace.say(*at, || format!("  fault {kind} at {operation}"));
+                self.answer_may_be_lost |= LOSES_ANSWERS.contains(kind);
                 self.fault(kind);
             }
             _ => {}
@@ -183,12 +197,14 @@ impl Judge {
     }
 
     fn is_settled(&self, record: &Record) -> bool {
-        self.truth.is_applied(record.key, record.version) || self.is_filtered(record.at) || self.is_poison(record)
+        self.truth.is_applied(record.key, record.version)
+            || self.is_filtered(record.at)
+            || self.is_poison(record.key, record.version)
     }
 
     /// Whether it, or a later version that may have absorbed it, was set aside.
-    fn is_poison(&self, record: &Record) -> bool {
-        let later = self.truth.keys[record.key].versions.iter().skip(record.version);
+    fn is_poison(&self, key: usize, version: VersionIndex) -> bool {
+        let later = self.truth.keys[key].versions.iter().skip(version);
         !self.poison.is_empty()
             && later.filter_map(|version| version.number).any(|number| self.poison.contains(&number))
     }
@@ -239,6 +255,12 @@ impl Judge {
             record.map(|record| record.at)
         };
         self.truth.shards.iter().filter_map(of_shard).min()
+    }
+
+    /// How often shards were opened lately.
+    pub(crate) fn generations_within(&self, now: WallTime, lately: Duration) -> u32 {
+        let recent = self.opened.iter().rev().take_while(|at| now.since(**at) < lately);
+        u32::try_from(recent.count()).unwrap_or(u32::MAX)
     }
 
     /// Whether the link has a row for this shard.

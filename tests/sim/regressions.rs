@@ -91,4 +91,72 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: None,
         found: "the lag cannot know of a child that is listed minutes after its parent vanished",
     },
+    Regression {
+        seed: 1_000_405,
+        family: None,
+        found: "a child whose parent came into being between two pages of a listing was read at once, under a gap for nothing",
+    },
+    Regression { seed: 1_000_035, family: None, found: "the same, and the parent's records were put over the child's" },
+    Regression {
+        seed: 1_003_077,
+        family: None,
+        found: "C4 wanted a parent to be known that two listings in a row were too old to show",
+    },
+    Regression {
+        seed: 1_002_037,
+        family: None,
+        found: "a shard that came back was taken for finished by the news of its end before that: exit 1",
+    },
+    Regression {
+        seed: 1_003_221,
+        family: None,
+        found: "shards of a stream that was replaced held the lag at their rows until the new stream was listed",
+    },
+    Regression { seed: 1_001_464, family: None, found: "C5 wanted a key in a gap that was a dead letter by then" },
+    Regression {
+        seed: 1_003_051,
+        family: None,
+        found: "the lag's truth counted a stream from before the link's first start",
+    },
+    Regression {
+        seed: 1_004_139,
+        family: None,
+        found: "C3 took a shard that was given up for one that was read to its end",
+    },
+    Regression {
+        seed: 1_004_556,
+        family: None,
+        found: "C8 wanted what lay in a stream from before the link's first start",
+    },
+    Regression {
+        seed: 1_004_602,
+        family: None,
+        found: "C8 wanted dead letters to be retried into a table whose source was made anew",
+    },
+    Regression {
+        seed: 1_007_204,
+        family: None,
+        found: "C8: a write of before came to the target that the operator had emptied",
+    },
+    Regression { seed: 1_007_354, family: None, found: "C7 counted answers that were lost as told" },
+    Regression {
+        seed: 1_008_383,
+        family: None,
+        found: "C4 read the rows of a replaced stream twice, as the commit was made twice",
+    },
+    Regression {
+        seed: 1_010_078,
+        family: None,
+        found: "the lag's bound took three generations of shards within seconds for one",
+    },
+    Regression {
+        seed: 300_393,
+        family: Some("outages"),
+        found: "C8 wanted a second child that is listed minutes later to be found before the next full listing",
+    },
+    Regression {
+        seed: 301_095,
+        family: Some("outages"),
+        found: "the lag's truth counted a stream from before the link's first start",
+    },
 ];

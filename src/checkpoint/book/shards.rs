@@ -107,6 +107,9 @@ impl Book {
             books.row.status = ShardStatus::Reading;
             self.dirty.shards.insert(slot);
             self.dirty.urgent = true;
+            // One that was given up may have ended since the last commit: whoever hears of that would take it for the end
+            // of what begins now.
+            self.events.retain(|event| !matches!(event, Event::ShardFinished(finished) if finished.id == *shard));
         }
         Ok(())
     }

@@ -587,6 +587,28 @@ fn a_stream_that_was_replaced_told_everything_up_to_its_last_record_whatever_was
 }
 
 #[test]
+fn the_end_of_a_shard_that_was_given_up_is_no_news_once_it_begins_again() {
+    let a = ShardId::new("a");
+    let mut book = book_with("a");
+    let is_end = |event: &Event| matches!(event, Event::ShardFinished(finished) if finished.id == a);
+    book.give_up_shard(&a).unwrap();
+    book.begin_shard(&a).unwrap();
+    assert!(!book.take_events().iter().any(is_end));
+    let writes = book.take_writes();
+    let row = written_shard(&writes);
+    assert_eq!((row.status, row.is_lost), (ShardStatus::Reading, false));
+}
+
+#[test]
+fn shards_of_a_stream_that_was_replaced_have_no_rows() {
+    let mut book = book_with("a");
+    book.drop_shard(&ShardId::new("a"));
+    book.create_shards([shard("b")]);
+    let rows: Vec<&str> = book.shard_rows().map(|row| row.id.as_str()).collect();
+    assert_eq!(rows, ["b"]);
+}
+
+#[test]
 fn a_shard_that_was_given_up_by_an_owner_that_died_is_finished_and_may_begin_again() {
     let a = ShardId::new("a");
     let given_up = ShardRow { checkpoint: Some(number(10)), dispatch: Some(number(12)), is_lost: true, ..shard("a") };

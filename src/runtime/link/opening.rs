@@ -1,5 +1,6 @@
 //! From the state and the tables to open books: pinned, resumed, or begun anew with another stream.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::ShardStatus;
 use crate::config;
 use crate::error::{Error, Exit, Result};
-use crate::model::{StreamArn, ViewType};
+use crate::model::{ShardId, StreamArn, ViewType};
 use crate::retry::Patience;
 use crate::runtime::open::{self, Clocks, Opened};
 use crate::runtime::prepare::{Prepared, is_empty};
@@ -81,16 +82,25 @@ impl Link {
         ShardLister::new(source, stream.clone(), self.shared.context.clone(), Patience::COMMAND)
     }
 
-    /// A listing from which something follows: a stream that is being turned on is listed again until it is on.
+    /// A listing from which something follows: a stream that is being turned on is listed again until it is on, and a
+    /// parent that is not listed counts as trimmed when two listings in a row lack it, for it may have come into being
+    /// between two pages of the first.
     async fn list(&self, prepared: &Prepared, stream: &StreamArn) -> Result<Listing> {
         let lister = self.lister(prepared, stream);
         let what = || {
             let what = format!("list the shards of the stream of link `{}`", self.config.name);
             Error::new(Exit::Precondition, what)
         };
+        let mut known_orphans = BTreeSet::new();
         for _ in 0..ENABLING_LOOKS {
             match lister.list().await {
-                Ok(listing) if listing.is_conclusive() => return Ok(listing),
+                Ok(listing) if listing.is_conclusive() => {
+                    let orphans: BTreeSet<ShardId> = listing.orphans().cloned().collect();
+                    if orphans.is_subset(&known_orphans) {
+                        return Ok(listing);
+                    }
+                    known_orphans = orphans;
+                }
                 Ok(_) => tokio::time::sleep(ENABLING_AGAIN).await,
                 Err(ListError::Failed(failure)) => {
                     let hint = "allow dynamodb:DescribeStream, GetShardIterator and GetRecords on it";

@@ -59,7 +59,7 @@ impl StreamDriver {
 
     /// Each suspect gets its gap, and then its way out; that may uncover the next.
     ///
-    /// A shard is given up when two listings in a row do not hold it: one alone may be incomplete.
+    /// What follows from absence is believed when two listings in a row say so: one alone may be incomplete.
     pub(super) async fn resolve(&mut self, mut suspects: Vec<Suspect>) -> Result<(), StreamError> {
         suspects = self.certain(suspects);
         while !suspects.is_empty() {
@@ -79,6 +79,7 @@ impl StreamDriver {
                     }
                     Some(ShardStatus::Reading) => {
                         self.keeper.begin(&suspect.shard).await?;
+                        self.drop_news_of(&suspect.shard);
                         self.observer.shard_reopened(&suspect.shard);
                     }
                     Some(ShardStatus::Waiting) | None => {}
@@ -96,7 +97,16 @@ impl StreamDriver {
     fn certain(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {
         let is_read =
             |shard: &ShardId| self.readings.get(shard).is_some_and(|reading| reading.cursor.next() == Step::Done);
-        certain(suspects, &self.vanished, is_read)
+        certain(suspects, &self.suspected, is_read)
+    }
+
+    /// A shard that was given up is read again: that its end was durable once, and is still to be heard of, is no news.
+    fn drop_news_of(&mut self, shard: &ShardId) {
+        while let Ok(finished) = self.finished.try_recv() {
+            if finished.id != *shard {
+                self.shard_finished(&finished);
+            }
+        }
     }
 
     pub(super) async fn stream_is_gone(&mut self) -> Result<(), StreamError> {
@@ -123,15 +133,24 @@ impl StreamDriver {
     }
 }
 
-/// The suspects of which enough is known. A shard that only one listing lacked is left alone, whatever else it is
-/// suspected of: a suspicion is judged by all that is known of its shard. So is one that was read to its end: nothing of
-/// it is missing, and its children wait until all of it is settled, as ever.
-fn certain(suspects: Vec<Suspect>, vanished: &HashSet<ShardId>, is_read: impl Fn(&ShardId) -> bool) -> Vec<Suspect> {
+/// The suspects of which enough is known. A shard that only one listing lacked, or whose parent it lacked, is left alone,
+/// whatever else it is suspected of: a suspicion is judged by all that is known of its shard. So is one that was read to
+/// its end: nothing of it is missing, and its children wait until all of it is settled, as ever.
+fn certain(suspects: Vec<Suspect>, suspected: &HashSet<Suspect>, is_read: impl Fn(&ShardId) -> bool) -> Vec<Suspect> {
     let is_unsure = |suspect: &&Suspect| {
-        is_read(&suspect.shard) || suspect.why == Suspicion::Vanished && !vanished.contains(&suspect.shard)
+        is_read(&suspect.shard) || needs_two_listings(suspect.why) && !suspected.contains(*suspect)
     };
     let unsure: HashSet<ShardId> = suspects.iter().filter(is_unsure).map(|suspect| suspect.shard.clone()).collect();
     suspects.into_iter().filter(|suspect| !unsure.contains(&suspect.shard)).collect()
+}
+
+/// Whether it follows from the absence of a shard, which may have come into being between two pages of the listing, or
+/// which an old answer may lack.
+pub(super) const fn needs_two_listings(why: Suspicion) -> bool {
+    match why {
+        Suspicion::Vanished | Suspicion::UnknownParent => true,
+        Suspicion::Overtaken | Suspicion::Reappeared => false,
+    }
 }
 
 /// Whether a shard that ends for this reason is read (on) when it is listed again. One that has a begun child is not: it
@@ -210,7 +229,9 @@ mod tests {
         let all: Vec<Suspect> = of_x.iter().cloned().chain([other.clone()]).collect();
         let nothing_is_read = |_: &ShardId| false;
         assert_eq!(certain(all.clone(), &HashSet::new(), nothing_is_read), std::slice::from_ref(&other));
-        let both_lacked_it = HashSet::from([ShardId::new("x")]);
+        let one_of_both = HashSet::from([of_x[1].clone()]);
+        assert_eq!(certain(all.clone(), &one_of_both, nothing_is_read), std::slice::from_ref(&other));
+        let both_lacked_it = HashSet::from(of_x.clone());
         assert_eq!(certain(all.clone(), &both_lacked_it, nothing_is_read), all);
         assert_eq!(
             certain(all, &both_lacked_it, |shard| *shard == ShardId::new("x")),

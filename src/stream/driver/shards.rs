@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::losses::needs_two_listings;
 use super::{Done, FinishedShard, StreamDriver, StreamError};
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::error::{Failure, Fault};
 use crate::model::{ShardId, WallTime};
 use crate::stream::gaps::first_confirmed;
 use crate::stream::lister::ListError;
-use crate::stream::{Discovery, Listing, NewShard, ShardListing, StreamStatus, Suspicion};
+use crate::stream::{Discovery, Listing, NewShard, ShardListing, StreamStatus, Suspect};
 
 /// How often shards whose children are late are asked for them; doubles up to the discovery interval.
 pub(super) const CHILDREN_EVERY: Duration = Duration::from_millis(500);
@@ -110,13 +111,14 @@ impl StreamDriver {
         for (shard, at) in relisted {
             self.keeper.relist(&shard, at).await?;
         }
-        let vanished = suspects.iter().filter(|suspect| suspect.why == Suspicion::Vanished);
-        let vanished: HashSet<ShardId> = vanished.map(|suspect| suspect.shard.clone()).collect();
+        let mut suspected: HashSet<Suspect> = suspects.iter().cloned().collect();
         self.resolve(suspects).await?;
-        if !vanished.is_subset(&self.vanished) {
+        suspected.extend(self.lineage.suspects());
+        suspected.retain(|suspect| needs_two_listings(suspect.why));
+        if !suspected.is_subset(&self.suspected) {
             self.list_at = self.list_at.min(Instant::now() + LIST_AFTER_END);
         }
-        self.vanished = vanished;
+        self.suspected = suspected;
         self.forget_old(now).await?;
         for shard in std::mem::take(&mut self.settled_by_listing) {
             self.finished_lately.remove(&shard);

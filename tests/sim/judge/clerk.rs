@@ -33,7 +33,9 @@ impl CommitObserver for Clerk {
                 version.record.as_ref().is_some_and(|(shard, sequence)| {
                     let row = judge.rows.get(shard);
                     row.is_some_and(|row| {
-                        row.status == ShardStatus::Finished || row.checkpoint.as_ref() >= Some(sequence)
+                        // One that was given up was not read to its end.
+                        let is_read = row.status == ShardStatus::Finished && !row.is_lost;
+                        is_read || row.checkpoint.as_ref() >= Some(sequence)
                     })
                 })
             };

@@ -100,14 +100,12 @@ impl Judge {
     }
 
     fn is_right(&self, lost: &Lost) -> bool {
-        let number = self.truth.keys[lost.key].versions[lost.version].number;
-        let is_set_aside = number.is_some_and(|number| self.poison.contains(&number));
         // A version that looks like what the target has is no loss: nothing would change. So is one that was followed by
         // such a one: two deletions look alike, and a comparison between them finds the tables equal.
         self.truth.is_applied(lost.key, lost.version)
             || self.truth.is_equal(lost.key)
             || self.truth.looks_since(lost.key, lost.version)
-            || is_set_aside
+            || self.is_poison(lost.key, lost.version)
     }
 
     pub(super) fn covers(&self, gap: &GapRow, lost: &Lost) -> bool {

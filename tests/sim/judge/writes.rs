@@ -59,7 +59,7 @@ impl Judge {
         let before = truth.streamed.clone();
         let read = truth.read;
         let is_read = candidates.iter().any(|version| read.is_some_and(|read| *version <= read));
-        if !truth.written(&candidates) {
+        if !truth.written(&candidates) && !self.is_misled() {
             self.violated(
                 "C3",
                 change.at,

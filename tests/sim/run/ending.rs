@@ -4,13 +4,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dynaferry::checkpoint::StateStore as _;
-use dynaferry::error;
+use dynaferry::error::{self, Exit};
 
 use super::acts::Actor;
 use super::{MINUTE, Run, SECOND};
 use crate::clocks::Drift;
 use crate::gate::Gate;
 use crate::knobs::calm;
+use crate::plan::Family;
 use crate::state::StateFaults;
 use crate::world::{COPY, LINK, REGION, SOURCE, TABLE, TARGET};
 
@@ -50,7 +51,11 @@ impl Run {
             );
         }
         self.writer.write_now(5);
-        let patience = small + settings.poll_max * 5 + MINUTE;
+        // A child that was listed late is found by the next full listing, whose interval varies by a tenth.
+        let comes_late = ["children.delay", "children.stagger", "describe.stale_listing"];
+        let comes_late = comes_late.iter().any(|knob| self.world.plan.has_knob(knob));
+        let discovery = if comes_late { settings.discovery.mul_f64(1.2) } else { Duration::ZERO };
+        let patience = small + settings.poll_max * 5 + MINUTE + discovery;
         if !self.until(patience, |run| run.world.court.judge().oldest_unapplied().is_none()).await {
             self.violated("C8", format!("{patience:?} after the last write it is not applied"));
         }
@@ -73,6 +78,10 @@ impl Run {
         let program = self.world.program(&gate, Drift::default());
         match program.retry_dead_letters(&[]).await {
             Ok(gone) => self.say(|| format!("--- {gone} dead letters are gone")),
+            // Its operator begins anew, and what was set aside is gone with the state.
+            Err(error) if error.exit == Exit::Lost && self.world.plan.family == Family::Recreated => {
+                self.world.begin_anew();
+            }
             Err(error) => {
                 let text = error::chain(&error);
                 self.violated("C8", format!("dead letters cannot be retried: {text}"));

@@ -7,6 +7,9 @@ use dynaferry::telemetry::status::LinkStatus;
 use super::{MINUTE, Run, SECOND};
 use crate::plan::{Family, LagScenario};
 
+/// Shards that were opened in so short a time follow each other at once.
+const BURST: Duration = Duration::from_secs(20);
+
 impl Run {
     /// The lag, next to the truth: what is claimed to be applied must be; and nothing is hidden for long.
     pub(super) fn look(&mut self) {
@@ -38,7 +41,10 @@ impl Run {
         let truth = unread.map_or(Duration::ZERO, |oldest| now.since(oldest));
         let settings = self.world.plan.settings;
         // Three empty pages prove that there is no more, and creation times are whole seconds.
-        let most = (2 * SECOND).max(settings.poll_max * 3) + SECOND;
+        let proof = settings.poll_max * 3;
+        // Shards that live but seconds are proved one generation after the other.
+        let generations = self.world.court.judge().generations_within(now, BURST);
+        let most = (2 * SECOND).max(proof) + SECOND + proof * generations.saturating_sub(1);
         // Until they are there, what was true a moment ago is shown.
         let seen_at = tokio::time::Instant::now();
         self.truths.push_back((seen_at, truth));

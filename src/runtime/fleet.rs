@@ -155,7 +155,8 @@ impl Fleet {
     }
 }
 
-fn lapsed(link: &str) -> Error {
+/// What a command says whose lease is over.
+pub(crate) fn lapsed(link: &str) -> Error {
     Error::new(Exit::Held, format!("link `{link}`: the lease is over, no sign of life was answered in time"))
         .hint("another worker may have it now: see that the state table can be reached, then run the command again")
 }

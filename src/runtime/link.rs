@@ -17,16 +17,16 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
-use super::fleet::{Fleet, LinkGuard};
+use super::fleet::{Fleet, Held, LinkGuard};
 use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
 use super::replica::{Ends, Replica, ReplicaSetup};
 use crate::aws::{Clients, Observer};
-use crate::checkpoint::StateStore;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::Keeper;
 use crate::checkpoint::lease::Session;
 use crate::checkpoint::rows::Fence;
+use crate::checkpoint::{LinkState, StateStore};
 use crate::config::{CheckpointConfig, LinkConfig, OnGap};
 use crate::context::{Context, WallClock};
 use crate::error::{Error, Exit, Result, chain};
@@ -129,8 +129,10 @@ struct Hold {
 enum Generation {
     Stopped,
     StreamEnded,
-    /// Another worker has the link, or may have it.
-    LeaseLost,
+    /// Another worker has the link, or may have it; whether this one had begun to work on it.
+    LeaseLost {
+        had_begun: bool,
+    },
 }
 
 impl Link {
@@ -145,7 +147,7 @@ impl Link {
                     has_run = true;
                     self.wait_for_another_stream(&stop, &heartbeat).await?;
                 }
-                Ok(Generation::LeaseLost) => has_run = true,
+                Ok(Generation::LeaseLost { had_begun }) => has_run |= had_begun,
                 // A service that was running and is between two streams outlasts what passes.
                 Err(error) if has_run && self.shared.mode == Mode::Service && error.exit == Exit::Precondition => {
                     tracing::error!(
@@ -174,7 +176,8 @@ impl Link {
         let outcome = match unless_stopped(Box::pin(self.begin()), stop, heartbeat).await {
             None => Ok(Generation::Stopped),
             Some(Err(error)) => Err(error),
-            Some(Ok(begun)) => Box::pin(self.run_begun(begun, companion, stop, heartbeat)).await,
+            Some(Ok(None)) => self.lapsed_early(),
+            Some(Ok(Some(begun))) => Box::pin(self.run_begun(begun, companion, stop, heartbeat)).await,
         };
         if let Some(fleet) = &self.shared.fleet {
             // Whatever the end was, nothing more is sent.
@@ -243,8 +246,8 @@ impl Link {
         self.judge(ended.0, ended.1, &board)
     }
 
-    /// Both sides, and the books that this process owns from now on.
-    async fn begin(&self) -> Result<Begun> {
+    /// Both sides, and the books that this process owns from now on. `None`: the lease was over before that.
+    async fn begin(&self) -> Result<Option<Begun>> {
         let context = &self.shared.context;
         let guard = Arc::new(LinkGuard::default());
         let clients = Clients {
@@ -253,25 +256,32 @@ impl Link {
         };
         // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing.
         let accounts = Accounts::connect(&self.config, &clients, Some(self.observer())).await?;
-        let (prepared, fence, state, hold) = match &self.shared.fleet {
-            Some(fleet) => {
-                let waits = |holder: Option<&str>| self.stands_by(Some(holder));
-                let held = fleet.acquire(&self.config.name, self.shared.mode, waits).await?;
-                self.stands_by(None);
-                guard.open(Arc::clone(&held.session));
-                let needs = Needs { stream: true, target: held.state.link.is_some() };
-                let prepared = prepare(&self.config, accounts, context, needs).await?;
-                let hold = Hold { session: Some(held.session), takeover: held.takeover };
-                (prepared, held.fence, held.state, hold)
-            }
-            None => {
-                let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
-                let prepared =
-                    prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
-                let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-                (prepared, fence, state, Hold::default())
-            }
+        let Some(fleet) = &self.shared.fleet else {
+            let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
+            let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
+            let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
+            return self.open_books(prepared, fence, state, Hold::default()).await.map(Some);
         };
+        let waits = |holder: Option<&str>| self.stands_by(Some(holder));
+        let Held { fence, state, session, takeover } =
+            fleet.acquire(&self.config.name, self.shared.mode, waits).await?;
+        self.stands_by(None);
+        guard.open(Arc::clone(&session));
+        let hold = Hold { session: Some(Arc::clone(&session)), takeover };
+        let opening = async {
+            let needs = Needs { stream: true, target: state.link.is_some() };
+            let prepared = prepare(&self.config, accounts, context, needs).await?;
+            self.open_books(prepared, fence, state, hold).await
+        };
+        tokio::select! {
+            biased;
+            // From then on nothing of this would be sent, and what waits for it would wait for ever.
+            () = session.lapse(context) => Ok(None),
+            begun = Box::pin(opening) => begun.map(Some),
+        }
+    }
+
+    async fn open_books(&self, prepared: Prepared, fence: Fence, state: LinkState, hold: Hold) -> Result<Begun> {
         let (opened, stream, view) = self.open(&prepared, state).await?;
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;

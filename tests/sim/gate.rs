@@ -3,8 +3,8 @@
 //! A process that was killed does no more I/O at that very point, before or after the effect; its tasks are dropped a
 //! moment later. One that is frozen does none for a while, and its timers fire late.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
@@ -25,11 +25,29 @@ pub(crate) struct Gate {
     steps: AtomicU64,
     dies_at: AtomicU64,
     pub(crate) died: Notify,
+    watcher: Watcher,
+}
+
+type Watch = dyn Fn(&str) + Send + Sync;
+
+/// Sees the operation of each request at the moment when it leaves the program.
+#[derive(Default)]
+struct Watcher(OnceLock<Box<Watch>>);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 impl Gate {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { dies_at: AtomicU64::new(NEVER), ..Self::default() })
+    }
+
+    /// Looks at the requests, once for all.
+    pub(crate) fn watch(&self, watch: impl Fn(&str) + Send + Sync + 'static) {
+        drop(self.watcher.0.set(Box::new(watch)));
     }
 
     /// The process dies at the so manieth step from now.
@@ -88,6 +106,13 @@ impl HttpConnector for Gated {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (inner, gate) = (self.inner.clone(), Arc::clone(&self.gate));
         HttpConnectorFuture::new(async move {
+            if let Some(watch) = gate.watcher.0.get()
+                && !gate.is_dead()
+                && let Some((_, operation)) =
+                    request.headers().get("x-amz-target").and_then(|name| name.split_once('.'))
+            {
+                watch(operation);
+            }
             gate.pass().await;
             let answer = inner.call(request).await;
             gate.pass().await;

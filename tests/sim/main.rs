@@ -10,7 +10,7 @@
 //! ```
 //!
 //! [`plan`] draws everything from the seed; [`run`] lives through it; [`truth`] and [`judge`] stand on the sandbox's side and
-//! judge what they see; [`swarm`] runs many; [`report`] says what came of it. [`museum`] tests all of that.
+//! judge what they see; [`fleet`] lives through it with several workers; [`swarm`] runs many; [`report`] says what came of it. [`museum`] tests all of that.
 
 #![allow(
     clippy::indexing_slicing,
@@ -24,6 +24,7 @@
 #[path = "../shared/accounts.rs"]
 mod accounts;
 mod clocks;
+mod fleet;
 mod gate;
 mod judge;
 mod knobs;
@@ -46,6 +47,8 @@ use clap::Parser;
 
 /// Seeds that run when none are asked for.
 const DEFAULT_SEEDS: u64 = 2_000;
+/// And so many with several workers, which cost more each.
+const DEFAULT_FLEETS: u64 = 120;
 
 /// Runs seeds of the simulation.
 #[derive(Debug, Parser)]
@@ -60,7 +63,7 @@ struct Arguments {
     /// Runs at the same time; default: one for each core.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Only runs of this family: mix, down25, down72, replaced, recreated, lag, long, outages.
+    /// Only runs of this family: mix, down25, down72, replaced, recreated, lag, long, outages, fleet.
     #[arg(long)]
     family: Option<String>,
     /// Runs one seed with a trace of everything.
@@ -149,7 +152,7 @@ fn main() -> ExitCode {
         let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let seeds = match arguments.seeds {
             Some(count) => swarm::Seeds::range(arguments.start, count, family),
-            None => swarm::Seeds::with_regressions(arguments.start, DEFAULT_SEEDS),
+            None => swarm::Seeds::with_regressions(arguments.start, DEFAULT_SEEDS, DEFAULT_FLEETS),
         };
         let is_default = arguments.seeds.is_none();
         let all_apply = !is_default || museum::every_patch_applies();

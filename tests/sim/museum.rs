@@ -177,7 +177,7 @@ impl Scratch {
             written.map_err(|error| format!("the copy cannot be written: {error}"))
         };
         write(|file| &file.after)?;
-        let fate = self.build(tour).and_then(|program| run_seeds(&program, tour));
+        let fate = self.build(tour).and_then(|program| run_seeds(&program, tour, exhibit.patch.header("family")));
         write(|file| &file.before)?;
         fate.map_err(|what| format!("{}: {what}", exhibit.name))
     }
@@ -242,9 +242,10 @@ fn without_program(manifest: &str) -> String {
     tables.collect::<Vec<_>>().join("\n[")
 }
 
-/// Runs seeds until one fails.
-fn run_seeds(program: &Path, tour: &Tour<'_>) -> Result<Fate, String> {
+/// Runs seeds until one fails, all of them of one family where the exhibit asks for that.
+fn run_seeds(program: &Path, tour: &Tour<'_>, family: Option<&str>) -> Result<Fate, String> {
     let mut command = Command::new(program);
+    command.args(family.iter().flat_map(|family| ["--family", family]));
     command.args(["--fail-fast", "--seeds", &tour.seeds.to_string()]);
     if let Some(jobs) = tour.jobs {
         command.args(["--jobs", &jobs.to_string()]);

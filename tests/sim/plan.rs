@@ -8,7 +8,9 @@ use std::time::Duration;
 use dynaferry::sandbox::Options;
 
 use crate::clocks::Drift;
+use crate::fleet;
 use crate::knobs::{Act, KINDS, Kind, Setting};
+use crate::world::STATE;
 
 /// What a run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +29,8 @@ pub(crate) enum Family {
     Lag(LagScenario),
     /// The process lives all the time.
     Long,
+    /// Several workers, one of which has the link.
+    Fleet,
 }
 
 /// Where the lag is looked at.
@@ -41,6 +45,10 @@ pub(crate) enum LagScenario {
     Down,
     Restart,
     Load,
+    /// The process stands still for a while.
+    Pause,
+    /// Much of what the stream holds is read and not written: the load has it.
+    Filter,
 }
 
 impl LagScenario {
@@ -50,11 +58,13 @@ impl LagScenario {
             Self::StuckShard => Some(Act::StreamOutage),
             Self::Split => Some(Act::SplitShard),
             Self::Throttle => Some(Act::TargetThrottle),
+            Self::Pause => Some(Act::Freeze),
             _ => None,
         }
     }
 
-    pub(crate) const ALL: [Self; 9] = [
+    /// Those that a family is drawn from.
+    const FIRST: [Self; 9] = [
         Self::Idle,
         Self::Burst,
         Self::StuckShard,
@@ -65,12 +75,21 @@ impl LagScenario {
         Self::Restart,
         Self::Load,
     ];
+
+    /// Two came later; seeds that were known by then mostly mean what they meant.
+    fn or_later_one(self, random: &mut fastrand::Rng) -> Self {
+        match random.u32(0..11) {
+            0 => Self::Pause,
+            1 => Self::Filter,
+            _ => self,
+        }
+    }
 }
 
 impl Family {
     /// The names that the command line takes.
-    pub(crate) const NAMES: [&'static str; 8] =
-        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages"];
+    pub(crate) const NAMES: [&'static str; 9] =
+        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet"];
 
     fn draw(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..100) {
@@ -79,7 +98,7 @@ impl Family {
             84..87 => Self::Down72,
             87..91 => Self::Replaced,
             91..93 => Self::Recreated,
-            93..98 => Self::Lag(random.choice(LagScenario::ALL).unwrap_or(LagScenario::Idle)),
+            93..98 => Self::Lag(random.choice(LagScenario::FIRST).unwrap_or(LagScenario::Idle)),
             _ => Self::Long,
         }
     }
@@ -91,7 +110,8 @@ impl Family {
             "down72" => Self::Down72,
             "replaced" => Self::Replaced,
             "recreated" => Self::Recreated,
-            "lag" => Self::Lag(random.choice(LagScenario::ALL)?),
+            "lag" => Self::Lag(random.choice(LagScenario::FIRST)?),
+            "fleet" => Self::Fleet,
             "long" => Self::Long,
             "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
             _ => return None,
@@ -240,7 +260,10 @@ impl Plan {
         // Each part draws by itself, so that a change of one leaves the others of a known seed as they were.
         let random = &mut draws(seed, "family");
         let drawn = Family::draw(random);
-        let family = family.and_then(|name| Family::named(name, random)).unwrap_or(drawn);
+        let family = match family.and_then(|name| Family::named(name, random)).unwrap_or(drawn) {
+            Family::Lag(scenario) => Family::Lag(scenario.or_later_one(&mut draws(seed, "lag"))),
+            other => other,
+        };
         let random = &mut draws(seed, "workload");
         let mut plan = Self {
             seed,
@@ -261,7 +284,17 @@ impl Plan {
         if let Family::Lag(scenario) = family {
             plan.calm(scenario);
         }
+        if family == Family::Fleet {
+            plan.settings.in_doubt_for = fleet::IN_DOUBT_FOR;
+            plan.settings.poll_max = plan.settings.poll_max.min(5 * SECOND);
+        }
         plan
+    }
+
+    /// How late a write may be delivered: before it is no longer in doubt, also where it had waited in a frozen process.
+    pub(crate) fn longest_delivery(&self) -> Duration {
+        let Settings { in_doubt_for, .. } = self.settings;
+        if self.family == Family::Fleet { in_doubt_for / 2 } else { in_doubt_for }
     }
 
     /// Quiet faults, and a world in which the lag can be known.
@@ -270,6 +303,10 @@ impl Plan {
         if scenario == LagScenario::Load {
             self.writes_before = 400;
             self.settings.segments = 1;
+        }
+        if scenario == LagScenario::Filter {
+            // Half of them at the beginning, and longer ago than the load looks back.
+            (self.age, self.writes_before) = (20 * MINUTE, 400);
         }
         if scenario == LagScenario::Burst {
             self.episodes.iter_mut().for_each(|episode| episode.writing.burst = 200);
@@ -326,7 +363,7 @@ impl Plan {
              apply.on_rejected = \"{}\"\napply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
              apply.look_ahead_bytes = \"{}MiB\"\nstream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
              stream.discovery_interval = {}\nload.read_capacity = 100000\napply.write_capacity = 100000\n\
-             verify.rate = 100000\n[checkpoint]\nstore = \"file:unused\"\ninterval = {}\nrecords = {}\n\
+             verify.rate = 100000\n[checkpoint]\nstore = \"{}\"\ninterval = {}\nrecords = {}\n\
              [service]\ndrain = {}\n",
             s.segments,
             s.concurrency,
@@ -341,6 +378,11 @@ impl Plan {
             ms(s.poll_min),
             ms(s.poll_max),
             ms(s.discovery),
+            // Where there are several workers, their lease goes with the table.
+            match self.family {
+                Family::Fleet => format!("dynamodb:{STATE}\"\nlease = \"{}ms", fleet::LEASE.as_millis()),
+                _ => "file:unused".to_owned(),
+            },
             ms(s.checkpoint_interval),
             s.checkpoint_records,
             ms(self.drain()),
@@ -490,7 +532,7 @@ fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
                 episode.down = if scenario == LagScenario::Down { 5 * MINUTE } else { SECOND };
             }
         }
-        Family::Mix | Family::Replaced | Family::Recreated => {}
+        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet => {}
     }
     pad(&mut episodes);
     episodes

@@ -159,4 +159,14 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: Some("outages"),
         found: "the lag's truth counted a stream from before the link's first start",
     },
+    Regression {
+        seed: 2_002_530,
+        family: None,
+        found: "the lag's bound left no time to see a parent's end and to list its children",
+    },
+    Regression {
+        seed: 132,
+        family: Some("fleet"),
+        found: "a worker whose lease was over while it made the target table waited for ever",
+    },
 ];

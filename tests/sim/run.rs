@@ -14,6 +14,7 @@ use dynaferry::context::WallClock as _;
 use dynaferry::model::WallTime;
 
 use crate::clocks::Drift;
+use crate::fleet;
 use crate::judge::Violation;
 use crate::knobs::Act;
 use crate::plan::{Ending, Episode, Family, LEAST_LIFE, Plan};
@@ -21,6 +22,9 @@ use crate::state::StateTrouble;
 use crate::trace::{LogSink, Trace, VirtualTime};
 use crate::workload::Writer;
 use crate::world::{REGION, SOURCE, TABLE, World};
+
+pub(crate) use acts::rules;
+pub(crate) use process::is_bug;
 
 use acts::Actor;
 use process::Process;
@@ -79,7 +83,10 @@ pub(crate) fn run(plan: Plan, watch: Watch) -> Outcome {
                 .finish();
             tracing::subscriber::set_default(logs)
         });
-        let outcome = Run::new(plan, trace).run().await;
+        let outcome = match plan.family {
+            Family::Fleet => fleet::run(plan, trace).await,
+            _ => Run::new(plan, trace).run().await,
+        };
         drop(logged);
         outcome
     };

@@ -31,14 +31,15 @@ impl Seeds {
         Self((start..start.saturating_add(count)).map(seed).collect())
     }
 
-    /// The regressions first.
-    pub(crate) fn with_regressions(start: u64, count: u64) -> Self {
+    /// The regressions first, and some fleets of workers last.
+    pub(crate) fn with_regressions(start: u64, count: u64, fleets: u64) -> Self {
         let known = REGRESSIONS.iter().map(|known| Seed {
             seed: known.seed,
             family: known.family.map(str::to_owned),
             found: Some(known.found),
         });
-        Self(known.chain(Self::range(start, count, None).0).collect())
+        let (one, many) = (Self::range(start, count, None), Self::range(start, fleets, Some("fleet")));
+        Self(known.chain(one.0).chain(many.0).collect())
     }
 }
 

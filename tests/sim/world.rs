@@ -23,6 +23,8 @@ use crate::workload::EXPIRY;
 pub(crate) const TABLE: &str = "orders";
 pub(crate) const COPY: &str = "orders-copy";
 pub(crate) const LINK: &str = "orders";
+/// The table of the workers' state, where there are several.
+pub(crate) const STATE: &str = "dynaferry-state";
 
 /// Everything around the process.
 pub(crate) struct World {
@@ -98,11 +100,22 @@ impl World {
         accounts::config(&format!("{link}\n{}", self.plan.config()))
     }
 
-    /// A new process, behind this gate.
-    pub(crate) fn program(&mut self, gate: &Arc<Gate>, drift: Drift) -> Arc<Program> {
+    fn next_context(&mut self, drift: Drift) -> Context {
         self.lives += 1;
         let clock = Arc::new(ProcessClock { world: Arc::clone(&self.clock), drift });
-        let random = fastrand::Rng::with_seed(self.plan.seed.wrapping_mul(31).wrapping_add(self.lives));
+        Context::new(clock, fastrand::Rng::with_seed(self.plan.seed.wrapping_mul(31).wrapping_add(self.lives)))
+    }
+
+    /// A new process, behind this gate, which keeps its state in a table with others.
+    pub(crate) fn worker(&mut self, gate: &Arc<Gate>, drift: Drift) -> (Arc<Program>, String) {
+        let (context, http) = (self.next_context(drift), gate.http_client(&self.sandbox));
+        let name = context.worker().to_owned();
+        (Arc::new(accounts::program(self.config(), context, Mode::Service, http)), name)
+    }
+
+    /// A new process, behind this gate.
+    pub(crate) fn program(&mut self, gate: &Arc<Gate>, drift: Drift) -> Arc<Program> {
+        let context = self.next_context(drift);
         let store = ProcessStore {
             memory: Arc::clone(&self.store),
             gate: Arc::clone(gate),
@@ -113,7 +126,7 @@ impl World {
                 sandbox: self.sandbox.clone(),
             }),
         };
-        let (context, http) = (Context::new(clock, random), gate.http_client(&self.sandbox));
+        let http = gate.http_client(&self.sandbox);
         Arc::new(accounts::program(self.config(), context, Mode::Service, http).with_store(Arc::new(store)))
     }
 }

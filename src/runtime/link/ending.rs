@@ -9,6 +9,7 @@ use crate::checkpoint::keeper::KeeperError;
 use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::load::driver::LoadError;
 use crate::runtime::board::Board;
+use crate::runtime::fleet::lapsed;
 use crate::runtime::replica::{ReplicaEnd, ReplicaError};
 use crate::stream::driver::StreamError;
 use crate::telemetry::{Mode, Phase};
@@ -22,6 +23,20 @@ const STATE_GONE: &str =
     "restore the table from its backups if it is less than a day old; or load again, into an empty target";
 
 impl Link {
+    /// The lease was over before the books were open. A service stands by, and tries again when it is its turn.
+    pub(super) fn lapsed_early(&self) -> Result<Generation> {
+        match self.shared.mode {
+            Mode::Service => {
+                tracing::warn!(
+                    link = self.config.name,
+                    "the lease was over before the link was open, standing by again"
+                );
+                Ok(Generation::LeaseLost { had_begun: false })
+            }
+            Mode::Oneshot => Err(lapsed(&self.config.name)),
+        }
+    }
+
     pub(super) fn judge(
         &self,
         ended: std::result::Result<ReplicaEnd, ReplicaError>,
@@ -35,7 +50,7 @@ impl Link {
             tracing::warn!(link = self.config.name, error = chain(error), "this worker stands by now");
             board.left();
             *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            return Ok(Generation::LeaseLost);
+            return Ok(Generation::LeaseLost { had_begun: true });
         }
         beside.inspect_err(|_| board.set_phase(Phase::Failed))?;
         match ended {

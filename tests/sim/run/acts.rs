@@ -7,7 +7,7 @@ use dynaferry::sandbox::{FaultKind, FaultRule, Trigger};
 
 use super::{MINUTE, Run, SECOND};
 use crate::knobs::{Act, Setting, rule_of};
-use crate::plan::{Family, Knob};
+use crate::plan::{Family, Knob, Plan};
 use crate::state::StateFaults;
 use crate::workload::POISON;
 use crate::world::{COPY, REGION, SOURCE, TABLE, TARGET};
@@ -25,23 +25,14 @@ impl Run {
     /// All knobs as drawn, and these rules before them.
     fn turn_on_with(&self, first: Vec<FaultRule>) {
         let plan = &self.world.plan;
-        let in_doubt_for = plan.settings.in_doubt_for;
         let mut state = StateFaults::default();
-        let mut rules = Vec::new();
-        for Knob { kind, strength, seed } in &plan.knobs {
-            rules.extend(rule_of(kind.setting, *strength, *seed));
+        for Knob { kind, strength, .. } in &plan.knobs {
             if let Setting::State(set) = kind.setting {
                 set(&mut state, *strength);
             }
         }
-        for rule in &mut rules {
-            // A late write comes before its signature has expired: knobs say it for a minute.
-            if let FaultKind::DeliverLate(time) | FaultKind::TimeOutAndDeliverLate(time) = &mut rule.kind {
-                *time = time.mul_f64(in_doubt_for.as_secs_f64() / 60.0);
-            }
-        }
         self.world.trouble.set(state);
-        self.world.set_faults(first.into_iter().chain(rules).collect());
+        self.world.set_faults(first.into_iter().chain(rules(plan)).collect());
     }
 
     pub(super) fn turn_off_acts(&self) {
@@ -198,6 +189,20 @@ impl Run {
             }
         }
     }
+}
+
+/// What a plan's knobs do to calls.
+pub(crate) fn rules(plan: &Plan) -> Vec<FaultRule> {
+    let of_knob = |knob: &Knob| rule_of(knob.kind.setting, knob.strength, knob.seed);
+    let mut rules: Vec<FaultRule> = plan.knobs.iter().flat_map(of_knob).collect();
+    let longest = plan.longest_delivery();
+    for rule in &mut rules {
+        // A late write comes before its signature has expired: knobs say it for a minute.
+        if let FaultKind::DeliverLate(time) | FaultKind::TimeOutAndDeliverLate(time) = &mut rule.kind {
+            *time = time.mul_f64(longest.as_secs_f64() / 60.0);
+        }
+    }
+    rules
 }
 
 fn act_name(act: Act) -> &'static str {

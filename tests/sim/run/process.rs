@@ -152,9 +152,7 @@ impl Run {
     }
 
     fn judge_end(&mut self, error: &Error, text: &str) {
-        let is_bug =
-            ["keep the books", "keep the lanes", "refused state write", "ended unexpectedly", "panicked", "invariant"];
-        if is_bug.iter().any(|sign| text.contains(sign)) {
+        if is_bug(text) {
             return self.violated("assert", format!("the program found a bug of its own: {text}"));
         }
         let is_begun_anew = error.exit == Exit::Lost && text.contains("made anew")
@@ -169,4 +167,11 @@ impl Run {
             self.violated("C8", format!("the process ended without any fault: exit {}, {text}", error.exit as u8));
         }
     }
+}
+
+/// Whether a process that ended so says that the program is wrong.
+pub(crate) fn is_bug(text: &str) -> bool {
+    ["keep the books", "keep the lanes", "refused state write", "ended unexpectedly", "panicked", "invariant"]
+        .iter()
+        .any(|sign| text.contains(sign))
 }

@@ -402,13 +402,14 @@ fn lives_at_random_end_with_equal_tables_and_one_holder() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_whose_lease_is_over_before_its_link_is_open_stands_by() {
-    let options = Options { seed: 410, table_delay: Duration::from_secs(60), ..Options::default() };
-    let world = World::paused(options);
-    (0..50).for_each(|n| world.put(n, 0, "before"));
+    let world = world(410);
+    world.sandbox.change_options(|options| options.table_delay = Duration::from_secs(60));
     let (cut, border) = worker(&world);
-    cut.until("it makes the target", || !border.sent("CreateTable").is_empty()).await;
+    // First the table of the state, then the target.
+    cut.until("it makes the target", || border.sent("CreateTable").len() == 2).await;
     let (other, _) = worker(&world);
     border.close_to(Some(STATE));
+    other.until("it replicates", || other.status().phase == Phase::Replicating).await;
     until_equal(&other, &world).await;
     border.close_to(None);
     cut.until("it stands by", || cut.status().phase == Phase::Standby).await;

@@ -7,8 +7,12 @@
 #   docker build --build-arg DYNAFERRY_REVISION="$(git rev-parse HEAD)" -t dynaferry .
 #   docker run --read-only --cap-drop ALL -v "$PWD/dynaferry.toml:/etc/dynaferry/dynaferry.toml:ro" -v state:/var/lib/dynaferry dynaferry
 
+# For a registry of your own, name your copies of them: --build-arg BUILD_IMAGE=… --build-arg RUNTIME_IMAGE=…
 # On Alpine, Rust's own target is musl, which makes the binary static.
-FROM lukemathwalker/cargo-chef:0.1.77-rust-1.95.0-alpine3.23 AS chef
+ARG BUILD_IMAGE=lukemathwalker/cargo-chef:0.1.77-rust-1.95.0-alpine3.23
+ARG RUNTIME_IMAGE=gcr.io/distroless/static-debian13:nonroot@sha256:e2e927ec666bae08560abb3c55d0659eceabb657f56b6782ab500a9fc7f555e3
+
+FROM ${BUILD_IMAGE} AS chef
 # For aws-lc, the cryptography under TLS. The tag above says which versions there are.
 # hadolint ignore=DL3018
 RUN apk add --no-cache cmake make musl-dev perl
@@ -29,7 +33,7 @@ ARG DYNAFERRY_REVISION=""
 RUN DYNAFERRY_REVISION="$DYNAFERRY_REVISION" cargo build --release --locked --no-default-features --bin dynaferry \
     && mkdir -p /state
 
-FROM gcr.io/distroless/static-debian13:nonroot@sha256:e2e927ec666bae08560abb3c55d0659eceabb657f56b6782ab500a9fc7f555e3
+FROM ${RUNTIME_IMAGE}
 COPY --from=build /src/target/release/dynaferry /dynaferry
 # The one place that is written: checkpoint.store = "file:/var/lib/dynaferry/state.redb"
 COPY --from=build --chown=65532:65532 /state /var/lib/dynaferry

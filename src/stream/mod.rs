@@ -2,7 +2,7 @@
 //!
 //! [`source`] is the read seam. The rest decides and does no I/O: [`listing`] makes one listing of many pages,
 //! [`lineage`] says which shards may be read, [`schedule`] which of them to poll now, [`cursor`] what to ask for, and
-//! [`gaps`] where history is lost. Nothing here knows a target, an export, or how rows are stored.
+//! [`gaps`] why history is lost. Nothing here knows a target, an export, or how rows are stored.
 
 pub mod cursor;
 pub(crate) mod driver;
@@ -15,7 +15,7 @@ pub mod schedule;
 pub mod source;
 
 pub use cursor::{Cursor, CursorError, LossCause, PageRead, Step};
-pub use gaps::{Evidence, GapCause, GapFinding, GapScope, ProgressRow, StreamIdentity, detect};
+pub use gaps::{GapCause, GapScope};
 pub use lineage::{
     Awaiting, Counts, Discovery, GiveUp, Lineage, LineageRow, NewShard, ShardStatus, Suspect, Suspicion,
 };

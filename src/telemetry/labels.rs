@@ -142,8 +142,6 @@ labels! {
         ShardReappeared = "shard_reappeared",
         /// The table has another stream now.
         StreamReplaced = "stream_replaced",
-        /// The table was made anew under its name.
-        TableReplaced = "table_replaced",
         /// A position was not confirmed for nearly the stream's retention.
         NotConfirmed = "not_confirmed",
     }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{SequenceNumber, StreamArn};
+use crate::model::SequenceNumber;
 use crate::stream::LossCause;
-use crate::stream::gaps::{Evidence, GapCause, GapScope, ProgressRow, StreamIdentity, detect};
+use crate::stream::gaps::{GapCause, GapScope};
 use crate::stream::listing::{Listed, Lister};
 use crate::stream::source::ListingPage;
 
@@ -27,8 +27,6 @@ enum Op {
     Read { pick: u8, to_end: bool },
     /// The process starts again from its rows.
     Restart,
-    /// All open gaps are healed and closed.
-    Heal,
     /// Two days pass, and old rows are dropped.
     TwoDays,
 }
@@ -58,8 +56,7 @@ struct World {
     lineage: Lineage,
     begun: Vec<ShardId>,
     read_to_end: BTreeSet<ShardId>,
-    open_gaps: BTreeSet<(GapScope, GapCause)>,
-    all_gaps: BTreeSet<(GapScope, GapCause)>,
+    gaps: BTreeSet<(GapScope, GapCause)>,
     now: WallTime,
 }
 
@@ -76,8 +73,7 @@ impl World {
             lineage: Lineage::default(),
             begun: Vec::new(),
             read_to_end: BTreeSet::new(),
-            open_gaps: BTreeSet::new(),
-            all_gaps: BTreeSet::new(),
+            gaps: BTreeSet::new(),
             now: WallTime::from_secs(1_800_000_000),
         };
         (0..roots).for_each(|_| world.give_birth(None, true));
@@ -201,16 +197,8 @@ impl World {
         self.lineage = Lineage::restore(self.rows.values().cloned());
     }
 
-    fn open_gaps_for(&mut self, suspects: &[Suspect], losses: &[(ShardId, LossCause)]) {
-        let rows: Vec<_> = self.rows.values().map(|row| progress(row, self.now)).collect();
-        let pinned = StreamIdentity { table_id: "t".into(), stream: Some(StreamArn("s".into())) };
-        let evidence = Evidence { now: self.now, rows: &rows, suspects, losses, pinned: &pinned, seen: None };
-        let open: Vec<_> = self.open_gaps.iter().cloned().collect();
-        for finding in detect(&evidence, &open) {
-            let gap = (finding.scope, finding.cause);
-            assert!(self.open_gaps.insert(gap.clone()), "found twice");
-            self.all_gaps.insert(gap);
-        }
+    fn open_gap(&mut self, shard: &ShardId, cause: GapCause) {
+        self.gaps.insert((GapScope::Shard(shard.clone()), cause));
     }
 
     fn list(&mut self, seed: u64, page: u8, crash: Crash) {
@@ -226,7 +214,9 @@ impl World {
         }
         let mut suspects = discovery.suspects;
         while !suspects.is_empty() {
-            self.open_gaps_for(&suspects, &[]);
+            for suspect in &suspects {
+                self.open_gap(&suspect.shard, suspect.why.into());
+            }
             if crash == Crash::BeforeResolve {
                 return self.restart();
             }
@@ -289,7 +279,7 @@ impl World {
         let shard = &self.shards[self.index(&id)];
         let (trimmed, open) = (shard.trimmed, shard.open);
         if trimmed {
-            self.open_gaps_for(&[], &[(id.clone(), LossCause::ShardVanished)]);
+            self.open_gap(&id, LossCause::ShardVanished.into());
             if self.lineage.give_up(&id, self.now) == GiveUp::Finished {
                 self.save_status(&id, ShardStatus::Finished, true);
             }
@@ -320,7 +310,6 @@ impl World {
             Op::Children { pick, mask } => self.children(pick, mask),
             Op::Read { pick, to_end } => self.read(pick, to_end),
             Op::Restart => self.restart(),
-            Op::Heal => self.open_gaps.clear(),
             Op::TwoDays => self.two_days(),
         }
         assert!(self.lineage.children_wait_for_their_parents());
@@ -350,7 +339,7 @@ impl World {
     }
 
     fn is_covered(&self, i: usize) -> bool {
-        self.all_gaps.iter().any(|(scope, cause)| match (scope, cause) {
+        self.gaps.iter().any(|(scope, cause)| match (scope, cause) {
             (GapScope::Shard(id), GapCause::ParentUnknown) => self.ancestors(self.index(id)).any(|at| at == i),
             (GapScope::Shard(id), _) => self.index(id) == i,
             (GapScope::All, _) => true,
@@ -367,11 +356,6 @@ impl World {
     }
 }
 
-fn progress(row: &LineageRow, now: WallTime) -> ProgressRow {
-    let LineageRow { id, parent, status, .. } = row.clone();
-    ProgressRow { id, parent, status, settled_at: None, verified_at: now }
-}
-
 fn arb_op() -> impl Strategy<Value = Op> {
     let crash = prop_oneof![6 => Just(Crash::No), 1 => Just(Crash::AfterFirstRow), 1 => Just(Crash::BeforeResolve)];
     prop_oneof![
@@ -382,7 +366,6 @@ fn arb_op() -> impl Strategy<Value = Op> {
         3 => (any::<u8>(), any::<u8>()).prop_map(|(pick, mask)| Op::Children { pick, mask }),
         12 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(pick, to_end)| Op::Read { pick, to_end }),
         1 => Just(Op::Restart),
-        1 => Just(Op::Heal),
         1 => Just(Op::TwoDays),
     ]
 }
@@ -421,6 +404,6 @@ proptest! {
     ) {
         let lossless: Vec<_> = ops.into_iter().filter(|op| !matches!(op, Op::Trim { .. } | Op::TwoDays)).collect();
         let world = run(roots, false, &history, &lossless);
-        prop_assert!(world.all_gaps.is_empty(), "{:?}", world.all_gaps);
+        prop_assert!(world.gaps.is_empty(), "{:?}", world.gaps);
     }
 }

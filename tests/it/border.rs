@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorFuture, SharedHttpClient};
 use dynaferry::sandbox::Sandbox;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+#[path = "../shared/connector.rs"]
+mod connector;
 
 /// The border of one process.
 #[derive(Debug, Default)]
@@ -57,32 +57,19 @@ impl Border {
 
     /// The sandbox as this process reaches it.
     pub(crate) fn http_client(self: &Arc<Self>, sandbox: &Sandbox) -> SharedHttpClient {
-        let (border, client) = (Arc::clone(self), sandbox.http_client());
-        http_client_fn(move |settings, components| {
-            let inner = client.http_connector(settings, components);
-            SharedHttpConnector::new(Guarded { inner, border: Arc::clone(&border) })
-        })
-    }
-}
-
-#[derive(Debug)]
-struct Guarded {
-    inner: SharedHttpConnector,
-    border: Arc<Border>,
-}
-
-impl HttpConnector for Guarded {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (inner, border) = (self.inner.clone(), Arc::clone(&self.border));
-        HttpConnectorFuture::new(async move {
-            let body = request.body().bytes().unwrap_or_default().to_vec();
-            border.pass(&body).await;
-            let target = request.headers().get("x-amz-target").unwrap_or_default();
-            let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-            border.sent.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), operation));
-            let answer = inner.call(request).await;
-            border.pass(&body).await;
-            answer
+        let border = Arc::clone(self);
+        connector::around(sandbox, move |inner, request| {
+            let border = Arc::clone(&border);
+            HttpConnectorFuture::new(async move {
+                let body = request.body().bytes().unwrap_or_default().to_vec();
+                border.pass(&body).await;
+                let target = request.headers().get("x-amz-target").unwrap_or_default();
+                let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+                border.sent.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), operation));
+                let answer = inner.call(request).await;
+                border.pass(&body).await;
+                answer
+            })
         })
     }
 }

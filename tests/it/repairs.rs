@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dynaferry::checkpoint::rows::{SegmentRow, ShardRow, ShardStatus};
 use dynaferry::checkpoint::{StateStore as _, StateWrite};
-use dynaferry::error::Exit;
+use dynaferry::error::{Error, Exit};
 use dynaferry::model::{ShardId, WallTime};
 use dynaferry::runtime::{Program, VerifyOptions};
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
@@ -52,6 +52,34 @@ fn failing_writes(world: &World, kinds: impl IntoIterator<Item = (Trigger, Fault
     world.faults(kinds.into_iter().map(rule).collect());
 }
 
+/// Goes on for so long with what waits for the target, and has not ended then.
+async fn still_runs(command: &mut (impl Future + Unpin), time: Duration) {
+    assert!(tokio::time::timeout(time, command).await.is_err(), "it does not wait");
+}
+
+/// Cuts the command off from its lease, which ends it.
+async fn ends_with_its_lease<T: std::fmt::Debug>(border: &Border, command: impl Future<Output = Result<T, Error>>) {
+    border.close_to(Some(STATE));
+    let ended = tokio::time::timeout(Duration::from_secs(60), command).await;
+    let (exit, text) = failed(ended.expect("it does not go on without its lease"));
+    assert!(exit == Exit::Held && text.contains("the lease is over"), "{text}");
+}
+
+/// A write that was given up lands over a newer one, and the service repairs it.
+async fn puts_a_late_write_right(world: &World, service: Process) {
+    service.until("both tables are equal", || world.num_differences() == 0).await;
+    service.until("the late write lands", || world.num_differences() == 1).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    ends_equal(world, service).await;
+}
+
+/// All is well in the end.
+async fn ends_equal(world: &World, service: Process) {
+    service.until_equal(world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
 fn throttled() -> (Trigger, FaultKind) {
     (Trigger::Chance(1.0), FaultKind::Throttle("ThrottlingException".into()))
 }
@@ -62,19 +90,13 @@ async fn a_replay_whose_lease_is_over_ends_and_leaves_the_link_to_others() {
     failing_writes(&world, [throttled()]);
     let (program, border) = process(&world, Mode::Oneshot);
     let mut replay = Box::pin(program.retry_dead_letters(&[]));
-    let early = tokio::time::timeout(Duration::from_secs(60), &mut replay).await;
-    assert!(early.is_err(), "it waits for the target");
-    border.close_to(Some(STATE));
-    let ended = tokio::time::timeout(Duration::from_secs(60), &mut replay).await;
-    let (exit, text) = failed(ended.expect("it does not go on without its lease"));
-    assert!(exit == Exit::Held && text.contains("the lease is over"), "{text}");
+    still_runs(&mut replay, Duration::from_secs(60)).await;
+    ends_with_its_lease(&border, replay).await;
     border.close_to(None);
     world.no_faults();
     let service = Process::start(process(&world, Mode::Service).0);
     world.put(7, 0, "without poison");
-    service.until_equal(&world).await;
-    service.stop().await.unwrap();
-    world.assert_equal();
+    ends_equal(&world, service).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,19 +143,12 @@ async fn a_replay_that_waited_long_leaves_in_doubt_what_may_land_after_it() {
     failing_writes(&world, [throttled()]);
     let program = process(&world, Mode::Oneshot).0;
     let mut replay = Box::pin(program.retry_dead_letters(&[]));
-    let early = tokio::time::timeout(Duration::from_secs(20 * 60), &mut replay).await;
-    assert!(early.is_err(), "it waits for the target");
+    still_runs(&mut replay, Duration::from_secs(20 * 60)).await;
     failing_writes(&world, [(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240)))]);
     assert_eq!(replay.await.unwrap(), 1);
     world.no_faults();
     world.put(7, 0, "newer than what the replay has sent");
-    let service = Process::start(process(&world, Mode::Service).0);
-    service.until("both tables are equal", || world.num_differences() == 0).await;
-    service.until("the late write lands", || world.num_differences() == 1).await;
-    tokio::time::sleep(Duration::from_secs(120)).await;
-    service.until_equal(&world).await;
-    service.stop().await.unwrap();
-    world.assert_equal();
+    puts_a_late_write_right(&world, Process::start(process(&world, Mode::Service).0)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,22 +157,14 @@ async fn a_replay_that_dies_leaves_in_doubt_what_it_has_on_the_wire() {
     failing_writes(&world, [throttled()]);
     let program = process(&world, Mode::Oneshot).0;
     let mut replay = Box::pin(program.retry_dead_letters(&[]));
-    let early = tokio::time::timeout(Duration::from_secs(20 * 60), &mut replay).await;
-    assert!(early.is_err(), "it waits for the target");
+    still_runs(&mut replay, Duration::from_secs(20 * 60)).await;
     failing_writes(&world, [(Trigger::Chance(1.0), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240)))]);
-    let early = tokio::time::timeout(Duration::from_secs(30), &mut replay).await;
-    assert!(early.is_err(), "it is not answered");
+    still_runs(&mut replay, Duration::from_secs(30)).await;
     drop(replay);
     drop(program);
     world.no_faults();
     world.put(7, 0, "newer than what the replay has sent");
-    let service = Process::start(process(&world, Mode::Service).0);
-    service.until("both tables are equal", || world.num_differences() == 0).await;
-    service.until("the late write lands", || world.num_differences() == 1).await;
-    tokio::time::sleep(Duration::from_secs(120)).await;
-    service.until_equal(&world).await;
-    service.stop().await.unwrap();
-    world.assert_equal();
+    puts_a_late_write_right(&world, Process::start(process(&world, Mode::Service).0)).await;
 }
 
 /// A source with items, and an empty target that nobody has copied to.
@@ -184,9 +191,7 @@ async fn a_repair_leaves_a_link_alone_that_a_worker_is_opening_for_the_first_tim
     assert!(exit == Exit::Held && text.contains("which is alive"), "{text}");
     assert_eq!(world.num_differences(), 20, "it has written nothing");
     world.no_faults();
-    service.until_equal(&world).await;
-    service.stop().await.unwrap();
-    world.assert_equal();
+    ends_equal(&world, service).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,21 +200,15 @@ async fn a_worker_waits_while_the_tables_of_its_link_are_repaired() {
     failing_writes(&world, [throttled()]);
     let (program, border) = process(&world, Mode::Oneshot);
     let mut repair = Box::pin(program.verify(repairing(), CancellationToken::new()));
-    let early = tokio::time::timeout(Duration::from_secs(120), &mut repair).await;
-    assert!(early.is_err(), "it waits for the target");
+    still_runs(&mut repair, Duration::from_secs(120)).await;
     let (waiting, its_border) = process(&world, Mode::Service);
     let service = Process::start(waiting);
-    let early = tokio::time::timeout(Duration::from_secs(120), &mut repair).await;
-    assert!(early.is_err() && service.status().phase == Phase::Standby, "{:?}", service.status());
+    still_runs(&mut repair, Duration::from_secs(120)).await;
+    assert_eq!(service.status().phase, Phase::Standby);
     assert!(its_border.sent("BatchWriteItem").is_empty() && its_border.sent("Scan").is_empty());
-    border.close_to(Some(STATE));
-    let ended = tokio::time::timeout(Duration::from_secs(60), &mut repair).await;
-    let (exit, text) = failed(ended.expect("it does not go on without its lease"));
-    assert!(exit == Exit::Held && text.contains("the lease is over"), "{text}");
+    ends_with_its_lease(&border, repair).await;
     world.no_faults();
-    service.until_equal(&world).await;
-    service.stop().await.unwrap();
-    world.assert_equal();
+    ends_equal(&world, service).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,12 +231,6 @@ async fn a_repair_without_a_link_that_lands_late_is_put_right_by_the_link_that_r
             assert_eq!(world.state().await.doubts.len(), 1, "what was answered is in no doubt");
         }
         (0..20).for_each(|n| world.put(n, 0, "newer than what the repair has sent"));
-        let service = Process::start(program(Mode::Service));
-        service.until("both tables are equal", || world.num_differences() == 0).await;
-        service.until("the late write lands", || world.num_differences() == 1).await;
-        tokio::time::sleep(Duration::from_secs(120)).await;
-        service.until_equal(&world).await;
-        service.stop().await.unwrap();
-        world.assert_equal();
+        puts_a_late_write_right(&world, Process::start(program(Mode::Service))).await;
     }
 }

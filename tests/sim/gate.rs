@@ -6,12 +6,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
-};
+use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorFuture, SharedHttpClient};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use dynaferry::sandbox::Sandbox;
 use tokio::sync::Notify;
+
+#[path = "../shared/connector.rs"]
+mod connector;
 
 /// Steps that never come.
 const NEVER: u64 = u64::MAX;
@@ -86,37 +87,27 @@ impl Gate {
         }
     }
 
+    fn tell(&self, request: &HttpRequest) {
+        if let Some(watch) = self.watcher.0.get()
+            && !self.is_dead()
+            && let Some((_, operation)) = request.headers().get("x-amz-target").and_then(|name| name.split_once('.'))
+        {
+            watch(operation);
+        }
+    }
+
     /// The sandbox as this process reaches it.
     pub(crate) fn http_client(self: &Arc<Self>, sandbox: &Sandbox) -> SharedHttpClient {
-        let (gate, client) = (Arc::clone(self), sandbox.http_client());
-        http_client_fn(move |settings, components| {
-            let inner = client.http_connector(settings, components);
-            SharedHttpConnector::new(Gated { inner, gate: Arc::clone(&gate) })
-        })
-    }
-}
-
-#[derive(Debug)]
-struct Gated {
-    inner: SharedHttpConnector,
-    gate: Arc<Gate>,
-}
-
-impl HttpConnector for Gated {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (inner, gate) = (self.inner.clone(), Arc::clone(&self.gate));
-        HttpConnectorFuture::new(async move {
-            if let Some(watch) = gate.watcher.0.get()
-                && !gate.is_dead()
-                && let Some((_, operation)) =
-                    request.headers().get("x-amz-target").and_then(|name| name.split_once('.'))
-            {
-                watch(operation);
-            }
-            gate.pass().await;
-            let answer = inner.call(request).await;
-            gate.pass().await;
-            answer
+        let gate = Arc::clone(self);
+        connector::around(sandbox, move |inner, request| {
+            let gate = Arc::clone(&gate);
+            HttpConnectorFuture::new(async move {
+                gate.tell(&request);
+                gate.pass().await;
+                let answer = inner.call(request).await;
+                gate.pass().await;
+                answer
+            })
         })
     }
 }

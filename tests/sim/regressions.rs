@@ -169,4 +169,14 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         family: Some("fleet"),
         found: "a worker whose lease was over while it made the target table waited for ever",
     },
+    Regression {
+        seed: 2_014_852,
+        family: None,
+        found: "C4 read the rows of a replaced stream twice, as the commit was made twice",
+    },
+    Regression {
+        seed: 2_014_891,
+        family: None,
+        found: "C8 wanted a child that is listed five minutes after its parent was trimmed to be found at once",
+    },
 ];

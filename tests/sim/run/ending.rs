@@ -51,10 +51,11 @@ impl Run {
             );
         }
         self.writer.write_now(5);
-        // A child that was listed late is found by the next full listing, whose interval varies by a tenth.
+        // A child that is listed five minutes late is found by the full listing after that, whose interval varies by a
+        // tenth.
         let comes_late = ["children.delay", "children.stagger", "describe.stale_listing"];
         let comes_late = comes_late.iter().any(|knob| self.world.plan.has_knob(knob));
-        let discovery = if comes_late { settings.discovery.mul_f64(1.2) } else { Duration::ZERO };
+        let discovery = if comes_late { settings.discovery.mul_f64(1.2) + 5 * MINUTE } else { Duration::ZERO };
         let patience = small + settings.poll_max * 5 + MINUTE + discovery;
         if !self.until(patience, |run| run.world.court.judge().oldest_unapplied().is_none()).await {
             self.violated("C8", format!("{patience:?} after the last write it is not applied"));

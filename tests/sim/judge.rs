@@ -180,7 +180,7 @@ impl Judge {
             Event::TableDeleted { account, table, at, .. } => {
                 self.trace.say(*at, || format!("  table {table} of {account} deleted"));
                 if *account == SOURCE && *table == TABLE {
-                    self.truth.source_deleted();
+                    self.truth.source_deleted(self.link.is_some());
                 } else if *account == TARGET && *table == COPY {
                     self.truth.target_deleted();
                 }
@@ -293,5 +293,6 @@ impl Judge {
         self.link = None;
         self.truth.lost.clear();
         self.unread.clear();
+        self.truth.keys.iter_mut().for_each(|key| key.foreign_from = None);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, SequenceNumbers, Trigger};
 
+use crate::run::{landing, outage, stale};
 use crate::state::StateFaults;
 
 /// Something that is done to the world now and then while an episode lasts.
@@ -142,6 +143,9 @@ pub(crate) static KINDS: &[Kind] = &[
     rule("scan.slow", &["Scan"], 1.0, |random| FaultKind::Hold(millis(random, 20, 3_000))),
     world("scan.small_pages", |options, _, random| options.max_page_bytes = random.usize(500..3_000)),
     world("items.big", |_, _, _| {}),
+    world(landing::KNOB, |_, _, _| {}),
+    world(outage::KNOB, |_, _, _| {}),
+    world(stale::KNOB, |_, _, _| {}),
     world("describe.page_size", |options, _, random| options.max_page_shards = random.usize(1..4)),
     world("describe.rate", |options, _, _| options.max_describe_stream_rate = Some(10)),
     world("list.rate", |options, _, _| options.max_list_streams_rate = Some(5)),

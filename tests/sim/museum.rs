@@ -3,7 +3,8 @@
 //! Each exhibit is a patch below `museum/`, so the tree itself has no trace of it. The command copies the tree to
 //! `target/museum/tree`, applies one patch, builds the simulation there (incrementally, with the dependencies that are
 //! built already), runs seeds until one fails, takes the patch back, and goes on with the next. What it finds goes into
-//! `src/docs/museum.md`, one row for each exhibit; rows that were not measured this time stay as they are.
+//! `src/docs/museum.md`, one row for each exhibit, and the counts into the README; rows that were not measured this time
+//! stay as they are.
 //!
 //! An exhibit that survives is a hole in the checkers, or in what the seeds do.
 
@@ -21,6 +22,9 @@ pub(crate) const MOST_SEEDS: u64 = 10_000;
 const LONGEST_SILENCE: Duration = Duration::from_secs(300);
 /// The page of the crate's documentation, from the top of the tree.
 const PAGE: &str = "src/docs/museum.md";
+/// Where the counts go as well, between these two marks.
+const README: &str = "README.md";
+const MARKS: [&str; 2] = ["<!-- museum: written by its command -->\n", "<!-- museum: end -->\n"];
 /// What is not copied: neither is part of the program.
 const NOT_COPIED: [&str; 2] = ["target", ".git"];
 
@@ -328,13 +332,19 @@ fn write_page(exhibits: &[Exhibit], rows: &[String]) -> io::Result<()> {
     killed.sort_unstable();
     let median = killed.get(killed.len() / 2).copied().unwrap_or_default();
     let most = killed.last().copied().unwrap_or_default();
-    let mut page = INTRODUCTION.to_owned();
-    let counts = (exhibits.len(), rows.len(), killed.len());
-    page += &format!(
-        "\n{} defects, {} measured, {} killed; seeds until killed: median {median}, most {most}.\n\n",
-        counts.0, counts.1, counts.2
+    let counts = format!(
+        "{} defects, {} measured, {} killed; seeds until killed: median {median}, most {most}.",
+        exhibits.len(),
+        rows.len(),
+        killed.len()
     );
+    let mut page = format!("{INTRODUCTION}\n{counts}\n\n");
     page.push_str("| case | defect | shipped by | seeds until killed | by | patch |\n|---|---|---|---|---|---|\n");
     rows.iter().for_each(|row| page.extend([row.as_str(), "\n"]));
-    write_if_changed(&top().join(PAGE), page.as_bytes())
+    write_if_changed(&top().join(PAGE), page.as_bytes())?;
+    let readme = fs::read_to_string(top().join(README))?;
+    let [begin, end] = MARKS;
+    let parts = readme.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) = parts.ok_or_else(|| io::Error::other(format!("{README} lacks the marks of the museum")))?;
+    write_if_changed(&top().join(README), format!("{before}{begin}{counts}\n{end}{after}").as_bytes())
 }

@@ -10,6 +10,7 @@ use dynaferry::sandbox::Options;
 use crate::clocks::Drift;
 use crate::fleet;
 use crate::knobs::{Act, KINDS, Kind, Setting};
+use crate::run::landing;
 use crate::world::STATE;
 
 /// What a run is about.
@@ -288,6 +289,10 @@ impl Plan {
             plan.settings.in_doubt_for = fleet::IN_DOUBT_FOR;
             plan.settings.poll_max = plan.settings.poll_max.min(5 * SECOND);
         }
+        if plan.is_made_anew_while_it_runs() {
+            // Images are read at the table, which is another one by then.
+            plan.view = "KEYS_ONLY";
+        }
         plan
     }
 
@@ -340,7 +345,18 @@ impl Plan {
     /// over one.
     fn drain(&self) -> Duration {
         let Settings { drain, attempt_timeout, .. } = self.settings;
-        if self.has_knob("worker.stop_over_write") { drain.min(attempt_timeout / 2) } else { drain }
+        let is_held_back = self.family != Family::Fleet && self.has_knob(landing::KNOB);
+        if is_held_back || self.has_knob("worker.stop_over_write") { drain.min(attempt_timeout / 2) } else { drain }
+    }
+
+    /// Whether more is written than may be read ahead while the target takes nothing.
+    pub(crate) fn fills_look_ahead(&self) -> bool {
+        self.has_knob("items.big") && draws(self.seed, "narrow look ahead").f64() < 0.5
+    }
+
+    /// Whether the source table is made anew under a process that is at work.
+    pub(crate) fn is_made_anew_while_it_runs(&self) -> bool {
+        self.family == Family::Recreated && draws(self.seed, "made anew while it runs").f64() < 0.5
     }
 
     /// Whether a knob is on.

@@ -3,7 +3,10 @@
 mod acts;
 mod ending;
 mod lag;
+pub(crate) mod landing;
+pub(crate) mod outage;
 mod process;
+pub(crate) mod stale;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -196,6 +199,12 @@ impl Run {
         if episode.has_faults {
             self.turn_on();
         }
+        let landing = self.landing_of(n);
+        if let Some((random, true)) = &landing {
+            self.outlive_process(episode, random.clone(), true).await;
+        } else if n == 0 && self.world.plan.has_knob(stale::KNOB) {
+            self.load_stale_page(episode).await;
+        }
         if let (Ending::KillAtStep(steps), Some(process)) = (episode.ending, &self.process) {
             process.gate.die_after(steps);
         }
@@ -223,6 +232,15 @@ impl Run {
         }
         self.writer = writer;
         self.turn_off_acts();
+        if let Some((random, false)) = landing {
+            self.outlive_process(episode, random, false).await;
+        }
+        if n == 0 && self.world.plan.fills_look_ahead() {
+            self.fill_look_ahead(episode).await;
+        }
+        if let Some(random) = self.outage_of(n) {
+            self.target_is_away(episode, random).await;
+        }
         match episode.ending {
             Ending::LeaveRunning => {}
             Ending::Kill | Ending::KillAtStep(_) => self.kill().await,

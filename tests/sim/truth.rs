@@ -34,12 +34,28 @@ pub(crate) struct KeyTruth {
     pub(crate) streamed: Vec<VersionIndex>,
     /// The newest version that this run of the process read at the source table.
     pub(crate) read: Option<VersionIndex>,
+    /// The first version that is not of the table that the link was begun with, but of one under the same name.
+    pub(crate) foreign_from: Option<VersionIndex>,
 }
 
 impl KeyTruth {
     fn new() -> Self {
         let absent = Version { number: None, record: None };
-        Self { versions: vec![absent], absents: vec![0], high: None, target: None, streamed: vec![0], read: None }
+        Self {
+            versions: vec![absent],
+            absents: vec![0],
+            high: None,
+            target: None,
+            streamed: vec![0],
+            read: None,
+            foreign_from: None,
+        }
+    }
+
+    /// Whether one of these versions is of the table that the link copies, and not older than where its stream is.
+    pub(crate) fn is_of_link(&self, candidates: &[VersionIndex]) -> bool {
+        let least = self.streamed.iter().min().copied().unwrap_or(0);
+        self.foreign_from.is_none_or(|end| candidates.iter().any(|version| (least..end).contains(version)))
     }
 
     pub(crate) fn last(&self) -> VersionIndex {
@@ -212,9 +228,13 @@ impl Truth {
         index
     }
 
-    /// The source table is gone, with all its items.
-    pub(crate) fn source_deleted(&mut self) {
+    /// The source table is gone, with all its items; what comes is foreign to a link that was begun with it.
+    pub(crate) fn source_deleted(&mut self, has_link: bool) {
         for key in 0..self.keys.len() {
+            let end = self.keys[key].versions.len();
+            if has_link {
+                self.keys[key].foreign_from.get_or_insert(end);
+            }
             if self.keys[key].versions.last().is_some_and(|version| version.number.is_some()) {
                 self.push(key, Version { number: None, record: None });
             }

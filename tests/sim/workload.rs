@@ -128,6 +128,16 @@ impl Writer {
         (0..count).for_each(|_| self.change(2));
     }
 
+    /// Every key is changed: half of them are gone then.
+    pub(crate) fn change_each(&mut self) {
+        for n in 0..self.keys {
+            self.put(n);
+            if self.random.bool() {
+                self.delete(n);
+            }
+        }
+    }
+
     /// One change of one key; the first keys are preferred.
     fn change(&mut self, skew: u32) {
         let n = (0..skew).map(|_| self.random.usize(0..self.keys)).min().unwrap_or(0);

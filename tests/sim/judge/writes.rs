@@ -1,7 +1,7 @@
 //! What is written to both tables: every image is known, and no key goes backwards.
 
 use dynaferry::checkpoint::StateStore as _;
-use dynaferry::checkpoint::rows::{DoubtRow, ShardStatus};
+use dynaferry::checkpoint::rows::{DoubtRow, ShardStatus, Stage};
 use dynaferry::model::WallTime;
 use dynaferry::sandbox::{Changed, Sandbox};
 use futures_util::FutureExt as _;
@@ -56,6 +56,12 @@ impl Judge {
             }
             return;
         }
+        if !truth.is_of_link(&candidates) && self.link.as_ref().is_some_and(|link| link.stage == Stage::Streaming) {
+            let what =
+                format!("key {key} got version {candidates:?} of a table that was made anew, which no link copies");
+            self.violated("C1", change.at, what);
+        }
+        let truth = &mut self.truth.keys[key];
         let before = truth.streamed.clone();
         let read = truth.read;
         let is_read = candidates.iter().any(|version| read.is_some_and(|read| *version <= read));

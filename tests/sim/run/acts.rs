@@ -23,7 +23,7 @@ impl Run {
     }
 
     /// All knobs as drawn, and these rules before them.
-    fn turn_on_with(&self, first: Vec<FaultRule>) {
+    pub(super) fn turn_on_with(&self, first: Vec<FaultRule>) {
         let plan = &self.world.plan;
         let mut state = StateFaults::default();
         for Knob { kind, strength, .. } in &plan.knobs {
@@ -158,6 +158,11 @@ impl Run {
 
     /// The source table is deleted, and made anew under its name.
     pub(super) async fn recreate_source(&mut self, writes: usize) {
+        if self.world.plan.is_made_anew_while_it_runs() {
+            let time = self.world.plan.settings.poll_max * 3 + MINUTE;
+            self.supervise(&mut Actor::idle(), None, tokio::time::sleep(time)).await;
+            self.writer.change_each();
+        }
         drop(self.world.sandbox.call(SOURCE, REGION, "DeleteTable", &format!(r#"{{"TableName":"{TABLE}"}}"#)));
         for _ in 0..120 {
             tokio::time::sleep(SECOND).await;

@@ -188,6 +188,9 @@ pub(crate) struct Knob {
     pub(crate) seed: u64,
 }
 
+/// The name by which all stages are left out: knobs that are not always on, but come once, between or before the writing.
+pub(crate) const STAGES: &str = "stages";
+
 /// A run.
 #[derive(Clone)]
 pub(crate) struct Plan {
@@ -195,8 +198,7 @@ pub(crate) struct Plan {
     pub(crate) family: Family,
     pub(crate) keys: usize,
     pub(crate) shape: KeyShape,
-    /// Which images the stream's records carry.
-    pub(crate) view: &'static str,
+    view: &'static str,
     /// Big items, up to the limit of the service.
     pub(crate) has_big_items: bool,
     /// How old the source's history is when the process first starts.
@@ -206,6 +208,7 @@ pub(crate) struct Plan {
     pub(crate) episodes: Vec<Episode>,
     pub(crate) settings: Settings,
     pub(crate) knobs: Vec<Knob>,
+    has_stages: bool,
     world: Options,
 }
 
@@ -280,6 +283,7 @@ impl Plan {
             episodes: draw_episodes(&mut draws(seed, "episodes"), family),
             settings: Settings::draw(&mut draws(seed, "settings"), family),
             knobs: draw_knobs(seed, family),
+            has_stages: family != Family::Fleet,
             world: draw_world(seed, &mut draws(seed, "world")),
         };
         if let Family::Lag(scenario) = family {
@@ -288,10 +292,6 @@ impl Plan {
         if family == Family::Fleet {
             plan.settings.in_doubt_for = fleet::IN_DOUBT_FOR;
             plan.settings.poll_max = plan.settings.poll_max.min(5 * SECOND);
-        }
-        if plan.is_made_anew_while_it_runs() {
-            // Images are read at the table, which is another one by then.
-            plan.view = "KEYS_ONLY";
         }
         plan
     }
@@ -345,18 +345,32 @@ impl Plan {
     /// over one.
     fn drain(&self) -> Duration {
         let Settings { drain, attempt_timeout, .. } = self.settings;
-        let is_held_back = self.family != Family::Fleet && self.has_knob(landing::KNOB);
-        if is_held_back || self.has_knob("worker.stop_over_write") { drain.min(attempt_timeout / 2) } else { drain }
+        if self.stage(landing::KNOB).is_some() || self.has_knob("worker.stop_over_write") {
+            drain.min(attempt_timeout / 2)
+        } else {
+            drain
+        }
     }
 
     /// Whether more is written than may be read ahead while the target takes nothing.
     pub(crate) fn fills_look_ahead(&self) -> bool {
-        self.has_knob("items.big") && draws(self.seed, "narrow look ahead").f64() < 0.5
+        self.has_stages && self.has_knob("items.big") && draws(self.seed, "narrow look ahead").f64() < 0.5
     }
 
     /// Whether the source table is made anew under a process that is at work.
     pub(crate) fn is_made_anew_while_it_runs(&self) -> bool {
-        self.family == Family::Recreated && draws(self.seed, "made anew while it runs").f64() < 0.5
+        self.has_stages && self.family == Family::Recreated && draws(self.seed, "made anew while it runs").f64() < 0.5
+    }
+
+    /// The knob of a stage, if it is on.
+    pub(crate) fn stage(&self, name: &str) -> Option<&Knob> {
+        self.knobs.iter().find(|knob| self.has_stages && knob.kind.name == name)
+    }
+
+    /// Which images the stream's records carry.
+    pub(crate) fn view(&self) -> &'static str {
+        // Where images are read at the table, which is another one by then.
+        if self.is_made_anew_while_it_runs() { "KEYS_ONLY" } else { self.view }
     }
 
     /// Whether a knob is on.
@@ -366,6 +380,7 @@ impl Plan {
 
     /// Leaves a knob out.
     pub(crate) fn without(mut self, names: &[String]) -> Self {
+        self.has_stages &= !names.iter().any(|name| name == STAGES);
         self.knobs.retain(|knob| !names.iter().any(|name| name == knob.kind.name));
         self
     }

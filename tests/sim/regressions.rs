@@ -8,7 +8,8 @@ pub(crate) struct Regression {
     pub(crate) found: &'static str,
 }
 
-/// All of them.
+/// All that were found before the stages in `run/landing.rs`, `run/outage.rs` and `run/stale.rs`: they run without those, as
+/// they did then.
 pub(crate) const REGRESSIONS: &[Regression] = &[
     Regression {
         seed: 100_162,
@@ -180,3 +181,6 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
         found: "C8 wanted a child that is listed five minutes after its parent was trimmed to be found at once",
     },
 ];
+
+/// Those that came later.
+pub(crate) const LATER_REGRESSIONS: &[Regression] = &[];

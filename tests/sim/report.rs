@@ -78,14 +78,14 @@ impl Report {
         if !outcome.violations.is_empty() {
             self.failed.push(seed.clone());
             let family = seed.family.as_deref();
-            println!("FAILED {}", Plan::draw(seed.seed, family));
+            println!("FAILED {}", Plan::draw(seed.seed, family).without(&seed.without));
             if let Some(found) = seed.found {
                 println!("  a regression: {found}");
             }
             for violation in &outcome.violations {
                 println!("  {} after {:?}: {}", violation.check, violation.at, violation.what);
             }
-            println!("  {}", replay_command(seed.seed, family, &[]));
+            println!("  {}", replay_command(seed.seed, family, &seed.without));
         }
         if self.said.elapsed() >= SAY_EVERY {
             self.said = Instant::now();

@@ -202,7 +202,7 @@ impl Run {
         let landing = self.landing_of(n);
         if let Some((random, true)) = &landing {
             self.outlive_process(episode, random.clone(), true).await;
-        } else if n == 0 && self.world.plan.has_knob(stale::KNOB) {
+        } else if n == 0 && self.world.plan.stage(stale::KNOB).is_some() {
             self.load_stale_page(episode).await;
         }
         if let (Ending::KillAtStep(steps), Some(process)) = (episode.ending, &self.process) {

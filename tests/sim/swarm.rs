@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-use crate::plan::Plan;
-use crate::regressions::REGRESSIONS;
+use crate::plan::{Plan, STAGES};
+use crate::regressions::{LATER_REGRESSIONS, REGRESSIONS, Regression};
 use crate::report::Report;
 use crate::run::{Outcome, Watch, run};
 use crate::trace;
@@ -20,6 +20,8 @@ pub(crate) struct Seed {
     pub(crate) family: Option<String>,
     /// What it found when it failed for the first time.
     pub(crate) found: Option<&'static str>,
+    /// What is left out.
+    pub(crate) without: Vec<String>,
 }
 
 /// What is to be run.
@@ -27,17 +29,20 @@ pub(crate) struct Seeds(Vec<Seed>);
 
 impl Seeds {
     pub(crate) fn range(start: u64, count: u64, family: Option<&str>) -> Self {
-        let seed = |seed| Seed { seed, family: family.map(str::to_owned), found: None };
+        let seed = |seed| Seed { seed, family: family.map(str::to_owned), found: None, without: Vec::new() };
         Self((start..start.saturating_add(count)).map(seed).collect())
     }
 
     /// The regressions first, and some fleets of workers last.
     pub(crate) fn with_regressions(start: u64, count: u64, fleets: u64) -> Self {
-        let known = REGRESSIONS.iter().map(|known| Seed {
+        let known = |known: &Regression, without: &[&str]| Seed {
             seed: known.seed,
             family: known.family.map(str::to_owned),
             found: Some(known.found),
-        });
+            without: without.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let first = REGRESSIONS.iter().map(|seed| known(seed, &[STAGES]));
+        let known = first.chain(LATER_REGRESSIONS.iter().map(|seed| known(seed, &[])));
         let (one, many) = (Self::range(start, count, None), Self::range(start, fleets, Some("fleet")));
         Self(known.chain(one.0).chain(many.0).collect())
     }
@@ -78,7 +83,7 @@ pub(crate) fn run_all(seeds: Seeds, jobs: usize, fail_fast: bool) -> bool {
 }
 
 fn run_one(seed: &Seed) -> Outcome {
-    let plan = || Plan::draw(seed.seed, seed.family.as_deref());
+    let plan = || Plan::draw(seed.seed, seed.family.as_deref()).without(&seed.without);
     if !seed.seed.is_multiple_of(TWICE_EVERY) {
         return guarded(plan(), Watch::Nothing);
     }

@@ -52,7 +52,7 @@ impl World {
         };
         let store = Arc::new(MemoryStore::new());
         let court = Court::new(limits, Arc::clone(&store), trace);
-        court.judge().truth.records_have_images = plan.view.contains("NEW");
+        court.judge().truth.records_have_images = plan.view().contains("NEW");
         let watched = court.clone();
         sandbox.set_event_observer(Some(Arc::new(move |event| watched.judge().event(event))));
         let watched = court.clone();
@@ -65,7 +65,7 @@ impl World {
 
     /// Makes the source table, unless one is still there.
     pub(crate) fn create_source(&self) -> bool {
-        let definition = self.plan.shape.definition(self.plan.view).to_string();
+        let definition = self.plan.shape.definition(self.plan.view()).to_string();
         if self.sandbox.call(SOURCE, REGION, "CreateTable", &definition).is_err() {
             return false;
         }

@@ -187,7 +187,7 @@ impl Run {
     pub(super) async fn enable_stream(&self) {
         for _ in 0..120 {
             // While the table is being changed, it cannot be changed.
-            match self.world.sandbox.enable_stream(SOURCE, REGION, TABLE, self.world.plan.view) {
+            match self.world.sandbox.enable_stream(SOURCE, REGION, TABLE, self.world.plan.view()) {
                 Ok(_) => return,
                 Err(error) if error.message.contains("already") => return,
                 Err(_) => tokio::time::sleep(SECOND).await,

@@ -22,11 +22,11 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     /// Of the load: the first of all.
-    OfLoad,
+    Load,
     /// Of the stream.
-    OfStream,
+    Stream,
     /// Of a sync: what an earlier one left in doubt is due, and nothing else is written.
-    OfSync,
+    Sync,
 }
 
 /// How the process ends that sent it.
@@ -44,7 +44,7 @@ impl Run {
     /// The stage of the episode in which it comes, if it comes in this run: before the writing of the first one, or after
     /// that of any.
     pub(super) fn landing_of(&self, episode: usize) -> Option<(fastrand::Rng, bool)> {
-        let knob = self.world.plan.knobs.iter().find(|knob| knob.kind.name == KNOB)?;
+        let knob = self.world.plan.stage(KNOB)?;
         let mut random = fastrand::Rng::with_seed(knob.seed);
         let is_of_load = random.bool();
         let chosen = if is_of_load { 0 } else { random.usize(0..self.world.plan.episodes.len()) };
@@ -54,10 +54,10 @@ impl Run {
     pub(super) async fn outlive_process(&mut self, episode: Episode, mut random: fastrand::Rng, is_of_load: bool) {
         // Where other writes fail, their keys are in doubt for that.
         let is_quiet = random.u32(0..8) > 0;
-        let held = if is_of_load { Held::OfLoad } else { Held::OfStream };
+        let held = if is_of_load { Held::Load } else { Held::Stream };
         self.hold_back_and_land(held, is_quiet, &mut random).await;
         if self.status().is_some_and(|status| status.in_doubt > 0) {
-            self.hold_back_and_land(Held::OfSync, is_quiet, &mut random).await;
+            self.hold_back_and_land(Held::Sync, is_quiet, &mut random).await;
         }
         self.drift = episode.drift;
         self.calm_down(!episode.has_faults, Vec::new());
@@ -79,25 +79,27 @@ impl Run {
         let kind = FaultKind::TimeOutAndDeliverLate(late);
         let rule = FaultRule::new("BatchWriteItem", Trigger::Next(1), kind).for_account(TARGET);
         let patience = match held {
-            Held::OfLoad => 2 * MINUTE,
-            Held::OfStream => {
+            Held::Load => 2 * MINUTE,
+            Held::Stream => {
                 // What came before is applied, as far as it can be.
                 self.supervise(&mut Actor::idle(), None, tokio::time::sleep(settings.poll_max * 2)).await;
                 self.writer.change_each();
                 2 * MINUTE
             }
-            Held::OfSync => settings.in_doubt_for + MINUTE,
+            Held::Sync => settings.in_doubt_for + MINUTE,
         };
         self.calm_down(is_quiet, vec![rule]);
         let is_sent = self.until_sent(patience).await;
         let lands_at = Instant::now() + late;
         let end = match random.u32(0..4) {
-            _ if held == Held::OfSync => End::Killed,
+            _ if held == Held::Sync => End::Killed,
             0..2 => End::Killed,
             2 => End::Stopped,
             _ => End::Drained,
         };
-        self.say(|| format!("... a write {held:?} is held back for {late:?}: {is_sent}, and the process {end:?}"));
+        self.say(|| {
+            format!("... a write of the {held:?} is held back for {late:?}: {is_sent}, and the process {end:?}")
+        });
         self.calm_down(is_quiet, Vec::new());
         if !is_sent {
             return;
@@ -115,7 +117,7 @@ impl Run {
                 self.drift = Drift { offset_millis: random.i64(-off..=off), ..self.drift };
             }
         }
-        if held == Held::OfStream && end != End::Drained && random.bool() {
+        if held == Held::Stream && end != End::Drained && random.bool() {
             // What was on the wire is in no stream any more.
             let which = |shard: &str| self.world.court.judge().has_position(shard);
             drop(self.world.sandbox.trim_shards(SOURCE, REGION, TABLE, Duration::ZERO, which));

@@ -20,7 +20,7 @@ impl Run {
     /// What draws it, if it comes after this episode.
     pub(super) fn outage_of(&self, episode: usize) -> Option<fastrand::Rng> {
         let plan = &self.world.plan;
-        let knob = plan.knobs.iter().find(|knob| knob.kind.name == KNOB)?;
+        let knob = plan.stage(KNOB)?;
         let mut random = fastrand::Rng::with_seed(knob.seed);
         let is_chosen = random.usize(0..plan.episodes.len()) == episode;
         let may_be = plan.family != Family::Long && plan.settings.poll_max >= SLOW;

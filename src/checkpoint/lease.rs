@@ -12,6 +12,9 @@
 //! third of a lease, which is the margin for clocks that run fast or slow. What it had on the wire is what the taker's
 //! books put in doubt, as after an unclean stop of its own; no record beyond the durable dispatch watermark was ever sent.
 
+#[cfg(test)]
+mod model_tests;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

@@ -48,7 +48,7 @@ use clap::Parser;
 /// Seeds that run when none are asked for.
 const DEFAULT_SEEDS: u64 = 2_000;
 /// And so many with several workers, which cost more each.
-const DEFAULT_FLEETS: u64 = 120;
+const DEFAULT_FLEETS: u64 = 60;
 
 /// Runs seeds of the simulation.
 #[derive(Debug, Parser)]

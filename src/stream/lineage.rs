@@ -127,7 +127,8 @@ impl Lineage {
                 presence: Presence::Listed,
                 last_listed,
                 saved_listed: last_listed,
-                has_end: status == ShardStatus::Finished,
+                // One that was given up was not read to its end: if it comes back, it may be open.
+                has_end: status == ShardStatus::Finished && !lost,
                 finished_at: None,
                 was_finished: status == ShardStatus::Finished,
                 lost,

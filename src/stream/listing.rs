@@ -89,9 +89,9 @@ impl Listing {
     }
 
     /// Shards whose parent is not listed, by id.
-    pub fn orphans(&self) -> impl Iterator<Item = &ShardId> {
+    pub fn orphans(&self) -> impl Iterator<Item = &ShardListing> {
         let is_orphan = |shard: &&ShardListing| shard.parent.as_ref().is_some_and(|parent| !self.contains(parent));
-        self.shards().filter(is_orphan).map(|shard| &shard.id)
+        self.shards().filter(is_orphan)
     }
 
     /// The number of shards.

@@ -49,6 +49,22 @@ fn slow_heal(world: &World) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unfinished_position_not_confirmed_for_23_hours_is_a_gap() {
+    for (seed, minutes, is_gap) in [(68, 22 * 60 + 55, false), (69, 23 * 60 + 5, true)] {
+        let world = replicated(seed).await;
+        world.clock().skip(Duration::from_secs(minutes * 60));
+        let service = world.serve("");
+        service.until("it has caught up", || service.status().lag_known).await;
+        service.until_equal(&world).await;
+        // Nothing of it was trimmed yet, but nothing proves that either.
+        let gaps = world.gaps().await;
+        assert_eq!(gaps.iter().any(|gap| gap.cause == "not_confirmed"), is_gap, "{minutes} minutes: {gaps:?}");
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_longer_than_the_stream_keeps_is_a_gap_and_heals() {
     for (seed, hours) in [(61, 25), (62, 72)] {
         let world = replicated(seed).await;

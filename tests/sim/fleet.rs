@@ -152,7 +152,7 @@ impl Fleet {
                 5..7 => self.stop(n).await,
                 7 => self.replace_shards(),
                 8 if episode.has_faults => self.state_outage().await,
-                _ => {}
+                _ => self.cut_off(n).await,
             }
         }
     }
@@ -249,6 +249,17 @@ impl Fleet {
         tokio::time::sleep(long).await;
         gate.set_frozen(false);
         self.say(|| format!("--- worker {n} goes on"));
+    }
+
+    /// One worker alone does not reach the table of the state for a while; all else it does.
+    async fn cut_off(&mut self, n: usize) {
+        let Some(worker) = &self.workers[n] else { return };
+        let long = between(&mut self.random, LEASE / 2, LEASE * 6);
+        let gate = Arc::clone(&worker.gate);
+        self.say(|| format!("--- worker {n} is cut off from its state for {long:?}"));
+        gate.set_cut_off(true);
+        tokio::time::sleep(long).await;
+        gate.set_cut_off(false);
     }
 
     fn replace_shards(&mut self) {

@@ -11,6 +11,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use dynaferry::sandbox::Sandbox;
 use tokio::sync::Notify;
 
+use crate::world::STATE;
+
 #[path = "../shared/connector.rs"]
 mod connector;
 
@@ -22,6 +24,8 @@ const NEVER: u64 = u64::MAX;
 pub(crate) struct Gate {
     dead: AtomicBool,
     frozen: AtomicBool,
+    /// What names the table of its state in a request does not pass.
+    cut_off: AtomicBool,
     changed: Notify,
     steps: AtomicU64,
     dies_at: AtomicU64,
@@ -70,8 +74,18 @@ impl Gate {
         self.changed.notify_waiters();
     }
 
+    /// From now on the process does not reach the table of its state, or does again; all else it does.
+    pub(crate) fn set_cut_off(&self, cut_off: bool) {
+        self.cut_off.store(cut_off, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
     /// One step of I/O: goes on at once, later, or never.
     pub(crate) async fn pass(&self) {
+        self.pass_as(false).await;
+    }
+
+    async fn pass_as(&self, is_of_state: bool) {
         if self.steps.fetch_add(1, Ordering::Relaxed) >= self.dies_at.load(Ordering::Relaxed) {
             self.kill();
         }
@@ -80,7 +94,8 @@ impl Gate {
             if self.is_dead() {
                 std::future::pending::<()>().await;
             }
-            if !self.frozen.load(Ordering::Relaxed) {
+            let is_cut_off = is_of_state && self.cut_off.load(Ordering::Relaxed);
+            if !self.frozen.load(Ordering::Relaxed) && !is_cut_off {
                 return;
             }
             thawed.await;
@@ -103,9 +118,11 @@ impl Gate {
             let gate = Arc::clone(&gate);
             HttpConnectorFuture::new(async move {
                 gate.tell(&request);
-                gate.pass().await;
+                let body = request.body().bytes().unwrap_or_default();
+                let is_of_state = memchr::memmem::find(body, STATE.as_bytes()).is_some();
+                gate.pass_as(is_of_state).await;
                 let answer = inner.call(request).await;
-                gate.pass().await;
+                gate.pass_as(is_of_state).await;
                 answer
             })
         })

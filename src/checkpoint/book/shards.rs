@@ -109,7 +109,8 @@ impl Book {
             self.dirty.urgent = true;
             // One that was given up may have ended since the last commit: whoever hears of that would take it for the end
             // of what begins now.
-            self.events.retain(|event| !matches!(event, Event::ShardFinished(finished) if finished.id == *shard));
+            let is_given_up = |finished: &FinishedShard| finished.id == *shard && finished.is_lost;
+            self.events.retain(|event| !matches!(event, Event::ShardFinished(finished) if is_given_up(finished)));
         }
         Ok(())
     }

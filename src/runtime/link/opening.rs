@@ -1,6 +1,5 @@
 //! From the state and the tables to open books: pinned, resumed, or begun anew with another stream.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +8,21 @@ use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::ShardStatus;
 use crate::config;
 use crate::error::{Error, Exit, Result};
-use crate::model::{ShardId, StreamArn, ViewType};
+use crate::model::{StreamArn, ViewType};
 use crate::retry::Patience;
 use crate::runtime::open::{self, Clocks, Opened};
 use crate::runtime::prepare::{Prepared, is_empty};
-use crate::stream::Listing;
 use crate::stream::lister::{ListError, ShardLister};
+use crate::stream::{Listing, ShardListing};
 
 /// A stream that is being turned on is looked at so often, this long apart: five minutes in all.
 const ENABLING_LOOKS: u32 = 300;
 /// See [`ENABLING_LOOKS`].
 const ENABLING_AGAIN: Duration = Duration::from_secs(1);
+/// Shards without their parents are looked at so often at most, so long apart.
+const ORPHAN_LOOKS: u32 = 5;
+/// See [`ORPHAN_LOOKS`].
+const ORPHANS_AGAIN: Duration = Duration::from_millis(500);
 
 impl Link {
     /// The books and the forest, and the stream that is to be read.
@@ -82,24 +85,26 @@ impl Link {
         ShardLister::new(source, stream.clone(), self.shared.context.clone(), Patience::COMMAND)
     }
 
-    /// A listing from which something follows: a stream that is being turned on is listed again until it is on, and a
-    /// parent that is not listed counts as trimmed when two listings in a row lack it, for it may have come into being
-    /// between two pages of the first.
+    /// A listing from which something follows: a stream that is being turned on is listed again until it is on, and so is
+    /// one of which a parent is missing, for that may have come into being between two pages. It counts as trimmed when
+    /// the listing before showed it, or showed its child without it.
     async fn list(&self, prepared: &Prepared, stream: &StreamArn) -> Result<Listing> {
         let lister = self.lister(prepared, stream);
         let what = || {
             let what = format!("list the shards of the stream of link `{}`", self.config.name);
             Error::new(Exit::Precondition, what)
         };
-        let mut known_orphans = BTreeSet::new();
+        let (mut before, mut looks) = (None, 0);
         for _ in 0..ENABLING_LOOKS {
             match lister.list().await {
                 Ok(listing) if listing.is_conclusive() => {
-                    let orphans: BTreeSet<ShardId> = listing.orphans().cloned().collect();
-                    if orphans.is_subset(&known_orphans) {
+                    looks += 1;
+                    // What is still doubtful after so many is found out by who reads the stream.
+                    if looks == ORPHAN_LOOKS || listing.orphans().all(|orphan| is_certain(orphan, before.as_ref())) {
                         return Ok(listing);
                     }
-                    known_orphans = orphans;
+                    before = Some(listing);
+                    tokio::time::sleep(ORPHANS_AGAIN).await;
                 }
                 Ok(_) => tokio::time::sleep(ENABLING_AGAIN).await,
                 Err(ListError::Failed(failure)) => {
@@ -110,5 +115,44 @@ impl Link {
             }
         }
         Err(what().hint("it is still being turned on: run again in a minute"))
+    }
+}
+
+/// Whether the parent of a shard, which is not listed, was trimmed: the listing before showed it, or lacked it, too.
+fn is_certain(orphan: &ShardListing, before: Option<&Listing>) -> bool {
+    before.is_some_and(|before| {
+        before.contains(&orphan.id) || orphan.parent.as_ref().is_some_and(|parent| before.contains(parent))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ShardId;
+    use crate::stream::listing::{Listed, Lister};
+    use crate::stream::{ListingPage, StreamStatus};
+
+    fn listing(shards: &[(&str, Option<&str>)]) -> Listing {
+        let shards = shards.iter().map(|(id, parent)| ShardListing {
+            id: ShardId::new(*id),
+            parent: parent.map(ShardId::new),
+            first: None,
+            last: None,
+        });
+        let page = ListingPage { status: StreamStatus::Enabled, view: None, shards: shards.collect(), next: None };
+        match Lister::new().accept(page).unwrap() {
+            Listed::All(listing) => listing,
+            Listed::More(_) => panic!("one page"),
+        }
+    }
+
+    #[test]
+    fn a_parent_is_trimmed_when_the_listing_before_showed_it_or_its_child_without_it() {
+        let now = listing(&[("child", Some("parent"))]);
+        let orphan = now.orphans().next().unwrap();
+        assert!(!is_certain(orphan, None));
+        assert!(!is_certain(orphan, Some(&listing(&[("other", None)]))), "both may have come between two pages");
+        assert!(is_certain(orphan, Some(&now)));
+        assert!(is_certain(orphan, Some(&listing(&[("parent", None)]))), "it left meanwhile");
     }
 }

@@ -100,10 +100,10 @@ impl StreamDriver {
         certain(suspects, &self.suspected, is_read)
     }
 
-    /// A shard that was given up is read again: that its end was durable once, and is still to be heard of, is no news.
+    /// A shard that was given up is read again: that it was given up durably, and is still to be heard of, is no news.
     fn drop_news_of(&mut self, shard: &ShardId) {
         while let Ok(finished) = self.finished.try_recv() {
-            if finished.id != *shard {
+            if finished.id != *shard || !finished.is_lost {
                 self.shard_finished(&finished);
             }
         }

@@ -428,3 +428,13 @@ fn a_shard_that_was_given_up_with_writes_under_way_is_read_again_after_a_restart
         assert_eq!(readable(&lineage), ["c"]);
     }
 }
+
+#[test]
+fn a_shard_that_was_given_up_before_a_restart_may_be_open_when_it_comes_back() {
+    let mut lineage = Lineage::restore([LineageRow { lost: true, ..row("a", "", ShardStatus::Reading) }]);
+    lineage.merge_listing(&listing(&[open("a", "")]), at(1));
+    assert_eq!(lineage.resolve(&suspect("a", Suspicion::Reappeared), at(1)), Some(ShardStatus::Reading));
+    assert!(!lineage.is_known_closed(&id("a")), "an empty page of it is one of an open shard");
+    let read = Lineage::restore([row("b", "", ShardStatus::Finished)]);
+    assert!(read.is_known_closed(&id("b")));
+}

@@ -40,6 +40,9 @@ const TAKE_OVER: Duration = Duration::from_secs(2);
 /// Within this after the last fault the lag is small again (C8).
 const RECOVERY: Duration = Duration::from_secs(600);
 const MOST_SHARDS: usize = 60;
+/// The share of writes that the target refuses while a backlog grows, and how long it grows before anything else happens.
+const THROTTLED: f64 = 0.9;
+const BACKLOG_GROWS: Duration = Duration::from_secs(2);
 
 /// A process among others.
 struct Worker {
@@ -152,7 +155,7 @@ impl Fleet {
                 5..7 => self.stop(n).await,
                 7 => self.replace_shards(),
                 8 if episode.has_faults => self.state_outage().await,
-                _ => self.cut_off(n).await,
+                _ => self.cut_off(n, episode.has_faults).await,
             }
         }
     }
@@ -251,15 +254,29 @@ impl Fleet {
         self.say(|| format!("--- worker {n} goes on"));
     }
 
-    /// One worker alone does not reach the table of the state for a while; all else it does.
-    async fn cut_off(&mut self, n: usize) {
+    /// One worker alone does not reach the table of the state for a while; all else it does. Half of the time the target
+    /// takes few writes meanwhile, so that the worker has something left to send when its lease is over.
+    async fn cut_off(&mut self, n: usize, has_faults: bool) {
         let Some(worker) = &self.workers[n] else { return };
         let long = between(&mut self.random, LEASE / 2, LEASE * 6);
         let gate = Arc::clone(&worker.gate);
-        self.say(|| format!("--- worker {n} is cut off from its state for {long:?}"));
+        // No draw of its own: seeds keep their meaning.
+        let has_backlog = long.subsec_nanos().is_multiple_of(2);
+        self.say(|| format!("--- worker {n} is cut off from its state for {long:?}, with a backlog: {has_backlog}"));
+        let plan = &self.world.plan;
+        let usual = || if has_faults { rules(plan) } else { Vec::new() };
+        if has_backlog {
+            let kind = FaultKind::Throttle("ProvisionedThroughputExceededException".to_owned());
+            let throttle = FaultRule::new("BatchWriteItem", Trigger::Chance(THROTTLED), kind).for_account(TARGET);
+            self.world.set_faults(std::iter::once(throttle).chain(usual()).collect());
+            tokio::time::sleep(BACKLOG_GROWS).await;
+        }
         gate.set_cut_off(true);
         tokio::time::sleep(long).await;
         gate.set_cut_off(false);
+        if has_backlog {
+            self.world.set_faults(usual());
+        }
     }
 
     fn replace_shards(&mut self) {

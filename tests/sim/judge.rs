@@ -88,6 +88,8 @@ pub(crate) struct Judge {
     expired: HashMap<Vec<u8>, u32>,
     /// Items that the target refuses, by version number.
     pub(crate) poison: BTreeSet<u64>,
+    /// Whether the source has a stream that goes on.
+    is_stream_on: bool,
     /// The times at which shards were opened.
     opened: Vec<WallTime>,
     /// Of the request that comes next.
@@ -124,6 +126,7 @@ impl Court {
             forgets_until: None,
             expired: HashMap::new(),
             poison: BTreeSet::new(),
+            is_stream_on: false,
             opened: Vec::new(),
             answer_may_be_lost: false,
             late_writes: 0,
@@ -185,8 +188,14 @@ impl Judge {
                     self.truth.target_deleted();
                 }
             }
-            Event::StreamEnabled { stream, at, .. } => self.trace.say(*at, || format!("  stream {stream} enabled")),
-            Event::StreamDisabled { stream, at } => self.trace.say(*at, || format!("  stream {stream} disabled")),
+            Event::StreamEnabled { stream, at, .. } => {
+                self.trace.say(*at, || format!("  stream {stream} enabled"));
+                self.is_stream_on = true;
+            }
+            Event::StreamDisabled { stream, at } => {
+                self.trace.say(*at, || format!("  stream {stream} disabled"));
+                self.is_stream_on = false;
+            }
             Event::Fault { kind, at, operation, .. } => {
                 self.trace.say(*at, || format!("  fault {kind} at {operation}"));
                 self.answer_may_be_lost |= LOSES_ANSWERS.contains(kind);

@@ -183,8 +183,20 @@ pub(crate) const REGRESSIONS: &[Regression] = &[
 ];
 
 /// Those that came later.
-pub(crate) const LATER_REGRESSIONS: &[Regression] = &[Regression {
-    seed: 5_120,
-    family: Some("fleet"),
-    found: "a shard that came back after a restart counted as closed: no empty page of it ended the lag",
-}];
+pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
+    Regression {
+        seed: 5_120,
+        family: Some("fleet"),
+        found: "a shard that came back after a restart counted as closed: no empty page of it ended the lag",
+    },
+    Regression {
+        seed: 3_000_717,
+        family: None,
+        found: "C5 wanted a loss to be noticed while the stream was off, and nothing tells of it",
+    },
+    Regression {
+        seed: 3_000_879,
+        family: None,
+        found: "C3 wanted a key to be owed by the state whose newer records had just vanished, unseen by anybody yet",
+    },
+];

@@ -120,8 +120,12 @@ impl Judge {
             }
     }
 
-    /// C5, when the program has had its time to notice: every loss that nothing made good lies under a gap.
+    /// C5, when the program has had its time to notice: every loss that nothing made good lies under a gap. While there is
+    /// no stream, the program waits for one, and nothing has told it yet.
     pub(crate) fn check_losses(&mut self, at: WallTime) {
+        if !self.is_stream_on {
+            return;
+        }
         let lost = std::mem::take(&mut self.truth.lost);
         let lost: Vec<Lost> = lost.into_iter().filter(|lost| !self.is_right(lost)).collect();
         for lost in &lost {

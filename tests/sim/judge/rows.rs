@@ -2,7 +2,7 @@
 
 use dynaferry::checkpoint::StateWrite;
 use dynaferry::checkpoint::rows::{GapRow, GapScope, LinkRow, ShardRow, ShardStatus};
-use dynaferry::model::WallTime;
+use dynaferry::model::{ShardId, WallTime};
 
 use super::{Judge, Limits};
 use crate::truth::{Lost, Record};
@@ -76,15 +76,19 @@ impl Judge {
             Some(row) => row.status == ShardStatus::Finished || self.gaps.values().any(is_of_parent),
             None => self.truth.shards.get(parent).is_none_or(|shard| shard.is_gone),
         };
-        if is_first && !is_finished && !self.is_misled() {
+        if is_first && !is_finished && !self.is_misled(&row.id) {
             self.violated("C4", at, format!("shard {} is dispatched before its parent {parent} is finished", row.id));
         }
     }
 
-    /// Two listings in a row were so old that a parent was missing that was there; gaps say so, and stay open until both
-    /// tables are equal.
-    pub(super) fn is_misled(&self) -> bool {
-        let says_so = |gap: &GapRow| ["parent_unknown", "shard_late"].contains(&gap.cause.as_str());
+    /// Two listings in a row were so old that an ancestor of this shard was missing that was there; a gap of one of its line
+    /// says so, and stays open until both tables are equal.
+    pub(super) fn is_misled(&self, shard: &ShardId) -> bool {
+        let is_of_line = |of: &ShardId| self.truth.descends(shard, of) || self.truth.descends(of, shard);
+        let says_so = |gap: &GapRow| {
+            let is_such = ["parent_unknown", "shard_late"].contains(&gap.cause.as_str());
+            is_such && matches!(&gap.scope, GapScope::Shard(of) if is_of_line(of))
+        };
         self.faults.contains_key("describe.stale_listing") && self.gaps.values().any(says_so)
     }
 

@@ -65,7 +65,7 @@ impl Judge {
         let before = truth.streamed.clone();
         let read = truth.read;
         let is_read = candidates.iter().any(|version| read.is_some_and(|read| *version <= read));
-        if !truth.written(&candidates) && !self.is_misled() {
+        if !truth.written(&candidates) && !self.is_misled_about(key, &before, &candidates) {
             self.violated(
                 "C3",
                 change.at,
@@ -79,8 +79,15 @@ impl Judge {
         }
     }
 
+    /// Whether a shard that tells of these versions was read too early, for want of its parent in a listing.
+    fn is_misled_about(&self, key: usize, before: &[VersionIndex], candidates: &[VersionIndex]) -> bool {
+        let versions =
+            before.iter().chain(candidates).filter_map(|version| self.truth.keys[key].versions.get(*version));
+        versions.filter_map(|version| version.record.as_ref()).any(|(shard, _)| self.is_misled(shard))
+    }
+
     /// Whether the state says that a key will be written once more: it is listed as in doubt, a newer record of it is not
-    /// passed, or a gap is open.
+    /// passed, or is lost and must come under a gap (C5), or a gap is open.
     fn is_owed(&self, key: usize, than: VersionIndex) -> bool {
         if self.link.is_none() || self.gaps.values().any(|gap| gap.healed.is_none()) {
             return true;
@@ -91,6 +98,7 @@ impl Judge {
             self.store.doubt(LINK, name).now_or_never()?.ok()?
         };
         self.truth.shards.values().any(|shard| shard.records.iter().any(is_newer))
+            || self.truth.lost.iter().any(|lost| lost.key == key && lost.version > than)
             || is_listed().is_some()
             || !self.poison.is_empty()
     }

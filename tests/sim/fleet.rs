@@ -40,9 +40,8 @@ const TAKE_OVER: Duration = Duration::from_secs(2);
 /// Within this after the last fault the lag is small again (C8).
 const RECOVERY: Duration = Duration::from_secs(600);
 const MOST_SHARDS: usize = 60;
-/// The share of writes that the target refuses while a backlog grows, and how long it grows before anything else happens.
+/// The share of writes that the target refuses while a backlog grows.
 const THROTTLED: f64 = 0.9;
-const BACKLOG_GROWS: Duration = Duration::from_secs(2);
 
 /// A process among others.
 struct Worker {
@@ -261,21 +260,21 @@ impl Fleet {
         let long = between(&mut self.random, LEASE / 2, LEASE * 6);
         let gate = Arc::clone(&worker.gate);
         // No draw of its own: seeds keep their meaning.
-        let has_backlog = long.subsec_nanos().is_multiple_of(2);
+        let has_backlog = self.world.plan.has_backlogs() && long.subsec_nanos().is_multiple_of(2);
         self.say(|| format!("--- worker {n} is cut off from its state for {long:?}, with a backlog: {has_backlog}"));
-        let plan = &self.world.plan;
-        let usual = || if has_faults { rules(plan) } else { Vec::new() };
         if has_backlog {
             let kind = FaultKind::Throttle("ProvisionedThroughputExceededException".to_owned());
+            // And nothing else, so that the others take the link in time.
             let throttle = FaultRule::new("BatchWriteItem", Trigger::Chance(THROTTLED), kind).for_account(TARGET);
-            self.world.set_faults(std::iter::once(throttle).chain(usual()).collect());
-            tokio::time::sleep(BACKLOG_GROWS).await;
+            self.world.set_faults(vec![throttle]);
+            self.writer.change_each();
+            tokio::time::sleep(self.world.plan.settings.poll_max + SECOND).await;
         }
         gate.set_cut_off(true);
         tokio::time::sleep(long).await;
         gate.set_cut_off(false);
         if has_backlog {
-            self.world.set_faults(usual());
+            self.world.set_faults(if has_faults { rules(&self.world.plan) } else { Vec::new() });
         }
     }
 

@@ -283,7 +283,7 @@ impl Plan {
             episodes: draw_episodes(&mut draws(seed, "episodes"), family),
             settings: Settings::draw(&mut draws(seed, "settings"), family),
             knobs: draw_knobs(seed, family),
-            has_stages: family != Family::Fleet,
+            has_stages: true,
             world: draw_world(seed, &mut draws(seed, "world")),
         };
         if let Family::Lag(scenario) = family {
@@ -354,7 +354,17 @@ impl Plan {
 
     /// Whether more is written than may be read ahead while the target takes nothing.
     pub(crate) fn fills_look_ahead(&self) -> bool {
-        self.has_stages && self.has_knob("items.big") && draws(self.seed, "narrow look ahead").f64() < 0.5
+        self.has_stages_of_one() && self.has_knob("items.big") && draws(self.seed, "narrow look ahead").f64() < 0.5
+    }
+
+    /// Whether a worker of a fleet is cut off from its state while it has much left to send.
+    pub(crate) fn has_backlogs(&self) -> bool {
+        self.has_stages && self.family == Family::Fleet
+    }
+
+    /// Of a process that runs alone.
+    fn has_stages_of_one(&self) -> bool {
+        self.has_stages && self.family != Family::Fleet
     }
 
     /// Whether the source table is made anew under a process that is at work.
@@ -364,7 +374,7 @@ impl Plan {
 
     /// The knob of a stage, if it is on.
     pub(crate) fn stage(&self, name: &str) -> Option<&Knob> {
-        self.knobs.iter().find(|knob| self.has_stages && knob.kind.name == name)
+        self.knobs.iter().find(|knob| self.has_stages_of_one() && knob.kind.name == name)
     }
 
     /// Which images the stream's records carry.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dynaferry::sandbox::Options;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, ShardView, Trigger};
 
 use crate::world::{HOUR, World};
 
@@ -147,5 +147,56 @@ async fn rows_of_finished_shards_are_kept_two_days_and_then_forgotten() {
     assert!(world.gaps().await.is_empty(), "{:?}", world.gaps().await);
     let rows = world.state().await.shards.len();
     assert!((2 * 8..2 * 16).contains(&rows), "two to three days of shards, one of them listed: {rows}");
+    service.stop().await.unwrap();
+}
+
+/// A world in which the parent of an open shard stands first in a listing of one shard a page, before the two shards that
+/// were there before it. The child stands anywhere behind.
+async fn world_with_a_young_parent_listed_first() -> World {
+    for seed in 0..200 {
+        let world = World::paused(Options {
+            seed,
+            initial_shards: 3..=3,
+            shard_life: HOUR * 1000,
+            odd_shard_ids: true,
+            max_page_shards: 1,
+            ..Options::default()
+        });
+        let shards = || world.sandbox.shards("111111111111", "eu-west-1", "orders").unwrap();
+        let old = shards();
+        tokio::time::sleep(30_000 * MILLIS).await;
+        world.sandbox.split_shard("111111111111", "eu-west-1", "orders", 0).unwrap();
+        let is_new = |before: &[ShardView], shard: &ShardView| before.iter().all(|known| known.id != shard.id);
+        let parents = shards();
+        for n in 0..40 {
+            world.put(n, 0, "of the parent, if it is there");
+        }
+        world.sandbox.split_shard("111111111111", "eu-west-1", "orders", 0).unwrap();
+        let all = shards();
+        let child = all.iter().find(|shard| is_new(&parents, shard)).unwrap();
+        let parent = child.parent.clone().unwrap();
+        let first_old = old.iter().map(|shard| &shard.id).min().unwrap();
+        let is_young = parents.iter().any(|shard| shard.id == parent && is_new(&old, shard));
+        let children_are_behind = all.iter().filter(|shard| is_new(&parents, shard)).all(|shard| shard.id > *first_old);
+        if is_young && parent < *first_old && children_are_behind {
+            return world;
+        }
+    }
+    panic!("no seed makes such a world");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parent_that_came_into_being_while_the_first_pages_were_listed_is_no_loss() {
+    let world = world_with_a_young_parent_listed_first().await;
+    // The first page is as it was before the parent came, the others are of now: the child seems to have none.
+    let stale = FaultKind::StaleListing(20_000 * MILLIS);
+    world.faults(vec![FaultRule::new("DescribeStream", Trigger::Next(1), stale)]);
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    assert_eq!(world.sandbox.fault_counts().get("describe.stale_listing"), Some(&1));
+    write_for(&world, 100).await;
+    tokio::time::sleep(HOUR).await;
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty(), "nothing was lost: {:?}", world.gaps().await);
     service.stop().await.unwrap();
 }

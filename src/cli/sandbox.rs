@@ -47,6 +47,10 @@ pub(super) struct SandboxArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
     faults: f64,
 
+    /// Open shards of the example table's stream, from 1 to 1000 [default: 1 to 4, by the seed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    shards: Option<u16>,
+
     /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -85,14 +89,18 @@ pub(super) async fn execute(session: &Session, args: &SandboxArgs) -> Result<End
 
 /// With faults, shards that live for a minute and children that are listed late: what the service does in hours.
 fn options(args: &SandboxArgs) -> Options {
-    let calm = Options { seed: args.seed, ..Options::default() };
+    let mut calm = Options { seed: args.seed, ..Options::default() };
+    if let Some(shards) = args.shards.map(usize::from) {
+        calm.initial_shards = shards..=shards;
+        calm.max_open_shards = calm.max_open_shards.max(shards);
+    }
     if args.faults == 0.0 {
         return calm;
     }
     Options {
         shard_life: Duration::from_secs(60),
         split_chance: 0.25,
-        max_open_shards: 6,
+        max_open_shards: args.shards.map_or(6, |shards| usize::from(shards).max(6)),
         children_delay: Duration::from_millis(500),
         children_stagger: Duration::from_secs(2),
         empty_page_chance: 0.05,
@@ -264,6 +272,22 @@ mod tests {
             text.contains("AWS_ACCESS_KEY_ID=111111111111") && text.contains("1,000 items, 5.0 changes/s"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn there_are_as_many_shards_as_asked_for() {
+        for faults in [0.0, 0.05] {
+            let args = SandboxArgs {
+                listen: ([127, 0, 0, 1], 0).into(),
+                items: 0,
+                rate: 0,
+                faults,
+                shards: Some(64),
+                seed: 7,
+            };
+            let example = Example::new(options(&args)).unwrap();
+            assert_eq!(example.sandbox.shards(SOURCE_ACCOUNT, REGION, TABLE).unwrap().len(), 64);
+        }
     }
 
     #[test]

@@ -8,6 +8,10 @@ connections, and delivers requests whose client is long gone. A writer that goes
 freezes or stops the replicator every 20 to 60 s and starts it again. Then calm: everything has to arrive, `dynaferry verify`
 and a comparison of our own have to find both tables equal.
 
+With `--workers 4` as many `dynaferry run` share the work, their state in a table of the sandbox; blows fall on one of them,
+mostly on the one that holds the link. `--calm` leaves the network alone, so that the time until another one has caught up
+is the workers' own.
+
 Exit 0 only then, and only if the replicator never ended by itself, never hung and never claimed a gap: nothing is lost here.
 Standard library only. Listens on 127.0.0.1 alone, ends its own processes alone. The same seed draws the same events; their
 interleaving is the machine's.
@@ -390,9 +394,10 @@ class Programs:
                 process.kill()  # Also ends what is frozen.
                 process.wait()
 
-    def start_sandbox(self, seed, faults):
-        arguments = ["sandbox", "--listen", "127.0.0.1:0", "--items", str(ITEMS), "--seed", str(seed), "-o", "json"]
-        arguments += ["--faults", str(faults)] if faults else []
+    def start_sandbox(self, options):
+        arguments = ["sandbox", "--listen", "127.0.0.1:0", "--items", str(ITEMS), "--seed", str(options.seed), "-o", "json"]
+        arguments += ["--faults", str(options.faults)] if options.faults else []
+        arguments += ["--shards", str(options.shards)] if options.shards else []
         with open(self.directory / "sandbox.log", "ab") as log:
             process = self.start(arguments, subprocess.PIPE, log)
         text = ""
@@ -430,25 +435,39 @@ apply.in_doubt_for = "{in_doubt_for}s"
 stream.discovery_interval = "5s"
 verify.rate = "100%"
 [checkpoint]
-store = "file:./state.redb"
+{state}
 [service]
 listen = "127.0.0.1:{port}"
 """
 
 
 class Replicator:
-    """`dynaferry run`, and what it says about itself."""
+    """One `dynaferry run`, and what it says about itself."""
 
-    def __init__(self, programs, port):
+    def __init__(self, programs, number, port):
         self.programs = programs
+        self.number = number
         self.port = port
         self.process = None
-        self.log = programs.directory / "replicator.log"
+        self.frozen = False
+        self.link = None
+        self.log = programs.directory / f"replicator-{number}.log"
+        self.config = f"dynaferry-{number}.toml"
 
     def start(self):
-        arguments = ["run", "-c", "dynaferry.toml", "--log-format", "text", "--color", "never", "--progress", "none"]
+        arguments = ["run", "-c", self.config, "--log-format", "text", "--color", "never", "--progress", "none"]
         with open(self.log, "ab") as log:
             self.process = self.programs.start(arguments, subprocess.DEVNULL, log)
+
+    def look(self):
+        """Asks it for its status, unless it cannot answer. Returns whether it did."""
+        link = None if self.frozen else self.status()
+        if link is not None:
+            self.link = link
+        return link is not None
+
+    def holds_link(self):
+        return self.link is not None and self.link["phase"] not in ("standby", "starting")
 
     def note(self, text):
         """Into its log, between its own lines."""
@@ -485,32 +504,39 @@ class Soak:
         self.begun = time.monotonic()
         self.behind_since = None
         self.behind_at = 0.0
-        self.worst_catch_up = 0.0
+        self.catch_ups = []
         self.most_in_doubt = 0
         self.gaps = set()
         self.trouble = []
-        self.link = None
-        self.frozen = False
+
+    @property
+    def link(self):
+        """What the worker says that holds the link, if there is one."""
+        return next((worker.link for worker in self.workers if worker.holds_link()), None)
 
     async def run(self):
         options, programs = self.options, self.programs
-        self.sandbox, world = programs.start_sandbox(options.seed, options.faults)
+        self.sandbox, world = programs.start_sandbox(options)
         upstream = int(world["endpoint_url"].rsplit(":", 1)[1])
         programs.env |= {"AWS_ACCESS_KEY_ID": world["source_account"]}
         self.source = Table(upstream, world["source_account"], world)
         self.target = Table(upstream, world["target_account"], world)
         proxy = await serve_proxy(self.weather, upstream)
         url = "http://127.0.0.1:{}".format(proxy.sockets[0].getsockname()[1])
-        port = free_port()
-        config = CONFIG.format(url=url, port=port, in_doubt_for=IN_DOUBT_FOR, **world)
-        (programs.directory / "dynaferry.toml").write_text(config)
-        self.replicator = Replicator(programs, port)
+        state = 'store = "file:./state.redb"'
+        if options.workers > 1:
+            state = f'store = "dynamodb:dynaferry-state"\nlease = "{options.lease}s"'
+        self.workers = [Replicator(programs, number, free_port()) for number in range(options.workers)]
+        for worker in self.workers:
+            config = CONFIG.format(url=url, port=worker.port, state=state, in_doubt_for=IN_DOUBT_FOR, **world)
+            (programs.directory / worker.config).write_text(config)
         self.writer = Writer(Table(upstream, world["source_account"], world), options.rate, options.seed)
 
-        self.replicator.start()
+        for worker in self.workers:
+            worker.start()
         self.fall_behind()
         self.writer.start()
-        blowing = asyncio.create_task(self.weather.blow())
+        blowing = asyncio.create_task(asyncio.sleep(0) if options.calm else self.weather.blow())
         looking = asyncio.create_task(self.look())
         try:
             await self.beat_until(self.begun + options.minutes * 60)
@@ -525,11 +551,11 @@ class Soak:
             self.writer.ended.set()
             for task in (blowing, looking):
                 task.cancel()
-        await self.end_replicator()
+        await self.end_workers()
         await asyncio.to_thread(self.compare)
         proxy.close()
 
-    # The replicator's hard life.
+    # The workers' hard life.
 
     async def beat_until(self, end):
         told = time.monotonic()
@@ -546,42 +572,47 @@ class Soak:
 
     async def blow(self):
         blow = self.rng.choices(["kill", "freeze", "freeze_and_kill", "stop"], [50, 35, 7, 8])[0]
-        process = self.replicator.process
+        holders = [worker for worker in self.workers if worker.holds_link()]
+        worker = self.rng.choice(holders if holders and self.rng.random() < 0.6 else self.workers)
+        process = worker.process
         frozen = self.rng.uniform(1.0, MAX_FROZEN)
         if blow.startswith("freeze"):
-            self.replicator.note(f"frozen for {frozen:.1f} s")
+            worker.note(f"frozen for {frozen:.1f} s")
             self.figures["freezes"] += 1
-            self.frozen = True
+            was_holder, worker.frozen, worker.link = worker.holds_link(), True, None
             process.send_signal(signal.SIGSTOP)
+            if was_holder and len(self.workers) > 1:
+                self.fall_behind()
             await asyncio.sleep(frozen)
             if blow == "freeze":
                 process.send_signal(signal.SIGCONT)
-                self.frozen = False
+                worker.frozen = False
                 return
         if blow == "stop":
             self.figures["stops"] += 1
-            self.replicator.note("SIGTERM")
+            worker.note("SIGTERM")
             process.send_signal(signal.SIGTERM)
             try:
                 code = await asyncio.to_thread(process.wait, 60)
                 if code != 0:
-                    self.complain(f"after SIGTERM it ended with {code}")
+                    self.complain(worker, f"after SIGTERM it ended with {code}")
             except subprocess.TimeoutExpired:
-                self.complain("60 s after SIGTERM it still runs")
+                self.complain(worker, "60 s after SIGTERM it still runs")
                 process.kill()
         else:
             self.figures["kills"] += 1
-            self.replicator.note("SIGKILL")
+            worker.note("SIGKILL")
             process.kill()
         await asyncio.to_thread(process.wait)
-        self.frozen = False
-        self.link = None
+        was_holder, worker.frozen, worker.link = worker.holds_link(), False, None
+        if was_holder:
+            self.fall_behind()
         await asyncio.sleep(self.rng.choice([0.0, self.rng.uniform(0.0, 6.0)]))
-        self.restart()
+        self.restart(worker)
 
-    def restart(self):
+    def restart(self, worker):
         self.figures["restarts"] += 1
-        self.replicator.start()
+        worker.start()
         self.fall_behind()
 
     def fall_behind(self):
@@ -594,40 +625,38 @@ class Soak:
             raise Failed(f"the sandbox ended with {self.sandbox.returncode}")
         if self.writer.error:
             raise Failed(f"the writer failed: {self.writer.error!r}")
-        code = self.replicator.process.poll()
-        if code is not None:
-            self.complain(f"it ended by itself with {code}")
-            self.restart()
+        for worker in self.workers:
+            code = worker.process.poll()
+            if code is not None:
+                self.complain(worker, f"it ended by itself with {code}")
+                self.restart(worker)
         if self.behind_since and time.monotonic() - self.behind_since > HUNG_AFTER:
             raise Failed(f"it has not caught up for {HUNG_AFTER:.0f} s: {json.dumps(self.link)}")
 
-    def complain(self, text):
-        say(f"TROUBLE: {text}\n{self.replicator.last_words()}")
-        self.replicator.note(f"TROUBLE: {text}")
+    def complain(self, worker, text):
+        say(f"TROUBLE: worker {worker.number}: {text}\n{worker.last_words()}")
+        worker.note(f"TROUBLE: {text}")
         self.trouble.append(text)
         if len(self.trouble) > 20:
             raise Failed("too much trouble")
 
     async def look(self):
-        """What the replicator says, as it goes."""
+        """What the workers say, as they go."""
         while True:
-            await asyncio.sleep(0.3)
-            if self.frozen:
-                continue
-            link = await asyncio.to_thread(self.replicator.status)
-            if link is None:
-                continue
-            self.link = link
-            self.most_in_doubt = max(self.most_in_doubt, link["in_doubt"])
-            for gap in link["gaps"]:
-                if (gap_text := json.dumps(gap)) not in self.gaps:
-                    self.gaps.add(gap_text)
-                    say(f"a gap: {gap_text}")
-            if self.behind_since and has_applied(link, self.behind_at):
-                took = time.monotonic() - self.behind_since
-                self.worst_catch_up = max(self.worst_catch_up, took)
-                self.replicator.note(f"caught up in {took:.1f} s")
-                self.behind_since = None
+            await asyncio.sleep(0.3 / len(self.workers))
+            answered = await asyncio.gather(*(asyncio.to_thread(worker.look) for worker in self.workers))
+            for worker in (worker for worker, has_answered in zip(self.workers, answered) if has_answered):
+                link = worker.link
+                self.most_in_doubt = max(self.most_in_doubt, link["in_doubt"])
+                for gap in link["gaps"]:
+                    if (gap_text := json.dumps(gap)) not in self.gaps:
+                        self.gaps.add(gap_text)
+                        say(f"a gap: {gap_text}")
+                if self.behind_since and has_applied(link, self.behind_at):
+                    took = time.monotonic() - self.behind_since
+                    self.catch_ups.append(took)
+                    worker.note(f"caught up in {took:.1f} s")
+                    self.behind_since = None
 
     async def drain(self, last_write):
         end = time.monotonic() + CATCH_UP_WITHIN
@@ -642,15 +671,16 @@ class Soak:
                 raise Failed(f"not everything arrived within {CATCH_UP_WITHIN:.0f} s: {json.dumps(self.link)}")
         say(f"everything has arrived {time.time() - last_write:.1f} s after the last write")
 
-    async def end_replicator(self):
-        process = self.replicator.process
-        process.send_signal(signal.SIGTERM)
-        code = await asyncio.to_thread(process.wait, 60)
-        if code != 0:
-            self.complain(f"after the last SIGTERM it ended with {code}")
+    async def end_workers(self):
+        for worker in self.workers:
+            worker.process.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            code = await asyncio.to_thread(worker.process.wait, 60)
+            if code != 0:
+                self.complain(worker, f"after the last SIGTERM it ended with {code}")
 
     def compare(self):
-        arguments = ["verify", "-c", "dynaferry.toml", "-o", "json", "--quiet", "--report", "differences.ndjson"]
+        arguments = ["verify", "-c", self.workers[0].config, "-o", "json", "--quiet", "--report", "differences.ndjson"]
         with open(self.programs.directory / "verify.log", "ab") as log:
             process = self.programs.start(arguments, subprocess.PIPE, log)
         document = process.communicate(timeout=300)[0].decode()
@@ -676,8 +706,10 @@ class Soak:
     def summary(self, minutes):
         names = ["kills", "freezes", "stops", "restarts", "cuts", "black_holes", "delays", "refusals", "late"]
         events = ", ".join(f"{self.figures[name]} {name.replace('_', ' ')}" for name in names)
+        catch_ups = sorted(self.catch_ups) or [0.0]
+        caught_up = f"caught up in {catch_ups[len(catch_ups) // 2]:.1f} s (median), {catch_ups[-1]:.1f} s (worst)"
         return (
-            f"{minutes:.1f} minutes, {self.writer.written} writes, {events}, worst catch-up {self.worst_catch_up:.1f} s, "
+            f"{minutes:.1f} minutes, {self.writer.written} writes, {events}, {caught_up}, "
             f"{len(self.gaps)} gaps, {self.most_in_doubt} keys in doubt at most, {len(self.trouble)} troubles"
         )
 
@@ -697,6 +729,10 @@ def main():
     parser.add_argument("--rate", type=float, default=150.0, help="writes a second at most [150]")
     parser.add_argument("--faults", type=float, default=0.05, help="share of requests that the sandbox breaks [0.05]")
     parser.add_argument("--binary", default="target/release/dynaferry", help="[target/release/dynaferry]")
+    parser.add_argument("--workers", type=int, default=1, help="processes; with more than 1 their state is in a table [1]")
+    parser.add_argument("--lease", type=int, default=5, help="of several workers, seconds [5]")
+    parser.add_argument("--shards", type=int, default=0, help="open shards of the source's stream [the sandbox's own]")
+    parser.add_argument("--calm", action="store_true", help="leave the network alone")
     parser.add_argument("--keep", action="store_true", help="keep the logs also if all is well")
     options = parser.parse_args()
     options.binary = str(pathlib.Path(options.binary).resolve())

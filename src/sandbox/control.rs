@@ -13,6 +13,7 @@ use super::knobs::Knob;
 use super::moment::Moment;
 use super::options::Options;
 use super::reply::ApiError;
+use super::s3::Bucket;
 use super::sequence::Sequence;
 use super::stream::{Shard, Stream};
 use super::value::{Item, Stored, WireItem, read_item};
@@ -92,6 +93,39 @@ impl Sandbox {
     /// Takes back what [`Self::allow_cross_account`] gave.
     pub fn deny_cross_account(&self, account: &str, region: &str, table: &str, principal_account: &str) {
         self.lock().grants.remove(&(address(account, region, table), principal_account.to_owned()));
+    }
+
+    /// Makes an empty bucket; what was under its name is gone.
+    pub fn create_bucket(&self, account: &str, region: &str, bucket: &str) {
+        let made = Bucket { owner: account.to_owned(), region: region.to_owned(), ..Bucket::default() };
+        self.lock().buckets.insert(bucket.to_owned(), made);
+    }
+
+    /// Lets another account into a bucket, as its policy would, or out again.
+    pub fn let_into_bucket(&self, bucket: &str, account: &str, is_in: bool) {
+        let mut world = self.lock();
+        let Some(bucket) = world.buckets.get_mut(bucket) else { return };
+        if is_in {
+            bucket.guests.insert(account.to_owned());
+        } else {
+            bucket.guests.remove(account);
+        }
+    }
+
+    /// Puts an object into a bucket, or takes it out. Returns what was there.
+    pub fn set_object(&self, bucket: &str, key: &str, object: Option<Bytes>) -> Option<Bytes> {
+        let mut world = self.lock();
+        let objects = &mut world.buckets.get_mut(bucket)?.objects;
+        match object {
+            Some(object) => objects.insert(key.to_owned(), object),
+            None => objects.remove(key),
+        }
+    }
+
+    /// The objects of a bucket, by key.
+    #[must_use]
+    pub fn objects(&self, bucket: &str) -> BTreeMap<String, Bytes> {
+        self.lock().buckets.get(bucket).map(|bucket| bucket.objects.clone()).unwrap_or_default()
     }
 
     /// Makes all credentials that AssumeRole issued expire now.

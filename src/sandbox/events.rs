@@ -193,7 +193,7 @@ impl Events {
 
 /// The operation's name as one that lives for ever; unknown ones are all `?`.
 pub(super) fn static_name(operation: &str) -> &'static str {
-    const NAMES: [&str; 32] = [
+    const NAMES: [&str; 36] = [
         "GetRecords",
         "BatchWriteItem",
         "PutItem",
@@ -219,6 +219,10 @@ pub(super) fn static_name(operation: &str) -> &'static str {
         "DescribeTimeToLive",
         "UpdateTimeToLive",
         "DescribeContinuousBackups",
+        "DescribeExport",
+        "GetObject",
+        "HeadObject",
+        "DeleteObject",
         "DescribeLimits",
         "DescribeEndpoints",
         "AssumeRole",

@@ -1,4 +1,4 @@
-//! The embedded AWS: DynamoDB, DynamoDB Streams and STS of several accounts, at the wire level, in memory.
+//! The embedded AWS: DynamoDB, DynamoDB Streams, STS and some of S3, of several accounts, at the wire level, in memory.
 //!
 //! For the demo, tests, benches and the simulation. It knows nothing of the replicator. [`Sandbox::handle`] is the core: a
 //! request in, an [`Outcome`] out, synchronous, one lock. Around it are two thin adapters: [`Sandbox::http_client`] for SDK
@@ -7,7 +7,7 @@
 //! Time and chance are arguments: the clock and the seed of [`Options`]. Nothing happens by itself; what a request touches
 //! is brought up to now first (roll-overs, trims, tables that become active). Same seed, clock and requests: same answers.
 //!
-//! Every service answers on one endpoint, told apart by `x-amz-target`, or as STS without it. The account is the access
+//! Every service answers on one endpoint, told apart by `x-amz-target`, or without it by the signature's scope as S3 or STS. The account is the access
 //! key's, the Region the signature's; a key of 12 digits is that account.
 //!
 //! # Known simplifications
@@ -18,7 +18,8 @@
 //! - Index entries cost capacity as whole items, and projections of indexes are not applied.
 //! - A number's size is one byte per two digits and one more; sets have no overhead. The service's arithmetic is not published.
 //! - Sets and maps come back sorted. Expressions project top-level attributes only; reserved words are not refused.
-//! - Time to live deletes only if [`Options::ttl_lateness`] says so. No PITR, exports, imports, S3, backups, global tables.
+//! - Time to live deletes only if [`Options::ttl_lateness`] says so. Exports are full and at once; no imports, backups, global tables.
+//! - A bucket's guests may do in it what its owner may.
 //! - Legacy parameters (`KeyConditions`, `AttributeUpdates`, …) are refused. `ItemCount` is always up to date.
 //! - Transactions use capacity but are never throttled by it, and never conflict.
 //! - The stream is written at once, and TTL, capacity and table settings change at once.
@@ -31,6 +32,7 @@ mod control;
 mod definition;
 mod events;
 mod expiry;
+mod exports;
 mod expression;
 mod faults;
 mod items;
@@ -43,6 +45,7 @@ mod read;
 mod readers;
 mod record;
 mod reply;
+mod s3;
 mod sequence;
 mod serve;
 mod stream;

@@ -111,6 +111,24 @@ impl ApiError {
         serde_json::Value::Object(body).to_string().into()
     }
 
+    /// As S3 says it, with the status.
+    fn s3(&self, request_id: &str) -> (u16, Bytes) {
+        let (status, code) = match self.code.as_str() {
+            "AccessDeniedException" => (403, "AccessDenied"),
+            "ExpiredTokenException" => (400, "ExpiredToken"),
+            "InvalidSignatureException" => (403, "SignatureDoesNotMatch"),
+            "UnrecognizedClientException" => (403, "InvalidAccessKeyId"),
+            "InternalServerError" => (500, "InternalError"),
+            other => (self.status, other),
+        };
+        let message = xml_escape(&self.message);
+        let text = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>\
+             <RequestId>{request_id}</RequestId></Error>"
+        );
+        (status, text.into())
+    }
+
     fn xml(&self, request_id: &str) -> Bytes {
         let code = match self.code.as_str() {
             "AccessDeniedException" => "AccessDenied",
@@ -141,6 +159,8 @@ pub(super) enum Protocol {
     Json,
     /// STS.
     Query,
+    /// S3.
+    S3,
 }
 
 /// Builds the HTTP response of a result.
@@ -158,6 +178,7 @@ pub(super) fn respond(
             let status = if is_forbidden { 403 } else { error.status };
             (status, error.xml(request_id))
         }
+        (Err(error), Protocol::S3) => error.s3(request_id),
     };
     let mut headers = HeaderMap::with_capacity(5);
     headers.insert(header::DATE, date.clone());
@@ -168,6 +189,7 @@ pub(super) fn respond(
             "application/x-amz-json-1.0"
         }
         Protocol::Query => "text/xml",
+        Protocol::S3 => "application/octet-stream",
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CONTENT_LENGTH, body.len().into());

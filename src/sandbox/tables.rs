@@ -33,14 +33,6 @@ pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes
         "ListTables" => list_tables(world, caller, &request)?,
         "ListTagsOfResource" | "TagResource" | "UntagResource" => tags(world, operation, caller, &request)?,
         "DescribeTimeToLive" | "UpdateTimeToLive" => time_to_live(world, caller, &request)?,
-        "DescribeContinuousBackups" => {
-            let address = named(world, caller, &request)?;
-            world.place_any(&address)?;
-            json!({"ContinuousBackupsDescription": {
-                "ContinuousBackupsStatus": "ENABLED",
-                "PointInTimeRecoveryDescription": {"PointInTimeRecoveryStatus": "DISABLED"},
-            }})
-        }
         "DescribeLimits" => json!({
             "AccountMaxReadCapacityUnits": 80_000, "AccountMaxWriteCapacityUnits": 80_000,
             "TableMaxReadCapacityUnits": 40_000, "TableMaxWriteCapacityUnits": 40_000,

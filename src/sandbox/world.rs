@@ -17,9 +17,10 @@ use super::knobs::Knob;
 use super::moment::Moment;
 use super::options::Options;
 use super::reply::{ApiError, Date, Protocol, respond};
+use super::s3::{self, Bucket, S3Request};
 use super::stream::Stream;
 use super::table::Table;
-use super::{Exchange, Observer, Outcome, Stats, batch, expiry, items, read, streams, tables, transact};
+use super::{Exchange, Observer, Outcome, Stats, batch, expiry, exports, items, read, streams, tables, transact};
 use crate::model::WallTime;
 
 /// Tables and streams of one account in one Region.
@@ -78,6 +79,12 @@ pub(super) struct World {
     calls: BTreeMap<(&'static str, String, String), VecDeque<WallTime>>,
     /// Transactions done, by account, Region and client token: when, and the request's body.
     pub(super) transactions: BTreeMap<(String, String, String), (WallTime, Bytes)>,
+    /// By name.
+    pub(super) buckets: BTreeMap<String, Bucket>,
+    /// Ids of tables whose point-in-time recovery is on.
+    pub(super) recoverable: BTreeSet<String>,
+    /// Descriptions, by ARN.
+    pub(super) exports: BTreeMap<String, serde_json::Value>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
     late: BTreeMap<(WallTime, u64), Late>,
 }
@@ -117,6 +124,9 @@ impl World {
             readers: 0,
             calls: BTreeMap::new(),
             transactions: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            recoverable: BTreeSet::new(),
+            exports: BTreeMap::new(),
             late: BTreeMap::new(),
         }
     }
@@ -270,6 +280,15 @@ impl World {
     fn perform(&mut self, incoming: &Incoming<'_>) -> Response<Bytes> {
         let result = match (&incoming.caller, incoming.protocol) {
             (Err(error), _) => Err(error.clone()),
+            (Ok(caller), Protocol::S3) => {
+                let Some(request) = &incoming.object else { return Response::new(Bytes::new()) };
+                let by = (incoming.id.as_str(), &self.date.header);
+                let body = Bytes::copy_from_slice(incoming.body);
+                let reply = s3::execute(&mut self.buckets, caller, request, &body, by);
+                self.stats.errors += u64::from(!reply.status().is_success());
+                self.observe(incoming, Some(&reply));
+                return reply;
+            }
             (Ok(caller), Protocol::Json) => self.execute(incoming.service, incoming.operation, caller, incoming.body),
             (Ok(caller), Protocol::Query) => {
                 self.identities.sts(incoming.operation, &incoming.form, caller, &mut self.moment)
@@ -314,6 +333,10 @@ impl World {
             ("DynamoDB_20120810", "TransactGetItems") => transact::transact_get_items(self, caller, body),
             ("DynamoDB_20120810", "Scan") => read::scan(self, caller, body),
             ("DynamoDB_20120810", "Query") => read::query(self, caller, body),
+            (
+                "DynamoDB_20120810",
+                "DescribeContinuousBackups" | "UpdateContinuousBackups" | "ExportTableToPointInTime" | "DescribeExport",
+            ) => exports::execute(self, operation, caller, body),
             ("DynamoDB_20120810", _) => tables::execute(self, operation, caller, body),
             ("DynamoDBStreams_20120810", _) => streams::execute(self, operation, caller, body),
             _ => Err(ApiError::new("UnknownOperationException", "")),
@@ -406,6 +429,7 @@ pub(super) struct Incoming<'a> {
     service: &'a str,
     pub(super) operation: &'a str,
     form: BTreeMap<String, String>,
+    object: Option<S3Request>,
     caller: Result<Caller, ApiError>,
     body: &'a [u8],
 }
@@ -420,16 +444,16 @@ impl<'a> Incoming<'a> {
         let id = format!("{:032X}", world.moment.rng.u128(..));
         let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let body = request.body();
-        match target.split_once('.') {
-            Some((service, operation)) => {
-                Self { id, protocol: Protocol::Json, service, operation, form: BTreeMap::new(), caller, body }
-            }
-            None => {
+        let object = if target.is_empty() { S3Request::read(request) } else { None };
+        let (protocol, service, operation, form) = match (target.split_once('.'), &object) {
+            (Some((service, operation)), _) => (Protocol::Json, service, operation, BTreeMap::new()),
+            (None, Some(object)) => (Protocol::S3, "", object.operation, BTreeMap::new()),
+            (None, None) => {
                 let form = read_form(body);
-                let operation = form.get("Action").map_or("", |action| static_name(action));
-                Self { id, protocol: Protocol::Query, service: "", operation, form, caller, body }
+                (Protocol::Query, "", form.get("Action").map_or("", |action| static_name(action)), form)
             }
-        }
+        };
+        Self { id, protocol, service, operation, form, object, caller, body }
     }
 
     pub(super) fn account(&self) -> &str {
@@ -438,7 +462,11 @@ impl<'a> Incoming<'a> {
 
     fn denied(&self) -> ApiError {
         let user = self.caller.as_ref().map_or("unknown", |caller| &caller.arn);
-        let service = if self.protocol == Protocol::Query { "sts" } else { "dynamodb" };
+        let service = match self.protocol {
+            Protocol::Json => "dynamodb",
+            Protocol::Query => "sts",
+            Protocol::S3 => "s3",
+        };
         let message = format!(
             "User: {user} is not authorized to perform: {service}:{} because no identity-based policy allows it",
             self.operation

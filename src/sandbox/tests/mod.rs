@@ -1,6 +1,7 @@
 //! The sandbox as SDK clients see it.
 
 mod access;
+mod buckets;
 mod events;
 mod faults;
 mod items;

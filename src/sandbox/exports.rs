@@ -1,0 +1,163 @@
+//! Point-in-time recovery, as far as it is asked for, and full exports to S3.
+//!
+//! An export is an image of the moment in which it is asked for, and complete at once: no history of a table is kept. A file
+//! for each quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
+
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use md5::{Digest as _, Md5};
+use serde_json::{Map, Value as Json, json};
+
+use super::auth::Caller;
+use super::reply::ApiError;
+use super::value::write_item;
+use super::world::{World, body, parse};
+use crate::model::WallTime;
+
+/// Files of an export.
+const FILES: u64 = 4;
+
+type Request = Map<String, Json>;
+
+pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
+    let request: Request = parse(bytes)?;
+    let answer = match operation {
+        "ExportTableToPointInTime" => export(world, caller, &request)?,
+        "DescribeExport" => {
+            let arn = text(&request, "ExportArn")?;
+            let described = world.exports.get(arn).filter(|_| arn.contains(&format!(":{}:", caller.account)));
+            let described = described.ok_or_else(|| ApiError::new("ExportNotFoundException", "Export not found"))?;
+            json!({"ExportDescription": described})
+        }
+        _ => backups(world, operation, caller, &request)?,
+    };
+    Ok(body(&answer))
+}
+
+fn text<'a>(request: &'a Request, member: &str) -> Result<&'a str, ApiError> {
+    let missing = || ApiError::validation(format!("1 validation error detected: Value null at '{member}'"));
+    request.get(member).and_then(Json::as_str).ok_or_else(missing)
+}
+
+fn backups(world: &mut World, operation: &str, caller: &Caller, request: &Request) -> Result<Json, ApiError> {
+    let address = world.address(caller, text(request, "TableName")?)?;
+    let id = world.place_any(&address)?.table.id.clone();
+    if operation == "UpdateContinuousBackups" {
+        let wanted =
+            &request.get("PointInTimeRecoverySpecification").unwrap_or(&Json::Null)["PointInTimeRecoveryEnabled"];
+        match wanted.as_bool() {
+            Some(true) => world.recoverable.insert(id.clone()),
+            _ => world.recoverable.remove(&id),
+        };
+    }
+    let status = if world.recoverable.contains(&id) { "ENABLED" } else { "DISABLED" };
+    Ok(json!({"ContinuousBackupsDescription": {
+        "ContinuousBackupsStatus": "ENABLED",
+        "PointInTimeRecoveryDescription": {"PointInTimeRecoveryStatus": status},
+    }}))
+}
+
+fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json, ApiError> {
+    let arn = text(request, "TableArn")?;
+    let address = world.address(caller, arn)?;
+    if address.account != caller.account {
+        return Err(ApiError::validation("This action is only supported by accounts matching the owner of the table"));
+    }
+    let member = |name: &str| request.get(name).and_then(Json::as_str);
+    for (name, only) in [("ExportType", "FULL_EXPORT"), ("ExportFormat", "DYNAMODB_JSON")] {
+        if member(name).is_some_and(|given| given != only) {
+            return Err(ApiError::validation(format!("the sandbox makes no export whose {name} is not {only}")));
+        }
+    }
+    if request.contains_key("ExportTime") {
+        return Err(ApiError::validation("the sandbox keeps no history: leave ExportTime out"));
+    }
+    let bucket_name = text(request, "S3Bucket")?;
+    let prefix = member("S3Prefix").filter(|prefix| !prefix.is_empty()).map_or_else(String::new, |it| format!("{it}/"));
+
+    let place = world.place(&address)?;
+    let (table_arn, table_id) = (place.table.arn.clone(), place.table.id.clone());
+    let mut files: Vec<(Vec<u8>, u64)> = (0..FILES).map(|_| (Vec::new(), 0)).collect();
+    for (key, stored) in &place.table.items {
+        let part = usize::try_from(key.hash / (u64::MAX / FILES + 1)).unwrap_or(0);
+        let Some((lines, items)) = files.get_mut(part) else { continue };
+        lines.extend_from_slice(b"{\"Item\":");
+        write_item(&stored.attributes, lines);
+        lines.extend_from_slice(b"}\n");
+        *items += 1;
+    }
+    let billed = place.table.bytes;
+    if !world.recoverable.contains(&table_id) {
+        let why = format!("Point in time recovery is not enabled for table '{}'", address.table);
+        return Err(ApiError::new("PointInTimeRecoveryUnavailableException", why));
+    }
+    let now = world.moment.now;
+    let id = format!("{:014}-{:08x}", now.millis(), world.moment.rng.u32(..));
+    let names: Vec<String> = files.iter().map(|_| name(&mut world.moment.rng)).collect();
+    let bucket = world.buckets.get_mut(bucket_name).filter(|bucket| bucket.lets_in(&caller.account));
+    let bucket = bucket.ok_or_else(|| ApiError::validation("the bucket does not exist or may not be written"))?;
+
+    // As in AWS's own samples: what the manifests say of keys is without the prefix.
+    let folder = format!("AWSDynamoDB/{id}");
+    let mut put = |key: &str, bytes: Bytes| bucket.objects.insert(format!("{prefix}{folder}/{key}"), bytes);
+    put("_started", Bytes::new());
+    let mut list = String::new();
+    let mut count = 0;
+    for ((lines, items), name) in files.into_iter().zip(names) {
+        let object = gzip(&lines);
+        let md5 = Md5::digest(&object);
+        let line = json!({
+            "itemCount": items,
+            "md5Checksum": STANDARD.encode(md5),
+            "etag": format!("{}-1", hex(&Md5::digest(md5))),
+            "dataFileS3Key": format!("{folder}/data/{name}.json.gz"),
+        });
+        list.push_str(&format!("{line}\n"));
+        put(&format!("data/{name}.json.gz"), object.into());
+        count += items;
+    }
+    put("manifest-files.md5", STANDARD.encode(Md5::digest(&list)).into());
+    put("manifest-files.json", list.into());
+    let export_arn = format!("{table_arn}/export/{id}");
+    let summary = json!({
+        "version": "2020-06-30", "exportArn": export_arn, "startTime": now.to_string(), "endTime": now.to_string(),
+        "tableArn": table_arn, "tableId": table_id, "exportTime": now.to_string(),
+        "s3Bucket": bucket_name, "s3Prefix": member("S3Prefix"), "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": null,
+        "manifestFilesS3Key": format!("{folder}/manifest-files.json"),
+        "billedSizeBytes": billed, "itemCount": count, "outputFormat": "DYNAMODB_JSON",
+    });
+    put("manifest-summary.md5", STANDARD.encode(Md5::digest(summary.to_string())).into());
+    put("manifest-summary.json", summary.to_string().into());
+    let described = json!({
+        "ExportArn": export_arn, "ExportStatus": "COMPLETED", "StartTime": seconds(now), "EndTime": seconds(now),
+        "ExportManifest": format!("{prefix}{folder}/manifest-summary.json"), "TableArn": table_arn, "TableId": table_id,
+        "ExportTime": seconds(now), "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
+        "ExportFormat": "DYNAMODB_JSON", "BilledSizeBytes": billed, "ItemCount": count, "ExportType": "FULL_EXPORT",
+    });
+    world.exports.insert(export_arn, described.clone());
+    Ok(json!({"ExportDescription": described}))
+}
+
+/// As long as the service's names of data files.
+fn name(rng: &mut fastrand::Rng) -> String {
+    std::iter::repeat_with(|| rng.alphanumeric().to_ascii_lowercase()).take(26).collect()
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
+fn seconds(time: WallTime) -> f64 {
+    time.millis() as f64 / 1000.0
+}

@@ -3,7 +3,7 @@
 //! ```text
 //! stream pages ─→ decode ─┐
 //!                         ├─→ lanes (plan) ─→ apply ─→ watermark ─→ checkpoint
-//! scan pages   ─→ decode ─┘
+//! scan, export ─→ decode ─┘
 //! ```
 //!
 //! Data goes one way. Pure modules decide (`stream::lineage`, `lanes`, `checkpoint::watermark`, `telemetry::lag`, …):
@@ -15,7 +15,8 @@
 //! | [`model`] | the nouns: items as bytes, keys, changes, positions. No AWS type, no task, no stage |
 //! | [`decode`] | bytes → model; odd input is a typed error, never a guess |
 //! | [`stream`] | reads the source's stream, parents before children; finds gaps. No target |
-//! | [`load`] | the initial load: a parallel scan |
+//! | [`export`] | what DynamoDB exported to S3: manifests and data files, checked. No lane, no checkpoint |
+//! | [`load`] | the initial load: a parallel scan, or an export |
 //! | [`lanes`] | the operations of each key: order, coalescing, one in flight |
 //! | [`apply`] | writes to the target, at its pace. No shard, no checkpoint storage |
 //! | [`checkpoint`] | the books of a link: what is settled, in doubt, lost; and the file that keeps them. No table contents |
@@ -49,6 +50,7 @@ pub mod docs {
     pub mod semantics {}
 }
 pub mod error;
+pub mod export;
 pub mod http;
 mod invariant;
 pub mod lanes;

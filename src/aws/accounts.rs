@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use super::call::{CallRecord, Caller, Observer, Outcome, SendGuard, Side};
 use super::credentials::Keeper;
 use super::fault::{NoCredentials, broken};
+use super::objects::{Bucket, Endpoint};
 use super::raw::Sender;
 use super::schema;
 use super::streams::Streams;
@@ -107,6 +108,7 @@ pub struct Account {
     pub(super) caller: Caller,
     pub(super) sender: Sender,
     region: String,
+    s3: Endpoint,
     pub(super) dynamodb: aws_sdk_dynamodb::Client,
     streams: aws_sdk_dynamodbstreams::Client,
     sts: aws_sdk_sts::Client,
@@ -141,6 +143,7 @@ impl Account {
             streams: streams_client(config, &settings),
             sender,
             sts: aws_sdk_sts::Client::from_conf(sts_settings(config, &settings).build()),
+            s3: Endpoint::of(config, &settings),
             caller,
             region,
         })
@@ -181,6 +184,14 @@ impl Account {
     #[must_use]
     pub fn streams(&self) -> Streams {
         Streams::new(self.streams.clone(), &self.sender, self.caller.clone())
+    }
+
+    /// A bucket, of any account and in any Region. `owner` is the account that must own it: where another one does, every
+    /// call is denied.
+    #[must_use]
+    pub fn bucket(&self, name: &str, owner: Option<&str>) -> Bucket {
+        let endpoint = self.s3.clone();
+        Bucket::new(name, owner, endpoint, &self.region, &self.dynamodb, (&self.sender, &self.caller))
     }
 
     /// What a table is.

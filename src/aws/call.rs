@@ -146,11 +146,21 @@ impl Caller {
         operation: &RawOperation,
         body: Vec<u8>,
     ) -> Result<Bytes, (Failure, Option<Bytes>)> {
-        let begun = Instant::now();
-        let (result, mut answer) = operation.send(body).await;
-        let result = result.map_err(|failure| never_sent_unsigned(failure, &answer));
-        self.settle(operation.name(), begun, &answer, &result);
+        let (result, mut answer) = self.noted(operation.name(), operation.send(body)).await;
         result.map_err(|failure| (failure, answer.refusal.take()))
+    }
+
+    /// A call that notes its answer itself.
+    pub(super) async fn noted<T>(
+        &self,
+        operation: &'static str,
+        send: impl Future<Output = (Result<T, Failure>, Answer)> + Send,
+    ) -> (Result<T, Failure>, Answer) {
+        let begun = Instant::now();
+        let (result, answer) = send.await;
+        let result = result.map_err(|failure| never_sent_unsigned(failure, &answer));
+        self.settle(operation, begun, &answer, &result);
+        (result, answer)
     }
 
     fn settle<T>(&self, operation: &'static str, begun: Instant, answer: &Answer, result: &Result<T, Failure>) {

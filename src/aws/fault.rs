@@ -50,7 +50,7 @@ const STALE_CREDENTIALS: [&str; 4] =
 const HELD_BACK: &str = "HeldBack";
 
 /// Codes of credentials that do not allow the call.
-const DENIALS: [&str; 8] = [
+const DENIALS: [&str; 11] = [
     "AccessDeniedException",
     "AccessDenied",
     "InvalidSignatureException",
@@ -59,15 +59,28 @@ const DENIALS: [&str; 8] = [
     "MissingAuthenticationToken",
     "MissingAuthenticationTokenException",
     "IncompleteSignature",
+    // S3's.
+    "AllAccessDisabled",
+    "InvalidAccessKeyId",
+    "InvalidToken",
 ];
 
 /// Codes of an item or a request that will never be accepted as it is.
-const REJECTIONS: [&str; 4] = [
+const REJECTIONS: [&str; 8] = [
     "ValidationException",
     "ItemCollectionSizeLimitExceededException",
     "ConditionalCheckFailedException",
     "SerializationException",
+    // S3's: another object than before, one in an archive, a bucket elsewhere.
+    "PreconditionFailed",
+    "InvalidObjectState",
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
 ];
+
+/// Codes of what is not there.
+const ABSENCES: [&str; 5] =
+    ["TrimmedDataAccessException", "ResourceNotFoundException", "TableNotFoundException", "NoSuchKey", "NoSuchBucket"];
 
 /// Turns an error of the SDK into a failure with a fate.
 pub(super) fn failure<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
@@ -95,7 +108,7 @@ where
                     None => format!("HTTP status {status} without a message"),
                     said => service_message(code.as_deref(), said),
                 },
-                request_id: context.raw().headers().get("x-amzn-requestid").map(str::to_owned),
+                request_id: request_id(context.raw()),
                 code,
                 ..unknown
             }
@@ -112,6 +125,12 @@ where
         // and the retry policy has a ceiling and an alarm.
         _ => Failure { message: chain(error), ..unknown },
     }
+}
+
+/// S3 names it otherwise than the others.
+fn request_id(reply: &HttpResponse) -> Option<String> {
+    let names = ["x-amzn-requestid", "x-amz-request-id"];
+    names.iter().find_map(|name| reply.headers().get(*name)).map(str::to_owned)
 }
 
 /// Texts of the HTTP client where no connection came about. A test holds them against a real refusal.
@@ -134,7 +153,7 @@ fn by_code(code: Option<&str>, status: u16) -> Fault {
     match code {
         Some(code) if THROTTLES.contains(&code) || PASSING.contains(&code) => Fault::Transient,
         Some("ExpiredIteratorException") => Fault::Expired,
-        Some("TrimmedDataAccessException" | "ResourceNotFoundException" | "TableNotFoundException") => Fault::Lost,
+        Some(code) if ABSENCES.contains(&code) => Fault::Lost,
         Some(code) if STALE_CREDENTIALS.contains(&code) || DENIALS.contains(&code) => Fault::Denied,
         Some(code) if REJECTIONS.contains(&code) => Fault::Rejected,
         _ if status >= 500 => Fault::Transient,
@@ -201,8 +220,8 @@ impl From<&CredentialsError> for NoCredentials {
 fn speaks_of_no_values(code: &str) -> bool {
     let known = [&THROTTLES[..], &PASSING, &STALE_CREDENTIALS, &DENIALS];
     known.iter().any(|codes| codes.contains(&code))
-        || ["ResourceNotFoundException", "ResourceInUseException", "TableNotFoundException"].contains(&code)
-        || ["TrimmedDataAccessException", "ExpiredIteratorException"].contains(&code)
+        || ABSENCES.contains(&code)
+        || ["ResourceInUseException", "ExpiredIteratorException"].contains(&code)
 }
 
 /// The service's text, without what may be a value.
@@ -281,6 +300,9 @@ mod tests {
             ("ExpiredIteratorException", Fault::Expired),
             ("TrimmedDataAccessException", Fault::Lost),
             ("ResourceNotFoundException", Fault::Lost),
+            ("NoSuchKey", Fault::Lost),
+            ("PreconditionFailed", Fault::Rejected),
+            ("SlowDown", Fault::Transient),
             ("ValidationException", Fault::Rejected),
             ("ItemCollectionSizeLimitExceededException", Fault::Rejected),
             ("AccessDeniedException", Fault::Denied),

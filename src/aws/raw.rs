@@ -45,7 +45,7 @@ use crate::context::Context;
 use crate::error::Failure;
 
 /// Who calls, as CloudTrail shows it.
-const USER_AGENT: HeaderValue =
+pub(super) const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("dynaferry/", env!("CARGO_PKG_VERSION"), " aws-sdk-rust"));
 
 const JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
@@ -55,7 +55,7 @@ const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 /// How much of an announced body is given room before it came: above the largest answers of the services (16 MB).
 const MOST_ROOM: usize = 17 << 20;
 
-type CallError = SdkError<ErrorMetadata, HttpResponse>;
+pub(super) type CallError = SdkError<ErrorMetadata, HttpResponse>;
 
 /// The SDK's own call of an operation, over the given HTTP client. Its outcome is of no interest.
 type Probe = Arc<dyn Fn(SharedHttpClient) -> BoxFuture<'static, Result<(), CallError>> + Send + Sync>;
@@ -199,16 +199,7 @@ impl RawOperation {
 
     /// Lets the SDK choose.
     async fn route(&self) -> Result<Route, Failure> {
-        let seen = Seen::default();
-        let recorder = Recorder { real: self.0.sender.http.clone(), seen: Arc::clone(&seen) };
-        let result = (self.0.probe)(SharedHttpClient::new(recorder)).await;
-        let route = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (route, result) {
-            (Some(Ok(route)), _) => Ok(route),
-            (Some(Err(why)), _) => Err(self.failure(&CallError::construction_failure(why))),
-            (None, Err(error)) => Err(self.failure(&error)),
-            (None, Ok(())) => Err(self.failure(&CallError::construction_failure("the SDK sent nothing"))),
-        }
+        route(&self.0.sender, |http| (self.0.probe)(http)).await.map_err(|error| self.failure(&error))
     }
 
     fn signed(&self, ready: &Ready, body: Bytes) -> Result<HttpRequest, BoxError> {
@@ -251,6 +242,34 @@ impl RawOperation {
     }
 }
 
+/// Where the SDK would send a call.
+async fn route<F>(sender: &Sender, probe: impl FnOnce(SharedHttpClient) -> F) -> Result<Route, CallError>
+where
+    F: Future<Output = Result<(), CallError>>,
+{
+    let seen = Seen::default();
+    let recorder = Recorder { real: sender.http.clone(), seen: Arc::clone(&seen) };
+    let result = probe(SharedHttpClient::new(recorder)).await;
+    let route = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (route, result) {
+        (Some(Ok(route)), _) => Ok(route),
+        (Some(Err(why)), _) => Err(CallError::construction_failure(why)),
+        (None, Err(error)) => Err(error),
+        (None, Ok(())) => Err(CallError::construction_failure("the SDK sent nothing")),
+    }
+}
+
+/// The connections that the SDK would use for a call, whoever else is called with them.
+pub(super) async fn connector<F>(
+    sender: &Sender,
+    probe: impl FnOnce(SharedHttpClient) -> F,
+) -> Result<SharedHttpConnector, CallError>
+where
+    F: Future<Output = Result<(), CallError>>,
+{
+    Ok(route(sender, probe).await?.connector)
+}
+
 /// What a typed call's error says, without its type.
 pub(super) fn untyped<E>(error: SdkError<E, HttpResponse>) -> CallError
 where
@@ -259,7 +278,7 @@ where
     error.map_service_error(|error| error.meta().clone())
 }
 
-fn identity(credentials: Credentials) -> Identity {
+pub(super) fn identity(credentials: Credentials) -> Identity {
     credentials.into()
 }
 
@@ -291,11 +310,11 @@ async fn received(mut reply: HttpResponse, answer: &mut Answer) -> Result<Bytes,
     }
 }
 
-fn announced_length(reply: &HttpResponse) -> Option<usize> {
+pub(super) fn announced_length(reply: &HttpResponse) -> Option<usize> {
     reply.headers().get(header::CONTENT_LENGTH.as_str())?.parse().ok()
 }
 
-async fn collect(
+pub(super) async fn collect(
     body: SdkBody,
     announced: Option<usize>,
 ) -> Result<Bytes, aws_smithy_types::byte_stream::error::Error> {

@@ -4,6 +4,7 @@
 mod accounts;
 mod connections;
 mod descriptions;
+mod objects;
 mod raw;
 mod roles;
 mod streams;
@@ -88,6 +89,8 @@ impl Seen {
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Body(u16, Bytes),
+    /// A part of an object, as its `content-range` says.
+    Part(Bytes, &'static str),
     /// A body that ends before its announced length.
     Truncated(Bytes),
     /// The connection breaks after the request was sent.
@@ -137,8 +140,13 @@ impl HttpConnector for Server {
         state.1.push(seen);
         let reply = state.0.pop_front().unwrap_or(Reply::Broken);
         HttpConnectorFuture::new(async move {
+            let mut range = None;
             let (status, body, missing) = match reply {
                 Reply::Body(status, body) => (status, body, 0),
+                Reply::Part(body, of) => {
+                    range = Some(of);
+                    (206, body, 0)
+                }
                 Reply::Truncated(body) => (200, body, 1),
                 Reply::Broken => return Err(ConnectorError::io("connection reset by peer".into())),
                 Reply::Silence => std::future::pending().await,
@@ -147,6 +155,10 @@ impl HttpConnector for Server {
             let mut response = Response::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body));
             response.headers_mut().insert("content-length", length.to_string());
             response.headers_mut().insert("x-amzn-requestid", "REQ1");
+            if let Some(range) = range {
+                response.headers_mut().insert("content-range", range);
+                response.headers_mut().insert("etag", "\"tag\"");
+            }
             response.headers_mut().insert("date", "Fri, 15 Jan 2027 08:00:03 GMT");
             Ok(response)
         })

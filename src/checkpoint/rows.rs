@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::model::{GapScope, ShardStatus};
 
-use crate::model::{CanonicalKey, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime};
+use crate::model::{CanonicalKey, ExportPlace, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime};
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
 ///
@@ -55,17 +55,39 @@ pub enum Stage {
     Streaming,
 }
 
-/// The initial load by scan, pinned when it began.
+/// The initial load, pinned when it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadPlan {
-    /// Number of segments, fixed for the whole load: cursors mean nothing under another number.
+    /// Number of segments, fixed for the whole load: cursors mean nothing under another number. Of an export, its files.
     pub total_segments: u32,
-    /// When it began, by AWS's clock. Changes created more than five minutes before are in every page already.
+    /// When it began, by AWS's clock. Changes created more than five minutes before are in every page of a scan already.
     pub began: WallTime,
-    /// What DescribeTable said the table holds, in bytes.
+    /// What is said to be loaded, in bytes: by DescribeTable, or by the export's summary.
     pub expected_bytes: u64,
-    /// What DescribeTable said the table holds, in items.
+    /// What is said to be loaded, in items.
     pub expected_items: u64,
+    /// What is loaded instead of a scan of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<ExportPlan>,
+}
+
+impl LoadPlan {
+    /// The time whose changes every loaded item holds, but for a margin: a scan reads what is there, an export what was.
+    #[must_use]
+    pub fn holds_until(&self) -> WallTime {
+        self.export.as_ref().map_or(self.began, |export| export.time)
+    }
+}
+
+/// An export that is loaded. The stream waits for its end: what is in it is older than everything that is applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportPlan {
+    /// Where it is.
+    pub place: ExportPlace,
+    /// The time of which it is an image, give or take a minute.
+    pub time: WallTime,
+    /// SHA-256 of its list of files, in hex: segments are numbered by it.
+    pub fingerprint: String,
 }
 
 /// The row of a link.
@@ -135,7 +157,8 @@ pub struct ShardRow {
 pub struct SegmentRow {
     /// The segment, `0..total_segments`.
     pub segment: u32,
-    /// `ExclusiveStartKey` of the next page as DynamoDB JSON text; `None`: from the start.
+    /// `ExclusiveStartKey` of the next page as DynamoDB JSON text, or how far the file of an export is; `None`: from the
+    /// start.
     pub cursor: Option<String>,
     /// Whether the last page is settled.
     pub done: bool,

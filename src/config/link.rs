@@ -154,8 +154,17 @@ pub(super) fn read(name: &str, mut section: Section<'_>) -> Option<Read> {
     let (create, exclusive) = (target.flag("create", false), target.optional_flag("exclusive"));
     let allow_non_empty = target.flag("allow_non_empty", false);
 
-    let load = LoadConfig::read(section.child("load"));
+    let mut load = section.child("load");
+    if let (Some(node), Some(Tables::Many(_))) = (load.node("from_export"), &tables) {
+        let complaint =
+            Complaint::new("is of one table, and `source.tables` names many", "name it with `source.table`");
+        load.complain("from_export", node, complaint);
+    }
+    let load = LoadConfig::read(load);
     let has_load = load.method != LoadMethod::None;
+    if load.method == LoadMethod::Export {
+        refuse_with_export(&mut target, allow_non_empty, exclusive);
+    }
     let shared = Shared {
         source: source_side,
         target: target_side,
@@ -180,6 +189,17 @@ pub(super) fn read(name: &str, mut section: Section<'_>) -> Option<Read> {
     let read = pair(name, tables, template, shared, (&mut target, place));
     target.finish();
     read.inspect(|read| refuse_itself(read, problems))
+}
+
+/// An export is loaded into an empty table that is nobody else's.
+fn refuse_with_export(target: &mut Section<'_>, allow_non_empty: bool, exclusive: Option<bool>) {
+    let mut refuse = |key, is_wrong, why: &str| {
+        if is_wrong && let Some(node) = target.node(key) {
+            target.complain(key, node, Complaint::new("does not go with `load.from_export`", why));
+        }
+    };
+    refuse("allow_non_empty", allow_non_empty, "an export is loaded into an empty table");
+    refuse("exclusive", exclusive == Some(false), "while an export is loaded nobody else may write its target");
 }
 
 /// Joins the tables of both sides.

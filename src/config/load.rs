@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::section::{Complaint, Section, Word, defaults, integer};
 use super::tree::Value;
 use super::units::Capacity;
+use crate::model::ExportPlace;
 
 /// The service's own limit on `TotalSegments` (API reference, `Scan`).
 pub const SEGMENTS_RANGE: RangeInclusive<u32> = 1..=1_000_000;
@@ -23,13 +24,16 @@ pub const LOAD_CONCURRENCY_RANGE: RangeInclusive<u32> = 1..=1024;
 pub enum LoadMethod {
     /// Parallel scan with strongly consistent reads.
     Scan,
+    /// A full export that exists already.
+    Export,
     /// No first copy: the stream only.
     None,
 }
 
 impl Word for LoadMethod {
-    const WORDS: &'static [(&'static str, Self)] = &[("scan", Self::Scan), ("none", Self::None)];
-    const LATER: &'static [&'static str] = &["export", "import"];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("scan", Self::Scan), ("export", Self::Export), ("none", Self::None)];
+    const LATER: &'static [&'static str] = &["import"];
 }
 
 /// Into how many segments a scan is split.
@@ -67,8 +71,12 @@ impl Segments {
 /// How the first copy is made, and how hard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LoadConfig {
-    /// Default `scan`.
+    /// Default `scan`; `export` where `from_export` is set.
     pub method: LoadMethod,
+    /// The export that is loaded.
+    pub from_export: Option<ExportPlace>,
+    /// The account that must own the export's bucket: 12 digits. Default: anybody may.
+    pub bucket_owner: Option<String>,
     /// Default `auto`. More segments spread the reads and make restarts cheaper; each has its own cursor.
     pub segments: Segments,
     /// Of the source's read capacity. Default [`DEFAULT_READ_CAPACITY`].
@@ -85,15 +93,48 @@ impl Default for LoadConfig {
 
 impl LoadConfig {
     pub(super) fn read(mut section: Section<'_>) -> Self {
-        section.later("export", "use `method = \"scan\"`");
+        section.later("export", "make one yourself, and load it: `from_export = \"s3://…\"`");
         section.later("import", "use `method = \"scan\"`");
+        let (method, place) = (section.node("method"), section.node("from_export"));
+        let default = if place.is_some() { LoadMethod::Export } else { LoadMethod::Scan };
         let read = Self {
-            method: section.word("method", LoadMethod::Scan),
+            method: section.word("method", default),
+            from_export: section.text("from_export", export_place),
+            bucket_owner: section.text("bucket_owner", account),
             segments: Segments::read(&mut section),
             read_capacity: section.capacity("read_capacity", DEFAULT_READ_CAPACITY),
             concurrency: section.integer("concurrency", DEFAULT_LOAD_CONCURRENCY, LOAD_CONCURRENCY_RANGE),
         };
+        match (method, place) {
+            (Some(node), None) if read.method == LoadMethod::Export => {
+                let complaint = Complaint::new("is `export`, and there is none to load", FROM_EXPORT);
+                section.complain("method", node, complaint);
+            }
+            (_, Some(node)) if read.method != LoadMethod::Export => {
+                let complaint = Complaint::new("has no effect with this `method`", "remove one of them");
+                section.complain("from_export", node, complaint);
+            }
+            _ => {}
+        }
         section.finish();
         read
     }
+}
+
+const FROM_EXPORT: &str = "add `from_export = \"s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/\"`";
+
+fn export_place(text: &str) -> Result<ExportPlace, Complaint> {
+    text.parse().map_err(|_| {
+        Complaint::new(
+            "is not the folder of an export",
+            "as in \"s3://BUCKET/PREFIX/AWSDynamoDB/01604473200000-a1b2c3d4/\"",
+        )
+    })
+}
+
+fn account(text: &str) -> Result<String, Complaint> {
+    if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("is not an account id", "12 digits"))
 }

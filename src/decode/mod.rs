@@ -3,6 +3,7 @@
 //! Of a page only what a decision needs is decoded; images stay slices of the page that they came in.
 
 mod canonical;
+mod export_line;
 mod key;
 mod number;
 mod replica_marks;
@@ -12,6 +13,7 @@ mod stream_page;
 mod write_reply;
 
 pub use canonical::{ItemDigest, item_digest, seconds_attribute};
+pub use export_line::export_line;
 pub use key::KeyCodec;
 pub use scan_page::{LoadedItem, ScanPage, one_item};
 pub use stream_page::{StreamPage, stream_page};

@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::segments::{each, finish};
 use super::{ScanRequest, TableReader};
 use crate::apply::engine::{Engine, EngineGone};
 use crate::apply::pace::Pacer;
 use crate::checkpoint::book::Token;
 use crate::checkpoint::keeper::{Keeper, KeeperGone};
-use crate::checkpoint::rows::{PageId, SegmentRow, Stage};
+use crate::checkpoint::rows::{PageId, SegmentRow};
 use crate::context::Context;
 use crate::decode::ScanPage;
 use crate::error::Failure;
+use crate::export::FileError;
 use crate::lanes::PageNumber;
 use crate::retry::{Attempts, Patience, Verdict};
 
@@ -53,6 +53,22 @@ pub(crate) enum LoadError {
     /// The source refused for good.
     #[error("scan the source")]
     Source(#[source] Failure),
+    /// A file of the export could not be read.
+    #[error("read {key} of the export")]
+    Object {
+        /// Its key.
+        key: String,
+        #[source]
+        source: Failure,
+    },
+    /// A file of the export is not what it should be.
+    #[error("read {key} of the export")]
+    File {
+        /// Its key.
+        key: String,
+        #[source]
+        source: FileError,
+    },
     /// The bookkeeper stopped first.
     #[error(transparent)]
     Keeper(#[from] KeeperGone),
@@ -99,29 +115,10 @@ impl LoadDriver {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), LoadError> {
         let shared =
             Shared { pacer: Mutex::new(Pacer::new(self.settings.read_limit, Duration::ZERO)), started: Instant::now() };
-        let mut waiting: Vec<SegmentRow> = self.segments.iter().filter(|segment| !segment.done).cloned().collect();
-        // Scan order is partition order: segments in a row would write to one partition of the target after the other.
-        self.context.shuffle(&mut waiting);
-        let mut running = FuturesUnordered::new();
-        loop {
-            while running.len() < self.settings.concurrency.max(1)
-                && let Some(segment) = waiting.pop()
-            {
-                running.push(self.load_segment(segment, &shared));
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                done = running.next() => match done {
-                    Some(done) => done?,
-                    None => break,
-                },
-            }
-            self.observer.segment_done();
-        }
-        self.keeper.forget_segments().await?;
-        self.keeper.update_link(|link| link.stage = Stage::Streaming).await?;
-        Ok(())
+        let load_one = |row| self.load_segment(row, &shared);
+        let is_done =
+            each(&self.segments, self.settings.concurrency, &self.context, &*self.observer, &stop, load_one).await?;
+        if is_done { finish(&self.keeper).await } else { Ok(()) }
     }
 
     async fn load_segment(&self, mut row: SegmentRow, shared: &Shared) -> Result<(), LoadError> {

@@ -1,6 +1,8 @@
-//! The initial load by scan; uses decode, lanes and apply as they are.
+//! The initial load: by scan, or from an export. Uses decode, lanes and apply as they are.
 
 pub(crate) mod driver;
+pub(crate) mod export;
 mod reader;
+mod segments;
 
 pub use reader::{ScanRequest, TableReader};

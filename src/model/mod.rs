@@ -1,6 +1,7 @@
 //! The nouns: what the stages hand to each other. Std, bytes and serde; no AWS type, no task, no stage.
 
 mod change;
+mod export;
 mod item;
 mod key;
 mod position;
@@ -10,6 +11,7 @@ mod time;
 mod write;
 
 pub use change::{Change, ChangeOp};
+pub use export::{BadExportPlace, ExportPlace};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
 pub use position::{BadSequenceNumber, SequenceNumber, ShardId, StartAt};

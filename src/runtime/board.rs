@@ -207,6 +207,11 @@ impl Board {
         self.set_phase(Phase::Standby);
     }
 
+    /// The stream, which was listed when it was pinned, is read when the load is done.
+    pub(crate) fn stream_waits_for_load(&self) {
+        self.state().stream_opened = true;
+    }
+
     /// The stream is off and read to its end.
     pub(crate) fn stream_closed(&self) {
         self.state().stream_opened = false;

@@ -5,6 +5,7 @@
 //! replica; `ending` says what follows when it stops.
 
 mod ending;
+mod exporting;
 mod healing;
 mod opening;
 mod settings;
@@ -31,6 +32,7 @@ use crate::config::{CheckpointConfig, LinkConfig, OnGap};
 use crate::context::{Context, WallClock};
 use crate::error::{Error, Exit, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
+use crate::load::export::ExportSource;
 use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::telemetry::skew::SkewEstimate;
@@ -113,6 +115,7 @@ struct Begun {
     prepared: Prepared,
     fence: Fence,
     opened: Opened,
+    export: Option<ExportSource>,
     stream: StreamArn,
     view: ViewType,
     hold: Hold,
@@ -195,7 +198,7 @@ impl Link {
         heartbeat: &Heartbeat,
     ) -> Result<Generation> {
         let context = &self.shared.context;
-        let Begun { prepared, fence, opened, stream, view, hold } = begun;
+        let Begun { prepared, fence, opened, export, stream, view, hold } = begun;
         let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| self.aws_now());
         let row = opened.book.link().clone();
         if opened.resumed {
@@ -213,6 +216,7 @@ impl Link {
             fence,
             book: opened.book,
             lineage: opened.lineage,
+            export,
             view,
             context: context.clone(),
             by_aws: context.by_clock(Arc::new(AwsClock { context: context.clone(), skew: Arc::clone(&self.skew) })),
@@ -257,10 +261,12 @@ impl Link {
         // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing.
         let accounts = Accounts::connect(&self.config, &clients, Some(self.observer())).await?;
         let Some(fleet) = &self.shared.fleet else {
-            let has_run = self.shared.store.read(&self.config.name).await?.link.is_some();
-            let prepared = prepare(&self.config, accounts, context, Needs { stream: true, target: has_run }).await?;
+            let row = self.shared.store.read(&self.config.name).await?.link;
+            let export = self.find_export(&accounts, row.as_ref()).await?;
+            let needs = Needs { stream: true, target: row.is_some() };
+            let prepared = prepare(&self.config, accounts, context, needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-            return self.open_books(prepared, fence, state, Hold::default()).await.map(Some);
+            return self.open_books((prepared, export), fence, state, Hold::default()).await.map(Some);
         };
         let waits = |holder: Option<&str>| self.stands_by(Some(holder));
         let Held { fence, state, session, takeover } =
@@ -269,9 +275,10 @@ impl Link {
         guard.open(Arc::clone(&session));
         let hold = Hold { session: Some(Arc::clone(&session)), takeover };
         let opening = async {
+            let export = self.find_export(&accounts, state.link.as_ref()).await?;
             let needs = Needs { stream: true, target: state.link.is_some() };
             let prepared = prepare(&self.config, accounts, context, needs).await?;
-            self.open_books(prepared, fence, state, hold).await
+            self.open_books((prepared, export), fence, state, hold).await
         };
         tokio::select! {
             biased;
@@ -281,8 +288,14 @@ impl Link {
         }
     }
 
-    async fn open_books(&self, prepared: Prepared, fence: Fence, state: LinkState, hold: Hold) -> Result<Begun> {
-        let (opened, stream, view) = self.open(&prepared, state).await?;
+    async fn open_books(
+        &self,
+        (prepared, export): (Prepared, Option<ExportSource>),
+        fence: Fence,
+        state: LinkState,
+        hold: Hold,
+    ) -> Result<Begun> {
+        let (opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
             return Err(Error::new(
@@ -291,7 +304,7 @@ impl Link {
             )
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
-        Ok(Begun { prepared, fence, opened, stream, view, hold })
+        Ok(Begun { prepared, fence, opened, export, stream, view, hold })
     }
 
     /// Another worker has the link, and who; or none any more.

@@ -5,10 +5,13 @@ use std::time::Duration;
 use super::prepare::Prepared;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::book::Book;
-use crate::checkpoint::rows::{GapRow, LinkIdentity, LinkRow, LoadPlan, SegmentRow, ShardRow, ShardStatus, Stage};
+use crate::checkpoint::rows::{
+    ExportPlan, GapRow, LinkIdentity, LinkRow, LoadPlan, SegmentRow, ShardRow, ShardStatus, Stage,
+};
 use crate::config::{LinkConfig, LoadMethod, Segments, StreamStart};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
+use crate::load::export::ExportSource;
 use crate::model::{GapScope, StreamArn, WallTime};
 use crate::stream::driver::new_row;
 use crate::stream::gaps::is_unconfirmed;
@@ -40,25 +43,40 @@ pub(crate) struct Clocks {
     pub(crate) aws: WallTime,
 }
 
+/// What a link begins with, besides its stream.
+#[derive(Clone, Copy)]
+pub(crate) struct Begin<'a> {
+    /// Whether the target is its own: made by it, or found empty.
+    pub(crate) owns_target: bool,
+    /// What is loaded in the place of a scan.
+    pub(crate) export: Option<&'a ExportSource>,
+}
+
 /// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned. `state`
 /// holds no link; what it holds all the same is of a pin that broke off, or of repairs without a link.
 pub(crate) fn pin(
     link: &LinkConfig,
     prepared: &Prepared,
     listing: &Listing,
-    owns_target: bool,
+    Begin { owns_target, export }: Begin<'_>,
     state: LinkState,
     Clocks { ours: now, aws }: Clocks,
 ) -> Option<Opened> {
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
-    let has_load = link.load.method == LoadMethod::Scan;
+    let has_load = link.load.method != LoadMethod::None;
     let total_segments = segments_of(link.load.segments, prepared.source.size_bytes);
     let load = has_load.then_some(LoadPlan {
         total_segments,
         began: aws,
         expected_bytes: prepared.source.size_bytes,
         expected_items: prepared.source.item_count,
+        export: None,
     });
+    let load = load.map(|plan| export.map_or(plan.clone(), |export| from_export(export, plan)));
+    // What is older is in the load, so the stream is owed from there on: an export is older than this beginning.
+    let owed_from = load.as_ref().and_then(|plan| plan.export.as_ref()).map(|export| export.time.minus(LOAD_MARGIN));
+    let verified_at = owed_from.map_or(now, |from| from.min(now));
+    let total_segments = load.as_ref().map_or(0, |plan| plan.total_segments);
     let row = LinkRow {
         identity: prepared.identity.clone(),
         stage: if has_load { Stage::Loading } else { Stage::Streaming },
@@ -73,7 +91,7 @@ pub(crate) fn pin(
         ghosts_until: None,
     };
     let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
-    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, now, now)));
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, verified_at, now)));
     if has_load {
         book.plan_segments((0..total_segments).map(|segment| SegmentRow {
             segment,
@@ -84,6 +102,23 @@ pub(crate) fn pin(
         }));
     }
     Some(Opened { book, lineage, resumed: false })
+}
+
+/// The plan of a load from an export: a segment for each of its files.
+fn from_export(ExportSource { place, manifest, .. }: &ExportSource, scan: LoadPlan) -> LoadPlan {
+    let export = ExportPlan {
+        place: place.clone(),
+        // One without a time was refused.
+        time: manifest.summary.time.unwrap_or(scan.began),
+        fingerprint: manifest.fingerprint.clone(),
+    };
+    LoadPlan {
+        total_segments: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
+        expected_bytes: manifest.summary.billed_bytes.unwrap_or(scan.expected_bytes),
+        expected_items: manifest.items,
+        export: Some(export),
+        ..scan
+    }
 }
 
 /// How many segments a table of this size is read in.
@@ -183,7 +218,7 @@ fn open_gap(book: &mut Book, scope: GapScope, cause: GapCause, now: WallTime) {
 
 /// Changes created before this are not applied.
 pub(crate) fn apply_from(row: &LinkRow) -> Option<WallTime> {
-    let load = row.load.as_ref().map(|load| load.began.minus(LOAD_MARGIN));
+    let load = row.load.as_ref().map(|load| load.holds_until().minus(LOAD_MARGIN));
     load.max(row.start_from)
 }
 
@@ -197,7 +232,8 @@ pub(crate) fn resumed_line(book: &Book, context: &Context) -> String {
         .map_or_else(|| "not begun".to_owned(), |time| format!("{} s behind", context.now().since(time).as_secs()));
     match &book.link().load {
         Some(plan) if book.link().stage == Stage::Loading => {
-            format!("{done}/{} segments done, stream {behind}", plan.total_segments)
+            let segments = if plan.export.is_some() { "files of the export" } else { "segments" };
+            format!("{done}/{} {segments} done, stream {behind}", plan.total_segments)
         }
         _ => format!("stream {behind}, {} keys in doubt", book.num_doubts()),
     }

@@ -7,6 +7,7 @@
 //!        └──→ bookkeeper ──→ store
 //! ```
 //!
+//! The stream is applied while a scan goes on. It waits for the end of an export, which is older than what is in it.
 //! The first fault stops the link. Stopping: reading ends, then the engine finishes what is on the wire, then the books are
 //! closed; only after all that were they closed clean.
 
@@ -28,6 +29,7 @@ use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::load::TableReader;
 use crate::load::driver::{LoadDriver, LoadError, LoadSettings};
+use crate::load::export::{ExportDriver, ExportSource};
 use crate::model::ViewType;
 use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
 use crate::stream::{Lineage, StreamSource};
@@ -63,6 +65,8 @@ pub(crate) struct ReplicaSetup {
     pub(crate) fence: Fence,
     pub(crate) book: Book,
     pub(crate) lineage: Lineage,
+    /// The export that is being loaded; `None`: a load is a scan.
+    pub(crate) export: Option<ExportSource>,
     pub(crate) view: ViewType,
     pub(crate) context: Context,
     /// The context by AWS's clock. Until when late writes may land is read by many owners, whose own clocks differ.
@@ -120,6 +124,8 @@ pub(crate) struct Replica {
     keeper: Keeper,
     stop_reading: CancellationToken,
     stop_engine: CancellationToken,
+    /// The load is done: what waits for that begins.
+    loaded: CancellationToken,
     board: Arc<Board>,
     drain: Duration,
     session: Option<Arc<Session>>,
@@ -129,8 +135,8 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts the tasks.
     pub(crate) fn start(setup: ReplicaSetup) -> Self {
-        let ReplicaSetup { link, ends, store, fence, book, lineage, view, context, by_aws, settings, board, session } =
-            setup;
+        let ReplicaSetup { link, ends, store, fence, book, lineage, export, view, context, settings, .. } = setup;
+        let (by_aws, board, session) = (setup.by_aws, setup.board, setup.session);
         let clocks = context.clone();
         let row = book.link().clone();
         let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
@@ -176,27 +182,33 @@ impl Replica {
         tasks.spawn(async move { Ended::Keeper(keeper_task.run().await) });
         let stop = stop_engine.clone();
         tasks.spawn(async move { Ended::Engine(engine_task.run(stop).await) });
+        let loaded = CancellationToken::new();
+        let waits_for = export.is_some().then(|| loaded.clone());
+        if waits_for.is_some() {
+            board.stream_waits_for_load();
+        }
         let stop = stop_reading.clone();
-        tasks.spawn(async move { Ended::Stream(stream.run(stop).await) });
+        tasks.spawn(async move { Ended::Stream(read_stream(stream, waits_for, stop).await) });
         if row.stage == Stage::Loading
             && let Some(plan) = &row.load
         {
             board.load_begins(plan, segments.iter());
-            let load = LoadDriver {
-                source: ends.source,
-                keeper: keeper.clone(),
-                engine,
-                context,
-                settings: settings.load,
-                observer: Arc::clone(&board) as _,
-                segments,
-                total_segments: plan.total_segments,
-            };
             let stop = stop_reading.clone();
-            tasks.spawn(async move { Ended::Load(load.run(stop).await) });
+            let (keeper, observer) = (keeper.clone(), Arc::clone(&board) as _);
+            let (settings, total_segments) = (settings.load, plan.total_segments);
+            if let Some(source) = export {
+                let (keys, is_late) = (KeyCodec::new(&row.identity.keys), false.into());
+                let load =
+                    ExportDriver { source, keys, keeper, engine, context, settings, observer, segments, is_late };
+                tasks.spawn(async move { Ended::Load(load.run(stop).await) });
+            } else {
+                let source = ends.source;
+                let load = LoadDriver { source, keeper, engine, context, settings, observer, segments, total_segments };
+                tasks.spawn(async move { Ended::Load(load.run(stop).await) });
+            }
         }
         let drain = settings.drain;
-        Self { tasks, keeper, stop_reading, stop_engine, board, drain, session, context: clocks }
+        Self { tasks, keeper, stop_reading, stop_engine, loaded, board, drain, session, context: clocks }
     }
 
     /// The way to the bookkeeper.
@@ -227,7 +239,10 @@ impl Replica {
                 () = stop.cancelled() => break None,
                 ended = self.tasks.join_next() => match ended {
                     Some(Ok(Ended::Load(Ok(())))) => {
-                        if !stop.is_cancelled() { self.board.load_ended() }
+                        if !stop.is_cancelled() {
+                            self.board.load_ended();
+                            self.loaded.cancel();
+                        }
                     }
                     Some(Ok(Ended::Stream(Ok(StreamEnd::Exhausted)))) => {
                         exhausted = true;
@@ -283,6 +298,22 @@ impl Replica {
         }
         (is_clean, fault)
     }
+}
+
+/// Reads the stream, from the end of a load on where there is one to wait for.
+async fn read_stream(
+    stream: StreamDriver,
+    waits_for: Option<CancellationToken>,
+    stop: CancellationToken,
+) -> Result<StreamEnd, StreamError> {
+    if let Some(loaded) = waits_for {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(StreamEnd::Stopped),
+            () = loaded.cancelled() => {}
+        }
+    }
+    stream.run(stop).await
 }
 
 /// Resolves when the link may be another worker's.

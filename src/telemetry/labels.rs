@@ -182,6 +182,8 @@ labels! {
         GetCallerIdentity = "GetCallerIdentity",
         /// DynamoDB.
         GetItem = "GetItem",
+        /// S3.
+        GetObject = "GetObject",
         /// DynamoDB Streams.
         GetRecords = "GetRecords",
         /// DynamoDB Streams.
@@ -293,7 +295,7 @@ impl Operation {
             Self::DescribeContinuousBackups | Self::ListTagsOfResource => &[Source],
             Self::BatchWriteItem | Self::TagResource | Self::UpdateTimeToLive => &[Target],
             Self::Query | Self::TransactWriteItems | Self::UpdateItem => &[Checkpoint],
-            Self::BatchGetItem | Self::DescribeTimeToLive | Self::UpdateTable => &[Source, Target],
+            Self::BatchGetItem | Self::DescribeTimeToLive | Self::GetObject | Self::UpdateTable => &[Source, Target],
             Self::CreateTable | Self::DeleteItem | Self::PutItem => &[Target, Checkpoint],
             Self::DescribeTable | Self::GetItem | Self::Scan => &[Source, Target, Checkpoint],
             Self::Other => &[Source, Stream, Target, Checkpoint],

@@ -88,9 +88,9 @@ metrics! {
     LOAD_BYTES: Counter "dynaferry_initial_load_bytes_total" ["link"]
         "Bytes of the items of the initial load that are settled.";
     LOAD_EXPECTED_BYTES: Gauge "dynaferry_initial_load_expected_bytes" ["link"]
-        "Size of the source table by DescribeTable, which the service refreshes about every six hours. An estimate; absent while unknown.";
+        "Size of the source table by DescribeTable, which the service refreshes about every six hours, or of the export by its summary. An estimate; absent while unknown.";
     LOAD_SEGMENTS: Gauge "dynaferry_initial_load_segments" ["link"]
-        "Parallel segments of the initial load. Absent without a load.";
+        "Parallel segments of the initial load; of an export, its files. Absent without a load.";
     LOAD_SEGMENTS_DONE: Gauge "dynaferry_initial_load_segments_done" ["link"]
         "Segments of the initial load that are read and settled to their end. Absent without a load.";
     LOAD_START: Gauge "dynaferry_initial_load_start_timestamp_seconds" ["link"]

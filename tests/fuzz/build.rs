@@ -362,6 +362,14 @@ impl<'a> Writer<'a> {
         });
     }
 
+    /// A line of a full export.
+    pub(crate) fn export_line(&mut self) {
+        self.list(("{", "}"), 1, |w, _| {
+            w.name("Item");
+            w.item();
+        });
+    }
+
     /// The answer of BatchWriteItem.
     pub(crate) fn write_reply(&mut self) {
         self.fields(vec!["UnprocessedItems", "ConsumedCapacity"], |w, name| match name {

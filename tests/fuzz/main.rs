@@ -79,6 +79,11 @@ fn single_items() {
 }
 
 #[test]
+fn export_lines() {
+    run("export_lines", 1, pages::export_line);
+}
+
+#[test]
 fn write_replies() {
     run("write_replies", 1, pages::write_reply);
 }

@@ -173,6 +173,14 @@ pub(crate) fn single_item(body: &[u8]) -> Option<Option<Image<'_>>> {
     Some(item)
 }
 
+/// One field, whose name and shape are known: everything else is another kind of line.
+pub(crate) fn export_line<'a>(line: &'a [u8], schema: &KeySchema) -> Option<(Key<'a>, Image<'a>)> {
+    let fields = fields(json::whole(line)?)?;
+    let [(name, item)] = fields.as_slice() else { return None };
+    (name.is("Item") && is_object(item)).then_some(())?;
+    Some((key_of(item, schema, false)?, image(item)?))
+}
+
 pub(crate) fn write_reply(body: &[u8], schema: &KeySchema) -> Option<WriteReply> {
     let mut reply = WriteReply { unprocessed: Vec::new(), units: None };
     for (name, value) in fields(json::whole(body)?)? {

@@ -111,6 +111,16 @@ pub(crate) fn single_item(random: &mut fastrand::Rng) -> Result<Verdict, String>
     })
 }
 
+pub(crate) fn export_line(random: &mut fastrand::Rng) -> Result<Verdict, String> {
+    let schema = build::schema(random);
+    let body = body(&schema, random, |writer| writer.export_line());
+    let ours = decode::export_line(&body.bytes, &KeyCodec::new(&schema));
+    body.judge(ours, oracle::export_line(&body.bytes, &schema), |ours, (key, image)| {
+        want(is_same_key(&ours.key, &key, &schema), "the key")?;
+        want(oracle::is_same_image(ours.image.json(), &image), "the image")
+    })
+}
+
 pub(crate) fn write_reply(random: &mut fastrand::Rng) -> Result<Verdict, String> {
     let schema = build::schema(random);
     let body = body(&schema, random, |writer| writer.write_reply());

@@ -94,6 +94,8 @@ const KEYS: &[&str] = &[
     "source.profile",
     "source.endpoint_url",
     "load.method",
+    "load.from_export",
+    "load.bucket_owner",
     "load.segments",
     "load.read_capacity",
     "load.concurrency",

@@ -1,13 +1,17 @@
 //! The real binary, killed with SIGKILL at random moments of load and stream, over TCP and over its state file.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use dynaferry::sandbox::Options;
+use dynaferry::context::{SystemClock, WallClock};
+use dynaferry::model::WallTime;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::world::{OURS, World};
+use crate::world::{OURS, SOURCE, World};
 
 /// How often the process is killed.
 const KILLS: u64 = 30;
@@ -18,10 +22,14 @@ fn start(world: &World, endpoint: &str, command: &str) -> Child {
 }
 
 fn start_with(world: &World, endpoint: &str, command: &str, state: &str, in_doubt_for: &str) -> Child {
+    start_link(world, endpoint, command, (state, in_doubt_for), "load.segments = 16")
+}
+
+fn start_link(world: &World, endpoint: &str, command: &str, (state, in_doubt_for): (&str, &str), load: &str) -> Child {
     let config = world.dir.path().join("dynaferry.toml");
     let side = |account: &str, role: &str| {
         format!(
-            "region = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\nsts_endpoint_url = \"{endpoint}\"\n\
+            "region = \"eu-west-1\"\nendpoint_url = \"{endpoint}\"\ns3_endpoint_url = \"{endpoint}\"\nsts_endpoint_url = \"{endpoint}\"\n\
              role_arn = \"arn:aws:iam::{account}:role/dynaferry-{role}\"\nexternal_id = \"between-us\"\n"
         )
     };
@@ -29,8 +37,8 @@ fn start_with(world: &World, endpoint: &str, command: &str, state: &str, in_doub
         "version = 1\n[checkpoint]\n{state}\n[service]\nlisten = \"127.0.0.1:0\"\n\
          [defaults.source]\n{}[defaults.target]\n{}\
          [link.orders]\nsource.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
-         apply.in_doubt_for = \"{in_doubt_for}\"\nload.segments = 16\nverify.rate = \"100%\"\n",
-        side(crate::world::SOURCE, "source"),
+         apply.in_doubt_for = \"{in_doubt_for}\"\n{load}\nverify.rate = \"100%\"\n",
+        side(SOURCE, "source"),
         side(crate::world::TARGET, "target"),
     );
     std::fs::write(&config, text).unwrap();
@@ -77,6 +85,62 @@ async fn killed_thirty_times_at_random_it_ends_equal() {
 
     let process = start(&world, &endpoint, "migrate");
     let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
+    let ended = ended.expect("it ends within 90 s").unwrap();
+    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    world.assert_equal();
+    server.abort();
+}
+
+/// A clock that may be set.
+struct Set(AtomicI64);
+
+impl WallClock for Set {
+    fn now(&self) -> WallTime {
+        SystemClock.now().minus(Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_while_an_export_is_loaded_it_ends_equal() {
+    // The table and its stream are an hour older than what follows.
+    let clock = Arc::new(Set(AtomicI64::new(3_600_000)));
+    let options = Options { shard_life: Duration::from_secs(30), clock: Arc::clone(&clock) as _, ..Options::default() };
+    let world = World::new(options);
+    world.sandbox.create_bucket(SOURCE, "eu-west-1", "exports");
+    let on = r#"{"TableName":"orders","PointInTimeRecoverySpecification":{"PointInTimeRecoveryEnabled":true}}"#;
+    world.call(SOURCE, "UpdateContinuousBackups", on);
+    let text = "x".repeat(3_000);
+    (0..3_000).for_each(|n| world.put(n % 300, n, &text));
+    clock.0.store(0, Ordering::SeqCst);
+    let asked = r#"{"TableArn":"arn:aws:dynamodb:eu-west-1:111111111111:table/orders","S3Bucket":"exports"}"#;
+    let export = world.ask(SOURCE, "ExportTableToPointInTime", asked);
+    let manifest = export["ExportDescription"]["ExportManifest"].as_str().unwrap();
+    let load = format!("load.from_export = \"s3://exports/{manifest}\"\napply.max_in_flight = 2\nload.concurrency = 2");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(world.sandbox.clone().serve(listener, std::future::pending()));
+    let state = format!("store = \"file:{}\"", world.dir.path().join("state.redb").display());
+    let start = |command| start_link(&world, &endpoint, command, (&state, "1s"), &load);
+    let slow = FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_millis(60)));
+    world.faults(vec![slow]);
+    let mut random = fastrand::Rng::with_seed(0x6578_706f);
+    for kill in 0..20 {
+        let mut process = start("run");
+        let lives = Duration::from_millis(random.u64(100..900));
+        let until = tokio::time::Instant::now() + lives;
+        while tokio::time::Instant::now() < until {
+            let n = random.usize(0..3_000);
+            match random.u8(0..4) {
+                0 => world.delete(n % 300, n),
+                _ => world.put(n % 300, n, &format!("at {kill}")),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process.kill().await.unwrap();
+    }
+    world.no_faults();
+    let ended = tokio::time::timeout(Duration::from_secs(90), start("migrate").wait_with_output()).await;
     let ended = ended.expect("it ends within 90 s").unwrap();
     assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
     world.assert_equal();

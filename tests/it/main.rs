@@ -12,7 +12,9 @@
 #[path = "../shared/accounts.rs"]
 mod accounts;
 mod border;
+mod buckets;
 mod conformance;
+mod exports;
 mod faults;
 mod gaps;
 mod handoff;

@@ -12,6 +12,7 @@ use dynaferry::telemetry::Mode;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::buckets::{BUCKET, PREFIX, from_export, put_export};
 use crate::pair::{Pair, Service};
 use crate::servers;
 use crate::short_sessions::ShortSessions;
@@ -141,6 +142,29 @@ async fn whoever_does_not_know_the_external_id_or_the_secret_is_refused_before_a
     pair.external_id = EXTERNAL_ID;
     let forged = AccessKey { secret: "not-the-secret".to_owned(), ..key };
     assert_refused(&pair, &forged, "", &["credentials for the source", "signature"]).await;
+}
+
+/// Its signatures are checked there, too, also that of a key with a space.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_policy_for_an_export_is_enough_and_what_is_missing_is_named() {
+    let (pair, key) = scene(&documented()).await;
+    let place = put_export(&pair, KEYS).await;
+    let from = from_export(&pair, &place);
+    assert_refused(&pair, &key, &from, &["read the export", "s3:GetObject"]).await;
+    let file = format!("{}/config/policies/export.json", env!("CARGO_MANIFEST_DIR"));
+    let allowed = std::fs::read_to_string(&file).expect(&file).replace("BUCKET", BUCKET).replace("PREFIX", PREFIX);
+    let attach = [
+        ("Action", "PutRolePolicy"),
+        ("Version", "2010-05-08"),
+        ("RoleName", "dynaferry-source"),
+        ("PolicyName", "export"),
+        ("PolicyDocument", &allowed),
+    ];
+    Wire::new(&pair.server.url, SOURCE, "secret").form("iam", &attach).await;
+    let report = pair.program(KEYS, Mode::Oneshot, &key, &from).migrate(CancellationToken::new()).await;
+    let report = report.expect("a migration");
+    assert!(report[0].items_loaded == 100 && report[0].verification.is_identical(), "{report:?}");
+    pair.compare(KEYS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,10 @@
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
+    sign,
+};
 use aws_sigv4::sign::v4;
 use axum::body::Body;
 use bytes::Bytes;
@@ -92,6 +95,30 @@ impl Wire {
     /// A form that is encoded already, whatever it answers.
     pub(crate) async fn raw_form(&self, service: &str, form: String) -> Answer {
         self.post(service, &[("content-type", "application/x-www-form-urlencoded; charset=utf-8")], form).await
+    }
+
+    /// Puts an object into a bucket, path-style; with an empty key it makes the bucket.
+    pub(crate) async fn put_object(&self, bucket: &str, key: &str, object: Vec<u8>) {
+        let separator = if key.is_empty() { "" } else { "/" };
+        let url = format!("{}{bucket}{separator}{key}", self.url);
+        let host = self.url.trim_start_matches("http://").trim_end_matches('/');
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        let identity = self.identity.clone().into();
+        let params = v4::SigningParams::builder().identity(&identity).region(REGION).name("s3");
+        let params = params.time(SystemTime::now()).settings(settings).build().expect("all parts of a signature");
+        let signable = SignableRequest::new("PUT", &url, [("host", host)].into_iter(), SignableBody::Bytes(&object));
+        let (instructions, _) =
+            sign(signable.expect("a signable request"), &params.into()).expect("a signature").into_parts();
+        let mut request = http::Request::put(&url).header("host", host).body(()).expect("a request");
+        instructions.apply_to_request_http1x(&mut request);
+        let request = request.map(|()| Body::from(object));
+        let answer = self.client.request(request).await.expect("an answer");
+        let status = answer.status();
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.expect("a body");
+        assert!(status.is_success(), "{status} for {url}: {}", String::from_utf8_lossy(&body));
     }
 
     async fn post(&self, service: &str, headers: &[(&str, &str)], body: String) -> Answer {

@@ -363,7 +363,7 @@ fn a_pin_first_removes_what_an_earlier_one_left_half_way() {
 
 #[test]
 fn segments_beyond_the_plan_are_not_asked_for() {
-    let load = LoadPlan { total_segments: 2, began: at(0), expected_bytes: 0, expected_items: 0 };
+    let load = LoadPlan { total_segments: 2, began: at(0), expected_bytes: 0, expected_items: 0, export: None };
     let loading = LinkRow { stage: Stage::Loading, load: Some(load), ..link(false) };
     let state = LinkState { segments: (0..9).map(segment).collect(), ..LinkState::default() };
     let book = Book::take_over(state, loading, at(100), GHOST);

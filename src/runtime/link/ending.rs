@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::exporting::NOT_READABLE;
 use super::{Generation, Link};
 use crate::apply::engine::EngineError;
 use crate::checkpoint::StoreError;
@@ -17,6 +18,10 @@ use crate::telemetry::{Mode, Phase};
 /// What to do when the source is not the table that was copied.
 pub(crate) const ANOTHER_TABLE: &str =
     "its history is another one: load again with a fresh state, into an empty target";
+
+/// What to do when a file of an export is not as its manifest says.
+const DAMAGED: &str = "the export is damaged or not whole, and the stream was not begun: put the file back as it was and run again, \
+    or export the table again and load that with a fresh state, into an empty target";
 
 /// What to do when the table with the state vanished under a running link.
 const STATE_GONE: &str =
@@ -96,6 +101,8 @@ fn fault(link: &str, error: ReplicaError) -> Error {
             exit_of(failure.fault),
             Some("check the source's permissions: `doctor` is not part of this version, see README"),
         ),
+        ReplicaError::Load(LoadError::Object { .. }) => (Exit::Precondition, Some(NOT_READABLE)),
+        ReplicaError::Load(LoadError::File { .. }) => (Exit::Precondition, Some(DAMAGED)),
         ReplicaError::Engine(EngineError::SourceReplaced) => (Exit::Lost, Some(ANOTHER_TABLE)),
         ReplicaError::Engine(EngineError::Target(failure)) => {
             let exit = if failure.fault == Fault::Lost { Exit::Precondition } else { exit_of(failure.fault) };

@@ -8,6 +8,7 @@ use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::ShardStatus;
 use crate::config;
 use crate::error::{Error, Exit, Result};
+use crate::load::export::ExportSource;
 use crate::model::{StreamArn, ViewType};
 use crate::retry::Patience;
 use crate::runtime::open::{self, Clocks, Opened};
@@ -26,14 +27,20 @@ const ORPHANS_AGAIN: Duration = Duration::from_millis(500);
 
 impl Link {
     /// The books and the forest, and the stream that is to be read.
-    pub(super) async fn open(&self, prepared: &Prepared, state: LinkState) -> Result<(Opened, StreamArn, ViewType)> {
+    pub(super) async fn open(
+        &self,
+        prepared: &Prepared,
+        export: Option<&ExportSource>,
+        state: LinkState,
+    ) -> Result<(Opened, StreamArn, ViewType)> {
         let ours = self.shared.context.now();
         let clocks = || Clocks { ours, aws: self.aws_now() };
         let found = prepared.identity.stream.clone();
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             let listing = self.list(prepared, &found).await?;
-            let opened = open::pin(&self.config, prepared, &listing, owns_target, state, clocks());
+            let begin = open::Begin { owns_target, export };
+            let opened = open::pin(&self.config, prepared, &listing, begin, state, clocks());
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
                     .hint("run again in a minute")
@@ -68,6 +75,12 @@ impl Link {
                 .hint("allow dynamodb:Scan on it to the target's identity")
                 .because(failure)
         })?;
+        if !empty && self.config.load.method == config::LoadMethod::Export {
+            let what = format!("the target table of link `{}` is not empty", self.config.name);
+            return Err(Error::new(Exit::Precondition, what).hint(
+                "an export is loaded into an empty table that nobody else writes: empty it, or name another one",
+            ));
+        }
         if !empty && !self.config.target_allow_non_empty && self.config.load.method == config::LoadMethod::Scan {
             return Err(Error::new(
                 Exit::Precondition,

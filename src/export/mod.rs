@@ -1,0 +1,21 @@
+//! A full export that DynamoDB wrote to S3: its manifests and its data files.
+//!
+//! ```text
+//! FOLDER/manifest-summary.json     what was exported, and as of when
+//! FOLDER/manifest-files.json       a line for each data file: key, MD5, number of items
+//! FOLDER/data/*.json.gz            gzip; a line for each item
+//! ```
+//!
+//! `manifest` says what is there, `file` turns the parts of a data file into pages of items and checks it: both are pure.
+//! `reader` is the seam of the bucket, `open` reads the manifests through it. Knows no lane and no checkpoint.
+//! Source: Developer Guide, DynamoDB table export output format.
+
+mod file;
+mod lines;
+mod manifest;
+pub(crate) mod open;
+mod reader;
+
+pub(crate) use file::{Cursor, DataFile, FileError, Page, Step};
+pub(crate) use manifest::{FileEntry, Manifest};
+pub use reader::{ObjectPart, ObjectReader, PartRequest};

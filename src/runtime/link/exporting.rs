@@ -1,0 +1,168 @@
+//! The export that a link's load is made of: found, and looked at before anything is written.
+
+use std::sync::Arc;
+
+use super::Link;
+use crate::aws::Account;
+use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
+use crate::error::{Error, Exit, Result};
+use crate::export::Manifest;
+use crate::export::open::{OpenError, open};
+use crate::load::export::ExportSource;
+use crate::model::{ExportPlace, StreamArn, TableDescription, WallTime};
+use crate::runtime::open::LOAD_MARGIN;
+use crate::runtime::prepare::Accounts;
+use crate::stream::gaps::UNCONFIRMED_AFTER;
+
+impl Link {
+    /// The export that the link's load begins with, or goes on with; `None`: there is none to load, or no more.
+    pub(super) async fn find_export(&self, accounts: &Accounts, row: Option<&LinkRow>) -> Result<Option<ExportSource>> {
+        let wanted = self.config.load.from_export.as_ref();
+        let begun = match row {
+            None => None,
+            Some(row) if row.stage == Stage::Streaming => return Ok(None),
+            Some(row) => Some(row.load.as_ref().and_then(|plan| plan.export.as_ref())),
+        };
+        let place = match (begun, wanted) {
+            (None | Some(None), None) => return Ok(None),
+            (None, Some(place)) => place,
+            (Some(Some(plan)), Some(place)) if plan.place == *place => place,
+            (Some(begun), _) => return Err(self.began_otherwise(begun)),
+        };
+        let source = self.read_export(accounts, place).await?;
+        match begun.flatten() {
+            Some(plan) if plan.fingerprint != source.manifest.fingerprint => Err(self
+                .refused("go on with", place)
+                .hint("its list of files is not the one that the load began with: load again with a fresh state, into an empty target")),
+            Some(_) => Ok(Some(source)),
+            None => {
+                let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
+                    self.refused("find the table of", place).because(failure)
+                })?;
+                check(&source.manifest, &table, self.aws_now())
+                    .map_err(|why| self.refused("load", place).hint(why))?;
+                let Manifest { files, items, summary, .. } = &*source.manifest;
+                tracing::info!(
+                    link = self.config.name,
+                    export = place.to_string(),
+                    files = files.len(),
+                    items,
+                    bytes = summary.billed_bytes,
+                    time = summary.time.map(|time| time.to_string()),
+                    "loading an export"
+                );
+                Ok(Some(source))
+            }
+        }
+    }
+
+    /// The manifests, by the identity of the source or else of the target: the bucket may be of either account, or of a third.
+    async fn read_export(&self, accounts: &Accounts, place: &ExportPlace) -> Result<ExportSource> {
+        let mut denied: Option<OpenError> = None;
+        for account in [&accounts.source, &accounts.target] {
+            let owner = self.config.load.bucket_owner.as_deref();
+            let reader = Arc::new(Account::bucket(account, &place.bucket, owner));
+            match open(&*reader, place, &self.shared.context).await {
+                Ok(manifest) => {
+                    let side = account.side().as_str();
+                    tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
+                    return Ok(ExportSource { place: place.clone(), manifest: Arc::new(manifest), reader });
+                }
+                Err(error) if error.is_denied() => denied = Some(denied.unwrap_or(error)),
+                Err(error) => {
+                    let hint = if error.is_passing() {
+                        "try again; is the endpoint of S3 right?"
+                    } else {
+                        "is it the folder of a full export that is completed, with its manifests?"
+                    };
+                    return Err(self.refused("read", place).hint(hint).because(error));
+                }
+            }
+        }
+        let refused = self.refused("read", place).hint(NOT_READABLE);
+        Err(match denied {
+            Some(error) => refused.because(error),
+            None => refused,
+        })
+    }
+
+    fn refused(&self, what: &str, place: &ExportPlace) -> Error {
+        Error::new(Exit::Precondition, format!("{what} the export {place} of link `{}`", self.config.name))
+    }
+
+    fn began_otherwise(&self, begun: Option<&ExportPlan>) -> Error {
+        let name = &self.config.name;
+        match begun {
+            Some(plan) => Error::new(Exit::Precondition, format!("the load of link `{name}` began from another export"))
+                .hint(format!(
+                    "set `load.from_export = \"{}\"` until it is done, or load again with a fresh state, into an empty target",
+                    plan.place
+                )),
+            None => Error::new(Exit::Precondition, format!("the load of link `{name}` began with a scan"))
+                .hint("remove `load.from_export` until it is done, or load again with a fresh state, into an empty target"),
+        }
+    }
+}
+
+/// Who may not list a bucket is told that a missing object is denied.
+pub(super) const NOT_READABLE: &str = "allow s3:GetObject on its folder (and kms:Decrypt on its key, if it has one) to the \
+    source's or the target's identity, in the bucket's policy, too, where that is another account's; or there is no such \
+    object: without s3:ListBucket S3 does not tell the difference; or the bucket is not of `load.bucket_owner`";
+
+/// Whether the stream goes on from where the export ends; else why not.
+fn check(manifest: &Manifest, table: &TableDescription, now: WallTime) -> std::result::Result<(), String> {
+    let summary = &manifest.summary;
+    if summary.table != table.arn {
+        return Err(format!("it is an export of {}", summary.table));
+    }
+    if summary.table_id.as_ref().is_some_and(|id| *id != table.id) {
+        return Err("the table was deleted and made anew since: export it again".to_owned());
+    }
+    let Some(time) = summary.time else {
+        return Err("its summary has no exportTime, so nobody knows from where the stream goes on".to_owned());
+    };
+    let from = time.minus(LOAD_MARGIN);
+    if from > now {
+        return Err(format!("it is an image of {time}, which is yet to come"));
+    }
+    if now.since(from) >= UNCONFIRMED_AFTER {
+        return Err(format!(
+            "it is an image of {time}, and a stream keeps 24 hours: what was written since {from} is not, or not for much longer, in it; export the table again"
+        ));
+    }
+    let stream = table.stream.as_ref().filter(|stream| stream.enabled);
+    let Some(stream) = stream else {
+        return Err("the table's stream is off: turn it on, and then export the table again".to_owned());
+    };
+    match turned_on(&stream.arn) {
+        Some(on) if on <= from => Ok(()),
+        Some(on) => Err(format!(
+            "it is an image of {time}, and the stream was turned on at {on}: export the table again, {} minutes after that or later",
+            LOAD_MARGIN.as_secs() / 60
+        )),
+        None => {
+            Err(format!("the label of the stream {} tells no time: nobody knows when it was turned on", stream.arn))
+        }
+    }
+}
+
+/// When a stream was turned on: its label, the last part of its ARN. Source: API reference, `StreamDescription`.
+fn turned_on(stream: &StreamArn) -> Option<WallTime> {
+    let label = stream.0.rsplit('/').next()?;
+    let time: jiff::civil::DateTime = label.trim_end_matches('Z').parse().ok()?;
+    let time = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    Some(WallTime::from_millis(time.timestamp().as_millisecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_tells_when_its_stream_was_turned_on() {
+        let label = |label: &str| turned_on(&StreamArn(format!("arn:aws:dynamodb:r:a:table/t/stream/{label}")));
+        assert_eq!(label("2015-05-20T20:51:10.252").unwrap().to_string(), "2015-05-20T20:51:10.252Z");
+        assert_eq!(label("2015-05-20T20:51:10.252Z"), label("2015-05-20T20:51:10.252"));
+        assert_eq!(label("latest"), None);
+    }
+}

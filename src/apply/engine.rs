@@ -41,6 +41,7 @@ use answers::Answer;
 use arrived::Arrived;
 use handle::Message;
 pub(crate) use handle::{Engine, EngineGone};
+pub(crate) use proofs::Look;
 use proofs::Proofs;
 use trouble::Trouble;
 

@@ -73,6 +73,8 @@ pub(crate) struct FinishedShard {
     pub(crate) id: ShardId,
     /// It was given up: a gap says what is not known of it. Else it was read to its end.
     pub(crate) is_lost: bool,
+    /// Its last settled change was created then; what its children hold is no older.
+    pub(crate) settled_to: Option<WallTime>,
 }
 
 /// What others are to be told. Only ever after the writes that came with it are durable.
@@ -186,6 +188,8 @@ impl Book {
         let mut book = Self { is_new: false, ..Self::new(link, ghost_life) };
         for mut row in state.shards {
             if unclean && let Some(to) = row.dispatch.filter(|_| may_be_out(&row)) {
+                // It spans what earlier owners left of the range, and lasts longer.
+                row.debts.retain(|debt| debt.to > to);
                 row.debts.push(Debt { to, until });
                 book.dirty.shards.insert(book.shards.len());
             }

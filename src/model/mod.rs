@@ -14,7 +14,7 @@ pub use change::{Change, ChangeOp};
 pub use export::{BadExportPlace, ExportPlace};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
-pub use position::{BadSequenceNumber, SequenceNumber, ShardId, StartAt};
+pub use position::{BadSequenceNumber, EMPTY_PAGES, SequenceNumber, ShardId, StartAt};
 pub use shard::{GapScope, ShardStatus};
 pub use table::{
     BadTableArn, Billing, Encryption, Index, Projection, StreamArn, TableArn, TableDescription, TableStatus,

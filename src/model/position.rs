@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// So many empty pages in a row prove that an open shard has no more to give. One does not: `GetRecords` may need
+/// several calls to reach the next record. Source: DynamoDB Streams API reference, `GetRecords`.
+pub const EMPTY_PAGES: u8 = 3;
+
 /// The id of a shard: 28 to 65 characters, opaque. Source: DynamoDB Streams API reference, `Shard`.
 ///
 /// Nothing is ever read out of it (emulators and the service format it differently).

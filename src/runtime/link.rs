@@ -217,6 +217,7 @@ impl Link {
             book: opened.book,
             lineage: opened.lineage,
             export,
+            proved_before: opened.proved_before,
             view,
             context: context.clone(),
             by_aws: context.by_clock(Arc::new(AwsClock { context: context.clone(), skew: Arc::clone(&self.skew) })),
@@ -337,6 +338,7 @@ impl Link {
             () = self.heal_gaps(&running, ghosts_until) => Ok(()),
             () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
+            replaced = self.watch_target(prepared) => replaced,
         }
     }
 

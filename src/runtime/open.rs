@@ -1,5 +1,6 @@
 //! From what is remembered to what is to be done: a link's rows become its books and its shard forest.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::prepare::Prepared;
@@ -12,9 +13,9 @@ use crate::config::{LinkConfig, LoadMethod, Segments, StreamStart};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 use crate::load::export::ExportSource;
-use crate::model::{GapScope, StreamArn, WallTime};
+use crate::model::{GapScope, ShardId, StreamArn, WallTime};
 use crate::stream::driver::new_row;
-use crate::stream::gaps::is_unconfirmed;
+use crate::stream::gaps::{UNCONFIRMED_AFTER, is_unconfirmed, no_older_than};
 use crate::stream::lineage::{FORGET_AFTER, LineageRow};
 use crate::stream::{GapCause, Lineage, Listing};
 
@@ -23,6 +24,8 @@ pub(crate) const LOAD_MARGIN: Duration = Duration::from_secs(300);
 /// Creation times are whole seconds, rounded down, and AWS's clock is known to a second: where reading begins "now", what
 /// was created this much before is taken as well.
 const START_MARGIN: Duration = Duration::from_secs(2);
+/// A stream without a load is read from its trim horizon within this time after it was pinned; later it counts as trimmed.
+const READ_WITHIN: Duration = Duration::from_secs(3600);
 /// A segment of an automatic plan holds about this much.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// Fewest and most segments of an automatic plan.
@@ -32,6 +35,8 @@ const AUTO_SEGMENTS: (u64, u64) = (16, 10_000);
 pub(crate) struct Opened {
     pub(crate) book: Book,
     pub(crate) lineage: Lineage,
+    /// When the positions were proved last that a gap was opened for now, because that is so long ago.
+    pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
     pub(crate) resumed: bool,
 }
 
@@ -74,8 +79,11 @@ pub(crate) fn pin(
     });
     let load = load.map(|plan| export.map_or(plan.clone(), |export| from_export(export, plan)));
     // What is older is in the load, so the stream is owed from there on: an export is older than this beginning.
-    let owed_from = load.as_ref().and_then(|plan| plan.export.as_ref()).map(|export| export.time.minus(LOAD_MARGIN));
-    let verified_at = owed_from.map_or(now, |from| from.min(now));
+    let owed_from = match &load {
+        None => owed_from(link.stream.start, now),
+        Some(LoadPlan { export: Some(export), .. }) => export.time.minus(LOAD_MARGIN).min(now),
+        Some(_) => now,
+    };
     let total_segments = load.as_ref().map_or(0, |plan| plan.total_segments);
     let row = LinkRow {
         identity: prepared.identity.clone(),
@@ -91,7 +99,7 @@ pub(crate) fn pin(
         ghosts_until: None,
     };
     let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
-    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, verified_at, now)));
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));
     if has_load {
         book.plan_segments((0..total_segments).map(|segment| SegmentRow {
             segment,
@@ -101,7 +109,17 @@ pub(crate) fn pin(
             bytes: 0,
         }));
     }
-    Some(Opened { book, lineage, resumed: false })
+    Some(Opened { book, lineage, proved_before: BTreeMap::new(), resumed: false })
+}
+
+/// No record is owed that is older. At the trim horizon nobody knows how old the oldest one is; it is as old as may be, and
+/// still there for whoever reads it within the hour.
+fn owed_from(start: StreamStart, now: WallTime) -> WallTime {
+    match start {
+        StreamStart::TrimHorizon => now.minus(UNCONFIRMED_AFTER - READ_WITHIN),
+        StreamStart::Now => now,
+        StreamStart::At(time) => time.min(now),
+    }
 }
 
 /// The plan of a load from an export: a segment for each of its files.
@@ -152,19 +170,26 @@ pub(crate) fn resume(
     let is_recent = |gap: &&GapRow| now.since(gap.to) < FORGET_AFTER;
     let strangers = state.gaps.iter().filter(|gap| gap.cause == GapCause::ParentUnknown.as_str()).filter(is_recent);
     let lineage = Lineage::restore(rows).with_stranger(strangers.map(|gap| gap.to).max());
-    let unconfirmed: Vec<ShardRow> = state
+    let settled: BTreeMap<&ShardId, WallTime> =
+        state.shards.iter().filter_map(|row| Some((&row.id, row.checkpoint_time?))).collect();
+    let oldest = |row: &ShardRow| {
+        let ancestors = lineage.ancestors(&row.id).filter_map(|id| settled.get(id)).copied();
+        no_older_than(row.verified_at, ancestors)
+    };
+    let unconfirmed: BTreeMap<ShardId, WallTime> = state
         .shards
         .iter()
-        .filter(|row| row.status != ShardStatus::Finished && is_unconfirmed(row.verified_at, now))
-        .cloned()
+        .filter(|row| row.status != ShardStatus::Finished)
+        .map(|row| (row.id.clone(), oldest(row)))
+        .filter(|(_, oldest)| is_unconfirmed(*oldest, now))
         .collect();
     let mut book = Book::take_over(state, row, aws, link.apply.in_doubt_for);
-    for row in unconfirmed {
-        open_gap(&mut book, GapScope::Shard(row.id.clone()), GapCause::NotConfirmed, now);
+    for shard in unconfirmed.keys() {
+        open_gap(&mut book, GapScope::Shard(shard.clone()), GapCause::NotConfirmed, now);
         // The gap covers what is lost so far.
-        book.confirm(&row.id, now).map_err(|error| Error::new(Exit::Unexpected, "open the books").because(error))?;
+        book.confirm(shard, now).map_err(|error| Error::new(Exit::Unexpected, "open the books").because(error))?;
     }
-    Ok(Opened { book, lineage, resumed: true })
+    Ok(Opened { book, lineage, proved_before: unconfirmed, resumed: true })
 }
 
 /// Refuses state that belongs to other tables than those that are there now.
@@ -177,14 +202,19 @@ pub(crate) fn check_tables(link: &str, known: &LinkIdentity, found: &LinkIdentit
             )));
     }
     if known.target_id != found.target_id {
-        return Err(Error::new(Exit::Precondition, format!("the target table of link `{link}` was made anew"))
-            .hint("it lacks what was copied before: load again with a fresh state, into an empty target"));
+        return Err(target_made_anew(link));
     }
     if known.source_id != found.source_id {
         return Err(Error::new(Exit::Lost, format!("the source table of link `{link}` was made anew"))
             .hint("its history is another one: load again with a fresh state, into an empty target"));
     }
     Ok(())
+}
+
+/// The target is not the table that the link copied to.
+pub(crate) fn target_made_anew(link: &str) -> Error {
+    Error::new(Exit::Precondition, format!("the target table of link `{link}` was made anew"))
+        .hint("it lacks what was copied before: load again with a fresh state, into an empty target")
 }
 
 /// The books of a link whose stream was replaced: everything written in between is in no stream.
@@ -205,8 +235,9 @@ pub(crate) fn replace_stream(
     for shard in old {
         book.drop_shard(&shard);
     }
-    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, now, now)));
-    Some(Opened { book, lineage, resumed: true })
+    let owed_from = owed_from(StreamStart::TrimHorizon, now);
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));
+    Some(Opened { book, lineage, proved_before: BTreeMap::new(), resumed: true })
 }
 
 fn open_gap(book: &mut Book, scope: GapScope, cause: GapCause, now: WallTime) {

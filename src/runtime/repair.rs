@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::replica::Ends;
+use crate::apply::engine::Look;
 use crate::aws::was_held_back;
 use crate::checkpoint::keeper::Keeper;
 use crate::checkpoint::rows::{DoubtRow, Fence};
@@ -40,6 +41,8 @@ pub(crate) struct DirectRepairs {
     /// By AWS's clock: who reads until when a key is in doubt has another machine's.
     pub(crate) by_aws: Context,
     pub(crate) in_doubt_for: Duration,
+    /// The table that the source was when its account was asked first.
+    pub(crate) source_id: String,
 }
 
 /// What became of a key.
@@ -81,10 +84,35 @@ impl DirectRepairs {
 
     async fn sync_once(&self, key: &Key, may_land_late: &mut bool) -> Result<bool, Failure> {
         let image = self.ends.source.get(key).await?;
+        if image.is_none() {
+            self.prove_absence().await?;
+        }
         let write = Write { key: key.clone(), image };
         let reply = self.ends.target.write(std::slice::from_ref(&write)).await;
         let reply = reply.inspect_err(|failure| *may_land_late |= failure.may_have_happened)?;
         Ok(reply.unprocessed.is_empty())
+    }
+}
+
+impl DirectRepairs {
+    /// An item that is missing at the source is deleted at the target only where it is missing from the same table: one that
+    /// is being deleted, or was made anew under its name, lacks items that nobody deleted.
+    async fn prove_absence(&self) -> Result<(), Failure> {
+        let table = self.ends.source.describe().await?;
+        let (fault, what) = match Look::of(&table.id, &table.status, &self.source_id) {
+            Look::Proves => return Ok(()),
+            Look::TellsNothing => (Fault::Transient, "the source table is being deleted"),
+            Look::Refutes => (Fault::Lost, "the source table was made anew"),
+        };
+        Err(Failure {
+            operation: "DescribeTable",
+            fault,
+            throttled: false,
+            may_have_happened: false,
+            code: None,
+            message: what.to_owned(),
+            request_id: None,
+        })
     }
 }
 

@@ -11,6 +11,7 @@
 //! The first fault stops the link. Stopping: reading ends, then the engine finishes what is on the wire, then the books are
 //! closed; only after all that were they closed clean.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::decode::KeyCodec;
 use crate::load::TableReader;
 use crate::load::driver::{LoadDriver, LoadError, LoadSettings};
 use crate::load::export::{ExportDriver, ExportSource};
-use crate::model::ViewType;
+use crate::model::{ShardId, ViewType, WallTime};
 use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
 use crate::stream::{Lineage, StreamSource};
 
@@ -67,6 +68,7 @@ pub(crate) struct ReplicaSetup {
     pub(crate) lineage: Lineage,
     /// The export that is being loaded; `None`: a load is a scan.
     pub(crate) export: Option<ExportSource>,
+    pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
     pub(crate) view: ViewType,
     pub(crate) context: Context,
     /// The context by AWS's clock. Until when late writes may land is read by many owners, whose own clocks differ.
@@ -136,6 +138,7 @@ impl Replica {
     /// Starts the tasks.
     pub(crate) fn start(setup: ReplicaSetup) -> Self {
         let ReplicaSetup { link, ends, store, fence, book, lineage, export, view, context, settings, .. } = setup;
+        let proved_before = setup.proved_before;
         let (by_aws, board, session) = (setup.by_aws, setup.board, setup.session);
         let clocks = context.clone();
         let row = book.link().clone();
@@ -174,6 +177,7 @@ impl Replica {
             observer: Arc::clone(&board) as _,
             lineage,
             rows: shards,
+            proved_before,
             finished: outputs.finished,
         });
 

@@ -84,6 +84,8 @@ pub(crate) struct StreamSetup {
     pub(crate) lineage: Lineage,
     /// The rows, for positions.
     pub(crate) rows: Vec<ShardRow>,
+    /// See [`StreamDriver::proved_before`].
+    pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
     pub(crate) finished: mpsc::UnboundedReceiver<FinishedShard>,
 }
 
@@ -99,6 +101,8 @@ struct Reading {
     cursor: Cursor,
     attempts: Attempts,
     confirmed_at: Option<Instant>,
+    /// Empty pages in a row, by one iterator after the other from the trim horizon on.
+    empty_pages: u8,
 }
 
 /// The task that reads a stream.
@@ -117,6 +121,10 @@ pub(crate) struct StreamDriver {
     is_awaiting: bool,
     positions: HashMap<ShardId, StartAt>,
     verified: HashMap<ShardId, WallTime>,
+    /// The same as the former run left it, of shards that had waited so long that a gap was opened at the start.
+    proved_before: BTreeMap<ShardId, WallTime>,
+    /// When the last settled change of each finished shard was created.
+    settled_to: HashMap<ShardId, WallTime>,
     /// Checkpoints at the start: reading from the trim horizon may bring records up to there once more.
     floors: HashMap<ShardId, SequenceNumber>,
     /// Whether the stream was listed in this run: gaps are looked for before any position is confirmed.
@@ -173,6 +181,8 @@ impl StreamDriver {
             is_awaiting: false,
             positions: setup.rows.iter().map(|row| (row.id.clone(), at(row))).collect(),
             verified: setup.rows.iter().map(|row| (row.id.clone(), row.verified_at)).collect(),
+            proved_before: setup.proved_before,
+            settled_to: setup.rows.iter().filter_map(|row| Some((row.id.clone(), row.checkpoint_time?))).collect(),
             floors,
             is_listed: false,
             readings: BTreeMap::new(),
@@ -253,7 +263,9 @@ impl StreamDriver {
             if self.lineage.begin(&shard) {
                 let at = self.positions.get(&shard).copied().unwrap_or(StartAt::TrimHorizon);
                 let attempts = Attempts::new(self.settings.patience);
-                self.readings.insert(shard.clone(), Reading { cursor: Cursor::new(at), attempts, confirmed_at: None });
+                let cursor = Cursor::new(at);
+                let reading = Reading { cursor, attempts, confirmed_at: None, empty_pages: 0 };
+                self.readings.insert(shard.clone(), reading);
                 self.schedule.add(shard, now);
             }
         }

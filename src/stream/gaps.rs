@@ -80,11 +80,19 @@ pub fn is_unconfirmed(verified_at: WallTime, now: WallTime) -> bool {
     now.since(verified_at) >= UNCONFIRMED_AFTER
 }
 
+/// A shard without a position is read from the trim horizon, which never says what is missing. No record of it is older
+/// than this, so none is missing while this is younger than what a stream keeps: `verified_at`, or the newest change that
+/// was settled of any of its ancestors, all of which came before its own.
+#[must_use]
+pub fn no_older_than(verified_at: WallTime, ancestors: impl Iterator<Item = WallTime>) -> WallTime {
+    ancestors.fold(verified_at, WallTime::max)
+}
+
 /// The `verified_at` of a shard that was never read: no record of it is older.
 ///
 /// `born_after` comes with [`super::lineage::NewShard`]. After a restart it is unknown; then the parent's confirmation, as
 /// the last run left it, bounds it: that run listed just as late and did not see the child. So list after a restart
-/// before any row's `verified_at` is moved. At the first pin both are unknown, and our history begins now.
+/// before any row's `verified_at` is moved.
 #[must_use]
 pub fn first_confirmed(born_after: Option<WallTime>, parent_verified_at: Option<WallTime>, now: WallTime) -> WallTime {
     [born_after, parent_verified_at].into_iter().flatten().fold(now, WallTime::min)

@@ -231,6 +231,11 @@ impl Lineage {
         self.nodes.get(shard).and_then(|node| node.parent.as_ref())
     }
 
+    /// A shard's parent, that one's, and so on. The last may have no row.
+    pub fn ancestors(&self, shard: &ShardId) -> impl Iterator<Item = &ShardId> {
+        std::iter::successors(self.parent(shard), |id| self.parent(id)).take(self.nodes.len())
+    }
+
     /// Finished shards of which no child is known although the stream goes on and still lists them. Ask for their
     /// children again and again; other shards are not affected.
     pub fn awaiting_children(&self, now: WallTime) -> impl Iterator<Item = Awaiting> {

@@ -17,11 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::labels::Stage;
-use crate::model::{ShardId, WallTime};
-
-/// So many empty pages in a row prove that an open shard has no more to give. One does not: `GetRecords` may need
-/// several calls to reach the next record. Source: DynamoDB Streams API reference, `GetRecords`.
-pub const EMPTY_PAGES: u8 = 3;
+use crate::model::{EMPTY_PAGES, ShardId, WallTime};
 
 /// How long a stream keeps a record. Source: DynamoDB developer guide, Change data capture for DynamoDB Streams.
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);

@@ -369,6 +369,27 @@ async fn a_target_made_anew_under_its_name_is_not_taken_for_the_copy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_target_made_anew_or_deleted_under_a_quiet_link_ends_it() {
+    for (is_made_anew, says) in [(true, "made anew"), (false, "not found")] {
+        let world = replicated(82).await;
+        let service = world.serve("");
+        service.until("it is ready", || service.why_not_ready().is_empty()).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        world.call(TARGET, "DeleteTable", r#"{"TableName":"orders-copy"}"#);
+        if is_made_anew {
+            let copy = ORDERS.replace(r#""TableName":"orders""#, r#""TableName":"orders-copy""#);
+            world.call(TARGET, "CreateTable", &copy);
+        }
+        // Nothing is written meanwhile: no write tells of it.
+        let before = tokio::time::Instant::now();
+        let (exit, text) = failed(service.end().await);
+        assert_eq!(exit, Exit::Precondition, "{text}");
+        assert!(text.contains(says), "{text}");
+        assert!(before.elapsed() < Duration::from_secs(300), "after {:?}", before.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gap_during_the_load_is_healed_after_it() {
     let world = World::paused(seeded(80));
     fill(&world);

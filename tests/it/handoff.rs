@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dynaferry::context::Context;
+use dynaferry::context::{Context, WallClock as _};
 use dynaferry::error::Exit;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
@@ -111,8 +111,89 @@ async fn without_a_load_the_stream_begins_where_the_user_says() {
         world.put(2, 1, "new");
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!((target_has(&world, 1), target_has(&world, 2)), (old, new), "{start}");
+        assert!(world.gaps().await.is_empty(), "{start}: nothing was lost");
         service.stop().await.unwrap();
     }
+}
+
+/// A source whose stream has five generations of one shard, four hours and an item each, and when the first began.
+fn world_of_twenty_hours(seed: u64) -> (World, String) {
+    let world = World::paused(Options { initial_shards: 1..=1, shard_life: HOUR * 1000, ..seeded(seed) });
+    let start = world.clock().now().to_string();
+    for n in 0..5 {
+        world.put(n, 0, "of this generation");
+        world.clock().skip(HOUR * 4);
+        world.sandbox.roll_shards(SOURCE, REGION, "orders").unwrap();
+    }
+    (world, start)
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_load_a_long_history_that_is_read_in_time_is_no_gap() {
+    for start in [Some(()), None] {
+        let (world, began) = world_of_twenty_hours(54);
+        let start = start.map_or("trim_horizon".to_owned(), |()| began);
+        let service = world.serve(&format!("load.method = \"none\"\nstream.start = \"{start}\""));
+        service.until_equal(&world).await;
+        assert!(world.gaps().await.is_empty(), "{start}: {:?}", world.gaps().await);
+        service.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_load_history_that_is_trimmed_before_it_is_read_lies_under_a_gap() {
+    for hindrance in ["BatchWriteItem", "GetRecords"] {
+        for at_horizon in [false, true] {
+            let (world, began) = world_of_twenty_hours(55);
+            let start = if at_horizon { "trim_horizon".to_owned() } else { began };
+            let denied = FaultKind::Error { code: "AccessDeniedException".into(), status: 400 };
+            world.faults(vec![FaultRule::new(hindrance, Trigger::Chance(1.0), denied)]);
+            let service = world.serve(&format!("load.method = \"none\"\nstream.start = \"{start}\""));
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            // The first shard is read at most, its children wait for its end; meanwhile some of them are trimmed.
+            world.clock().skip(HOUR * 10);
+            world.no_faults();
+            service.until_equal(&world).await;
+            let gaps = world.gaps().await;
+            assert!(!gaps.is_empty(), "{hindrance}, from {start}");
+            service.stop().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_load_a_beginning_that_no_stream_keeps_is_a_gap() {
+    let (world, start) = world_of_twenty_hours(56);
+    world.clock().skip(HOUR * 6);
+    let service = world.serve(&format!("load.method = \"none\"\nstream.start = \"{start}\""));
+    service.until_equal(&world).await;
+    assert!(!world.gaps().await.is_empty());
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_and_not_taken_yet_proves_nothing_of_where_a_restart_begins() {
+    let world = World::paused(Options { initial_shards: 2..=2, shard_life: HOUR * 1000, ..seeded(57) });
+    for n in 0..3_000 {
+        world.put(n, 0, "old");
+    }
+    world.clock().skip(HOUR * 20);
+    // Nothing is written, and the first page fills all of the look-ahead: the other shard's waits for room.
+    let throttle = FaultKind::Throttle("ThrottlingException".to_owned());
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), throttle)]);
+    let config = "load.method = \"none\"\napply.look_ahead_records = 1000";
+    let service = world.serve(config);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    service.kill().await;
+    world.clock().skip(HOUR * 5);
+    world.no_faults();
+    let service = world.serve(config);
+    service.until_equal(&world).await;
+    let mut scopes: Vec<String> = world.gaps().await.iter().map(|gap| format!("{:?}", gap.scope)).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    assert_eq!(scopes.len(), 2, "a gap for each shard: {scopes:?}");
+    service.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -260,6 +260,30 @@ async fn dead_letters_are_not_replayed_from_a_source_that_was_made_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_made_anew_while_dead_letters_are_retried_deletes_nothing() {
+    let world = world_with_poison(97);
+    (1..3).for_each(|n| world.put(n, 0, "x"));
+    let config = "apply.on_rejected = \"dead_letter\"";
+    let service = world.serve(config);
+    service.until_equal(&world).await;
+    (1..3).for_each(|n| poison(&world, n));
+    service.until("both are set aside", || service.status().dead_letters > 1).await;
+    service.stop().await.unwrap();
+    let copy = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
+    // The first key's read takes long; by the second one's the table is another one, and empty.
+    let slow = FaultKind::Hold(Duration::from_secs(3));
+    world.faults(vec![FaultRule::new("GetItem", Trigger::Next(1), slow).for_account(SOURCE)]);
+    let program = world.program(world.config(config), Mode::Oneshot);
+    let making_anew = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.call(SOURCE, "DeleteTable", r#"{"TableName":"orders"}"#);
+        world.call(SOURCE, "CreateTable", ORDERS);
+    };
+    let (retried, ()) = tokio::join!(Box::pin(program.retry_dead_letters(&[])), making_anew);
+    assert_eq!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap(), copy, "{retried:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_that_is_deleted_under_a_running_link_is_no_loss_of_the_sources_history() {
     let world = World::paused(seeded(95));
     world.put(1, 0, "x");

@@ -22,7 +22,7 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// What a look at the source's table says of the reads before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// They were made in the table that the link copies.
     Proves,
     /// It is that table still, and will not be for long: look again.
@@ -32,7 +32,7 @@ pub(super) enum Look {
 }
 
 impl Look {
-    pub(super) fn of(id: &str, status: &TableStatus, pinned: &str) -> Self {
+    pub(crate) fn of(id: &str, status: &TableStatus, pinned: &str) -> Self {
         match () {
             () if id != pinned => Self::Refutes,
             () if status.is_deleting() => Self::TellsNothing,

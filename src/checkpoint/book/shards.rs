@@ -277,8 +277,14 @@ impl Book {
         }
         books.row.status = ShardStatus::Finished;
         books.row.debts.clear();
-        let finished = Event::ShardFinished(FinishedShard { id: books.row.id.clone(), is_lost: books.row.is_lost });
-        self.events.push(finished);
+        // What was read ahead of it took memory that nothing needs any more.
+        books.watermark = Watermark::after(books.row.checkpoint);
+        let finished = FinishedShard {
+            id: books.row.id.clone(),
+            is_lost: books.row.is_lost,
+            settled_to: books.row.checkpoint_time,
+        };
+        self.events.push(Event::ShardFinished(finished));
         self.dirty.shards.insert(slot);
         self.dirty.urgent = true;
         Ok(())

@@ -114,21 +114,35 @@ fn a_lost_answer_is_listed_before_the_checkpoint_that_passes_it() {
     assert!(doubt.unwrap() < checkpoint.unwrap(), "{writes:?}");
 }
 
+/// Whether others are told that it was read to its end.
+fn is_told_finished(book: &mut Book, name: &str) -> bool {
+    let is_it = |finished: &FinishedShard| finished.id == ShardId::new(name) && !finished.is_lost;
+    book.take_events().iter().any(|event| matches!(event, Event::ShardFinished(finished) if is_it(finished)))
+}
+
 #[test]
 fn a_shard_is_finished_when_it_is_drained_and_settled_and_not_before() {
     let mut book = book_with("a");
     let tokens = admit(&mut book, "a", 1..3);
     book.drained(&ShardId::new("a")).unwrap();
     assert_eq!(written_shard(&book.take_writes()).status, ShardStatus::Reading);
-    assert!(
-        !book.take_events().contains(&Event::ShardFinished(FinishedShard { id: ShardId::new("a"), is_lost: false }))
-    );
+    assert!(!is_told_finished(&mut book, "a"));
     book.settle(tokens).unwrap();
     assert!(book.is_urgent());
     assert_eq!(written_shard(&book.take_writes()).status, ShardStatus::Finished);
-    assert!(
-        book.take_events().contains(&Event::ShardFinished(FinishedShard { id: ShardId::new("a"), is_lost: false }))
-    );
+    assert!(is_told_finished(&mut book, "a"));
+}
+
+#[test]
+fn a_process_that_dies_again_and_again_owes_no_more_for_it() {
+    let row = ShardRow { checkpoint: Some(number(10)), dispatch: Some(number(12)), ..shard("a") };
+    let mut state = LinkState { shards: vec![row], ..LinkState::default() };
+    for n in 0..10 {
+        let mut book = Book::take_over(state.clone(), link(false), at(100 + n), GHOST);
+        let row = written_shard(&book.take_writes()).clone();
+        assert_eq!(row.debts, [Debt { to: number(12), until: at(1060 + n) }]);
+        state.shards = vec![row];
+    }
 }
 
 #[test]
@@ -501,7 +515,6 @@ fn what_comes_late_of_a_shard_that_was_given_up_is_not_admitted() {
 #[test]
 fn a_shard_that_is_missed_after_its_end_was_read_is_not_lost_and_does_not_open_again() {
     let a = ShardId::new("a");
-    let finished = Event::ShardFinished(FinishedShard { id: a.clone(), is_lost: false });
     for is_settled_first in [true, false] {
         let mut book = book_with("a");
         let tokens = admit(&mut book, "a", 1..3);
@@ -513,7 +526,7 @@ fn a_shard_that_is_missed_after_its_end_was_read_is_not_lost_and_does_not_open_a
             book.give_up_shard(&a).unwrap();
             book.settle(tokens).unwrap();
         }
-        assert!(book.take_events().contains(&finished), "settled first: {is_settled_first}");
+        assert!(is_told_finished(&mut book, "a"), "settled first: {is_settled_first}");
         assert!(!book.is_given_up(&a));
         book.begin_shard(&a).unwrap();
         let writes = book.take_writes();

@@ -1,4 +1,4 @@
-//! What looks on while a link runs: its phase, its calls, its source table, and a stream that is off.
+//! What looks on while a link runs: its phase, its calls, its tables, and a stream that is off.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,18 +9,21 @@ use tokio_util::sync::CancellationToken;
 use super::ending::ANOTHER_TABLE;
 use super::{BoardSlot, Link};
 use crate::aws::{self, CallRecord, Observer};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Fault, Result};
 use crate::http::Heartbeat;
 use crate::model::{StreamArn, WallTime};
 use crate::runtime::board::Board;
+use crate::runtime::open::target_made_anew;
 use crate::runtime::prepare::{Accounts, Prepared};
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{CallMetrics, Mode, Operation, Phase, RequestResult, Side};
 
 /// How often phases and time-dependent metrics are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How often the source table is looked at: is it the same, has it another stream?
+/// How often the tables are looked at: are they the same, has the source another stream?
 const DESCRIBE_EVERY: Duration = Duration::from_secs(60);
+/// A target that was not there at so many looks in a row is gone.
+const GONE_AFTER: u32 = 2;
 /// A link that is this far behind is catching up; once replicating, it is again when it falls behind so far.
 const CATCHING_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
@@ -47,6 +50,28 @@ impl Link {
                     link = self.config.name,
                     "the source has another stream now: the old one is read to its end first"
                 );
+            }
+        }
+    }
+
+    /// Looks whether the target is still the same table. Of a quiet source nothing is written that would tell.
+    pub(super) async fn watch_target(&self, prepared: &Prepared) -> Result<()> {
+        let mut missed = 0;
+        loop {
+            tokio::time::sleep(DESCRIBE_EVERY).await;
+            match prepared.accounts.describe_target(&self.shared.context).await {
+                Ok(target) if target.id != prepared.target.id => return Err(target_made_anew(&self.config.name)),
+                Ok(_) => missed = 0,
+                Err(failure) if failure.fault == Fault::Lost => {
+                    missed += 1;
+                    if missed == GONE_AFTER {
+                        let what = format!("the target table of link `{}` was deleted", self.config.name);
+                        return Err(Error::new(Exit::Precondition, what)
+                            .hint("load again with a fresh state")
+                            .because(failure));
+                    }
+                }
+                Err(_) => {}
             }
         }
     }

@@ -40,6 +40,11 @@ impl Accounts {
     pub(crate) async fn describe_source(&self, context: &Context) -> Result<TableDescription, Failure> {
         patiently(context, || self.source.describe(&self.source_table)).await
     }
+
+    /// The target as it is now.
+    pub(crate) async fn describe_target(&self, context: &Context) -> Result<TableDescription, Failure> {
+        patiently(context, || self.target.describe(&self.target_table)).await
+    }
 }
 
 /// Prints who a side is. A table of that very account is asked for by name, as its owner would.

@@ -113,7 +113,12 @@ impl Program {
             store.commit(&config.name, &fence, vec![unclean]).await?;
         }
         let codec = KeyCodec::new(&prepared.identity.keys);
-        let repairs = DirectRepairs { ends: prepared.ends.clone(), by_aws, in_doubt_for: config.apply.in_doubt_for };
+        let repairs = DirectRepairs {
+            ends: prepared.ends.clone(),
+            by_aws,
+            in_doubt_for: config.apply.in_doubt_for,
+            source_id: prepared.source.id.clone(),
+        };
         let mut gone = 0;
         for letter in letters {
             let key = codec.key(letter.key_json.clone().into());

@@ -111,7 +111,7 @@ impl Program {
         let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
         let (ends, in_doubt_for) = (prepared.ends.clone(), config.apply.in_doubt_for);
         let repairer = ours.map(|Ours { store, fence, doubts, .. }| {
-            let repairs = DirectRepairs { ends, by_aws, in_doubt_for };
+            let repairs = DirectRepairs { ends, by_aws, in_doubt_for, source_id: prepared.source.id.clone() };
             Arc::new(ApartRepairs::new(repairs, store, &config.name, (fence, &doubts))) as Arc<dyn verify::Repairer>
         });
         let owns_target = config.target_exclusive.unwrap_or(false);

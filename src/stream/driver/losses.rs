@@ -8,14 +8,16 @@ use tokio::time::Instant;
 use super::{StreamDriver, StreamError};
 use crate::checkpoint::rows::{GapRow, ShardStatus};
 use crate::model::ShardId;
-use crate::stream::gaps::{GapCause, GapScope, is_unconfirmed};
+use crate::stream::gaps::{GapCause, GapScope, is_unconfirmed, no_older_than};
 use crate::stream::{GiveUp, LossCause, Polled, Step, Suspect, Suspicion};
 
 impl StreamDriver {
     /// Opens a gap where nothing proved for nearly a day that the shard's oldest records are still there.
     pub(super) async fn look_for_silent_loss(&mut self, shard: &ShardId) -> Result<(), StreamError> {
         let wall = self.context.now();
-        if self.verified.get(shard).is_some_and(|at| is_unconfirmed(*at, wall)) {
+        let settled = self.lineage.ancestors(shard).filter_map(|ancestor| self.settled_to.get(ancestor)).copied();
+        let oldest = self.verified.get(shard).map(|at| no_older_than(*at, settled));
+        if oldest.is_some_and(|at| is_unconfirmed(at, wall)) {
             self.open_gap(shard, GapCause::NotConfirmed).await?;
             self.verified.insert(shard.clone(), wall);
             self.keeper.confirm(shard, wall).await?;

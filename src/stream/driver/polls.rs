@@ -9,7 +9,7 @@ use super::{Done, PageError, PageFacts, StreamDriver, StreamError};
 use crate::checkpoint::keeper::Admission;
 use crate::decode::stream_page;
 use crate::error::{Failure, Fault};
-use crate::model::{Change, ShardId, StartAt};
+use crate::model::{Change, EMPTY_PAGES, ShardId, StartAt, WallTime};
 use crate::retry::Verdict;
 use crate::stream::filter::Fate;
 use crate::stream::{Polled, RecordsPage, ShardIterator, Step};
@@ -60,6 +60,7 @@ impl StreamDriver {
         match answer {
             Ok(iterator) => {
                 reading.cursor.on_iterator(Ok(iterator));
+                reading.empty_pages = 0;
                 let now = self.now();
                 self.schedule.polled(shard, Polled::GoOn, now);
                 Ok(())
@@ -108,7 +109,13 @@ impl StreamDriver {
             is_last: read.drained,
         };
         self.observer.page(&shard, facts);
-        self.confirm(&shard, was_unproved).await?;
+        if was_unproved {
+            self.look_for_silent_loss(&shard).await?;
+        }
+        let oldest = changes.iter().map(|change| change.created).min();
+        if let Some(at) = self.proved_by_page(&shard, was_unproved, oldest, facts.is_closed) {
+            self.confirm(&shard, at).await?;
+        }
         let polled = polled(&facts);
         changes.drain(..read.skip.min(changes.len()));
         if let Some(floor) = self.floors.get(&shard) {
@@ -149,19 +156,36 @@ impl StreamDriver {
         }));
     }
 
-    /// A page was read: the position is within what the stream keeps. From the trim horizon a page comes also when
-    /// older records are gone, so there the time since the last confirmation decides, before it is renewed.
-    async fn confirm(&mut self, shard: &ShardId, was_unproved: bool) -> Result<(), StreamError> {
-        if was_unproved {
-            self.look_for_silent_loss(shard).await?;
+    /// What a page proves: no record is missing that is younger. Of a position after a record: none at all is missing. From
+    /// the trim horizon a page comes also when older records are gone, and it may not be taken before this process ends,
+    /// so there it proves as much as its oldest record. That nothing is there is proved as it is for the lag.
+    fn proved_by_page(
+        &mut self,
+        shard: &ShardId,
+        was_unproved: bool,
+        oldest: Option<WallTime>,
+        is_closed: bool,
+    ) -> Option<WallTime> {
+        let wall = self.context.now();
+        let reading = self.readings.get_mut(shard)?;
+        match oldest {
+            _ if !was_unproved => Some(wall),
+            Some(oldest) => Some(oldest.min(wall)),
+            None => {
+                reading.empty_pages = reading.empty_pages.saturating_add(1);
+                (!is_closed && reading.empty_pages >= EMPTY_PAGES).then_some(wall)
+            }
         }
+    }
+
+    /// The position is within what the stream keeps.
+    async fn confirm(&mut self, shard: &ShardId, at: WallTime) -> Result<(), StreamError> {
         let now = Instant::now();
         let Some(reading) = self.readings.get_mut(shard) else { return Ok(()) };
         if reading.confirmed_at.is_none_or(|at| now.duration_since(at) >= CONFIRM_EVERY) {
             reading.confirmed_at = Some(now);
-            let wall = self.context.now();
-            self.verified.insert(shard.clone(), wall);
-            self.keeper.confirm(shard, wall).await?;
+            self.verified.insert(shard.clone(), at);
+            self.keeper.confirm(shard, at).await?;
         }
         Ok(())
     }
@@ -227,7 +251,6 @@ fn polled(page: &PageFacts) -> Polled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::WallTime;
 
     fn page(records: usize, bytes: usize, is_closed: bool) -> PageFacts {
         PageFacts { asked_at: WallTime::from_secs(0), records, bytes, is_closed, is_last: false }

@@ -137,8 +137,11 @@ impl StreamDriver {
     }
 
     pub(super) fn shard_finished(&mut self, finished: &FinishedShard) {
-        let FinishedShard { id: shard, is_lost } = finished;
+        let FinishedShard { id: shard, is_lost, settled_to } = finished;
         self.lineage.finish(shard, self.context.now());
+        if let Some(at) = settled_to {
+            self.settled_to.insert(shard.clone(), *at);
+        }
         if !is_lost {
             self.lineage.found(shard);
         }
@@ -157,7 +160,10 @@ impl StreamDriver {
         let rows: Vec<ShardRow> = new_shards
             .into_iter()
             .map(|new| {
-                let parent_verified = new.parent.as_ref().and_then(|parent| self.verified.get(parent)).copied();
+                let parent_verified = new.parent.as_ref().and_then(|parent| {
+                    let before = self.proved_before.get(parent).filter(|_| new.born_after.is_none());
+                    before.or_else(|| self.verified.get(parent)).copied()
+                });
                 let verified_at = first_confirmed(new.born_after, parent_verified, now);
                 self.verified.insert(new.id.clone(), verified_at);
                 new_row(new.id, new.parent, new.status, verified_at, now)
@@ -174,6 +180,8 @@ impl StreamDriver {
                 self.observer.shard_forgotten(&shard);
                 self.positions.remove(&shard);
                 self.verified.remove(&shard);
+                self.settled_to.remove(&shard);
+                self.floors.remove(&shard);
             }
         }
         Ok(())

@@ -70,7 +70,7 @@ pub(crate) async fn prepare(
         target_reader: target_table,
     };
     let ends = if link.stream.ttl_deletes == TtlDeletes::Skip {
-        keeping_expired(&accounts, context, ends).await
+        keeping_expired(link, &accounts, context, ends).await?
     } else {
         ends
     };
@@ -86,17 +86,20 @@ pub(crate) async fn prepare(
 }
 
 /// Where deletes by time to live are left out, what expired stays at the target also when its key is synced.
-async fn keeping_expired(accounts: &Accounts, context: &Context, ends: Ends) -> Ends {
+async fn keeping_expired(link: &LinkConfig, accounts: &Accounts, context: &Context, ends: Ends) -> Result<Ends> {
     match patiently(context, || accounts.source.time_to_live(&accounts.source_table)).await {
         Ok(Some(attribute)) => {
             let (source, target) = (Arc::clone(&ends.source), Arc::clone(&ends.target_reader));
-            Ends { source: Arc::new(KeepExpired { source, target, attribute, context: context.clone() }), ..ends }
+            Ok(Ends { source: Arc::new(KeepExpired { source, target, attribute, context: context.clone() }), ..ends })
         }
-        Ok(None) => ends,
-        Err(failure) => {
-            tracing::warn!(error = %failure, "the time-to-live attribute is not known: a key that is synced is deleted when the source has none");
-            ends
-        }
+        Ok(None) => Ok(ends),
+        // Without it a sync of a key that expired would delete what the user wants to keep.
+        Err(failure) => Err(Error::new(
+            Exit::Precondition,
+            of_side("source", link, "ask for the time-to-live attribute of"),
+        )
+        .hint("`stream.ttl_deletes = \"skip\"` needs it: allow dynamodb:DescribeTimeToLive on it, or set \"apply\"")
+        .because(failure)),
     }
 }
 

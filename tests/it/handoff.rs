@@ -83,6 +83,18 @@ async fn deletes_by_time_to_live_are_applied_or_skipped_as_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_expired_is_kept_only_where_the_attribute_is_known() {
+    let world = World::paused(seeded(58));
+    world.put(1, 1, "may expire");
+    let denied = FaultKind::Error { code: "AccessDeniedException".into(), status: 400 };
+    world.faults(vec![FaultRule::new("DescribeTimeToLive", Trigger::Chance(1.0), denied).for_account(SOURCE)]);
+    let (exit, text) = failed(world.migrate("stream.ttl_deletes = \"skip\"").await);
+    assert_eq!(exit, Exit::Precondition, "{text}");
+    assert!(text.contains("time-to-live"), "{text}");
+    assert!(world.migrate("").await.is_ok(), "who applies those deletes needs not know");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_is_off_is_turned_on_only_when_asked() {
     let off =
         ORDERS.replace(r#""StreamEnabled":true,"StreamViewType":"NEW_AND_OLD_IMAGES""#, r#""StreamEnabled":false"#);

@@ -476,7 +476,7 @@ impl TableStore {
     ) -> BoxFuture<'static, StoreResult<T>> {
         let (reply, answer) = oneshot::channel();
         let sent = self.jobs.send((link.to_owned(), job(reply)));
-        let stopped = StoreError::Io { place: self.reach.place(), source: "the task that keeps it has stopped".into() };
+        let stopped = StoreError::Stopped { place: self.reach.place() };
         async move {
             match sent {
                 Ok(()) => answer.await.unwrap_or(Err(stopped)),

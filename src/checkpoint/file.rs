@@ -111,7 +111,7 @@ impl Engine for FileStore {
 }
 
 fn stopped(place: &str) -> StoreError {
-    StoreError::Io { place: place.to_owned(), source: "the thread that keeps it has stopped".into() }
+    StoreError::Stopped { place: place.to_owned() }
 }
 
 /// One operation in the queue.
@@ -325,9 +325,9 @@ mod tests {
         let panicking = store.submit(|_| -> StoreResult<()> { panic!("a bug of the database") });
         let waiting = store.commit("orders", &fence, segment(0));
         drop(release);
-        assert!(matches!(panicking.await, Err(StoreError::Io { .. })));
-        assert!(matches!(waiting.await, Err(StoreError::Io { .. })));
-        assert!(matches!(store.read("orders").await, Err(StoreError::Io { .. })));
+        assert!(matches!(panicking.await, Err(StoreError::Stopped { .. })));
+        assert!(matches!(waiting.await, Err(StoreError::Stopped { .. })));
+        assert!(matches!(store.read("orders").await, Err(StoreError::Stopped { .. })));
         drop(store);
         let store = FileStore::open(directory.path().join("state.redb")).unwrap();
         assert!(store.read("orders").await.unwrap().segments.is_empty());

@@ -118,6 +118,12 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// What keeps it has stopped, which it never does while it is in use: a bug of ours.
+    #[error("what keeps the state in {place} has stopped")]
+    Stopped {
+        /// The file or the table.
+        place: String,
+    },
     /// The medium failed.
     #[error("use the state in {place}")]
     Io {
@@ -158,7 +164,7 @@ impl From<StoreError> for Error {
                 (Exit::Precondition, Some("allow what config/policies/state.json says to the target's identity"))
             }
             StoreError::Io { .. } => (Exit::Unexpected, Some("check that the place exists, is writable and has room")),
-            StoreError::Invariant { .. } => (Exit::Unexpected, None),
+            StoreError::Invariant { .. } | StoreError::Stopped { .. } => (Exit::Unexpected, None),
         };
         let ended = Self::new(exit, error.to_string());
         let ended = match hint {

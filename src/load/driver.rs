@@ -124,7 +124,7 @@ impl LoadDriver {
     async fn load_segment(&self, mut row: SegmentRow, shared: &Shared) -> Result<(), LoadError> {
         let mut number = 0;
         while !row.done {
-            self.wait_for_turn(shared).await;
+            self.wait_for_stream().await;
             let (page_number, page) = self.scan(&row, shared).await?;
             let bytes: usize = page.items.iter().map(|item| item.image.len()).sum();
             let items = page.items.len() as u64;
@@ -155,8 +155,8 @@ impl LoadDriver {
         };
         let mut attempts = Attempts::new(self.settings.patience);
         loop {
+            take_turn(shared).await;
             let page_number = self.engine.open_page().await?;
-            shared.pacer().sent(PAGE_UNITS);
             match self.source.scan(&request).await {
                 Ok(page) => {
                     let units = page.consumed_units.unwrap_or(PAGE_UNITS);
@@ -182,8 +182,8 @@ impl LoadDriver {
         }
     }
 
-    /// Stream first, then the user's limit.
-    async fn wait_for_turn(&self, shared: &Shared) {
+    /// The stream comes first.
+    async fn wait_for_stream(&self) {
         if self.observer.stream_age() >= SLOW_AT {
             self.observer.waits_for_stream(true);
             tokio::time::sleep(SLOW_WAIT).await;
@@ -192,13 +192,21 @@ impl LoadDriver {
             }
             self.observer.waits_for_stream(false);
         }
-        loop {
-            let turn = shared.pacer().may_send(shared.started.elapsed());
-            match turn {
-                Ok(()) => return,
-                Err(wait) => tokio::time::sleep(wait.min(LOOK_AGAIN)).await,
-            }
-        }
+    }
+}
+
+/// Waits until a page may be asked for within the user's limit. It is paid for at once, before any other segment asks: or
+/// all of them would go at a moment when one may.
+async fn take_turn(shared: &Shared) {
+    let ask = || {
+        let mut pacer = shared.pacer();
+        pacer.may_send(shared.started.elapsed())?;
+        pacer.sent(PAGE_UNITS);
+        Ok(())
+    };
+    while let Err(wait) = ask() {
+        let wait: Duration = wait;
+        tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
     }
 }
 

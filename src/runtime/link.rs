@@ -334,6 +334,8 @@ impl Link {
             }
         };
         tokio::select! {
+            // Both tables are looked at at the same moments: in this order, the same in each run of a seed.
+            biased;
             done = companion => done,
             () = self.heal_gaps(&running, ghosts_until) => Ok(()),
             () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),

@@ -232,3 +232,19 @@ async fn a_table_with_little_capacity_is_written_at_its_pace() {
     assert!(started.elapsed() < Duration::from_secs(60), "{:?} for 600 items at 40 a second", started.elapsed());
     world.assert_equal();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_load_keeps_to_its_limit_from_its_first_page_on() {
+    let world = World::paused(Options { seed: 38, ..Options::default() });
+    // A page of a megabyte costs 256 units.
+    for n in 0..160 {
+        world.put(n, 1, &"x".repeat(60_000));
+    }
+    let service = world.serve("load.segments = 8\nload.concurrency = 8\nload.read_capacity = 100");
+    let consumed = || service.metric("dynaferry_consumed_capacity_units_total", &["side=\"source\"", "kind=\"read\""]);
+    service.until("the first page is read", || consumed() > 0.0).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(consumed() <= 256.0 + 100.0 * 3.0, "{} units in two seconds at 100 a second", consumed());
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+}

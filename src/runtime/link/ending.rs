@@ -135,7 +135,9 @@ fn is_bug(error: &ReplicaError) -> bool {
     matches!(
         error,
         ReplicaError::Engine(EngineError::Lanes(_))
-            | ReplicaError::Keeper(KeeperError::Book(_) | KeeperError::Store(StoreError::Invariant { .. }))
+            | ReplicaError::Keeper(
+                KeeperError::Book(_) | KeeperError::Store(StoreError::Invariant { .. } | StoreError::Stopped { .. })
+            )
             | ReplicaError::Task(_)
     )
 }
@@ -152,7 +154,9 @@ mod tests {
         let of_lanes = LaneError::from(Violation::new(Invariant::L1, "a key is to be sent that is under way"));
         let of_books = BookError::from(Violation::with(Invariant::L4, "shard b would begin".to_owned()));
         let refused = StoreError::Invariant { link: "orders".into(), what: "a checkpoint would move back".into() };
-        let errors: [(ReplicaError, &str); 3] = [
+        let stopped = StoreError::Stopped { place: "./state.redb".into() };
+        let errors: [(ReplicaError, &str); 4] = [
+            (KeeperError::from(stopped).into(), "what keeps the state in ./state.redb has stopped"),
             (EngineError::from(of_lanes).into(), "invariant L1 (at most one write of a key is on its way): a key"),
             (KeeperError::from(of_books).into(), "invariant L4 (no record of a shard is sent before"),
             (KeeperError::from(refused).into(), "a checkpoint would move back"),

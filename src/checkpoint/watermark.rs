@@ -125,6 +125,11 @@ impl Watermark {
         self.passed.take()
     }
 
+    /// Gives back what the longest look-ahead took. Numbers go on where they are: the shard may be read on.
+    pub fn free_memory(&mut self) {
+        self.records.shrink_to_fit();
+    }
+
     /// The earliest source time of the records that are not settled; `None`: all are.
     #[must_use]
     pub fn oldest_unsettled(&self) -> Option<WallTime> {

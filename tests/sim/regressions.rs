@@ -199,4 +199,14 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         family: None,
         found: "C3 wanted a key to be owed by the state whose newer records had just vanished, unseen by anybody yet",
     },
+    Regression {
+        seed: 4_100_000,
+        family: Some("outages"),
+        found: "both tables were looked at at the same moment, in an order of its own in each run (C10)",
+    },
+    Regression {
+        seed: 4_100_044,
+        family: Some("outages"),
+        found: "the records of a shard that came back after its end were numbered from 0 again: exit 1",
+    },
 ];

@@ -278,7 +278,7 @@ impl Book {
         books.row.status = ShardStatus::Finished;
         books.row.debts.clear();
         // What was read ahead of it took memory that nothing needs any more.
-        books.watermark = Watermark::after(books.row.checkpoint);
+        books.watermark.free_memory();
         let finished = FinishedShard {
             id: books.row.id.clone(),
             is_lost: books.row.is_lost,

@@ -181,7 +181,6 @@ impl StreamDriver {
                 self.positions.remove(&shard);
                 self.verified.remove(&shard);
                 self.settled_to.remove(&shard);
-                self.floors.remove(&shard);
             }
         }
         Ok(())

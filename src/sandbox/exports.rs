@@ -1,7 +1,7 @@
 //! Point-in-time recovery, as far as it is asked for, and full exports to S3.
 //!
-//! An export is an image of the moment in which it is asked for, and complete at once: no history of a table is kept. A file
-//! for each quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
+//! An export is an image of the moment in which it is asked for, and complete at once: no history of a table is kept. Its
+//! time is a minute off, at most. A file for each quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
 
 use std::io::Write as _;
 
@@ -19,6 +19,8 @@ use super::value::write_item;
 use super::world::{World, body, parse};
 use crate::model::WallTime;
 
+/// How far an export's time is from the moment of which it is an image, at most.
+const FUZZ_MILLIS: i64 = 60_000;
 /// Files of an export.
 const FILES: u64 = 4;
 
@@ -97,6 +99,8 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
         return Err(ApiError::new("PointInTimeRecoveryUnavailableException", why));
     }
     let now = world.moment.now;
+    // What was written within a minute of an export's time may be in it or not (Developer Guide, requesting an export).
+    let time = WallTime::from_millis(now.millis() + world.moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS));
     let id = format!("{:014}-{:08x}", now.millis(), world.moment.rng.u32(..));
     let names: Vec<String> = files.iter().map(|_| name(&mut world.moment.rng)).collect();
     let bucket = world.buckets.get_mut(bucket_name).filter(|bucket| bucket.lets_in(&caller.account));
@@ -126,7 +130,7 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     let export_arn = format!("{table_arn}/export/{id}");
     let summary = json!({
         "version": "2020-06-30", "exportArn": export_arn, "startTime": now.to_string(), "endTime": now.to_string(),
-        "tableArn": table_arn, "tableId": table_id, "exportTime": now.to_string(),
+        "tableArn": table_arn, "tableId": table_id, "exportTime": time.to_string(),
         "s3Bucket": bucket_name, "s3Prefix": member("S3Prefix"), "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": null,
         "manifestFilesS3Key": format!("{folder}/manifest-files.json"),
         "billedSizeBytes": billed, "itemCount": count, "outputFormat": "DYNAMODB_JSON",
@@ -136,7 +140,7 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     let described = json!({
         "ExportArn": export_arn, "ExportStatus": "COMPLETED", "StartTime": seconds(now), "EndTime": seconds(now),
         "ExportManifest": format!("{prefix}{folder}/manifest-summary.json"), "TableArn": table_arn, "TableId": table_id,
-        "ExportTime": seconds(now), "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
+        "ExportTime": seconds(time), "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
         "ExportFormat": "DYNAMODB_JSON", "BilledSizeBytes": billed, "ItemCount": count, "ExportType": "FULL_EXPORT",
     });
     world.exports.insert(export_arn, described.clone());

@@ -142,14 +142,14 @@ async fn killed_twenty_times_in_the_middle_it_resumes_and_ends_equal() {
     let mut in_the_middle = 0;
     for n in 0..20 {
         let service = world.serve(&from(&place));
-        tokio::time::sleep(Duration::from_millis(random.u64(100..8_000))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(100..4_000))).await;
         world.put(n, 1, &format!("between {n}"));
         world.delete(n * 3, n * 3 % 7);
         service.kill().await;
         let is_loading = world.state().await.link.is_some_and(|link| link.stage == Stage::Loading);
         in_the_middle += u32::from(is_loading && world.state().await.segments.iter().any(|row| row.items > 0));
     }
-    assert!(in_the_middle >= 3, "{in_the_middle}");
+    assert!(in_the_middle > 1, "{in_the_middle}");
     world.no_faults();
     let service = world.serve(&from(&place));
     service.until_equal(&world).await;
@@ -271,6 +271,8 @@ async fn what_was_taken_of_a_damaged_part_is_taken_again() {
     // Without compression a broken byte is a broken value, not a broken file.
     let text = format!("value {}", "x".repeat(7_000));
     (0..2_500).for_each(|n| world.put(n, 0, &text));
+    // So the stream brings none of it once more.
+    world.clock().skip(HOUR);
     let place = export(&world);
     let (list, text) = list_of_files(&world);
     let text = text.lines().map(|line| {
@@ -398,7 +400,7 @@ async fn an_export_that_the_stream_does_not_go_on_from_is_refused() {
     let world = world(940);
     fill(&world, 50);
     let place = export(&world);
-    world.clock().skip(Duration::from_secs(22 * 3600 + 54 * 60));
+    world.clock().skip(Duration::from_secs(22 * 3600 + 50 * 60));
     let folder = place.replace("manifest-summary.json", "");
     let summary = place.replace("s3://exports/", "");
     let original = world.sandbox.objects(BUCKET)[&summary].clone();
@@ -423,15 +425,15 @@ async fn an_export_that_the_stream_does_not_go_on_from_is_refused() {
     world.sandbox.set_object(BUCKET, &summary, None);
     assert_refused(&world, &from(&folder), &["read the export", "NoSuchKey", "completed"]).await;
     world.sandbox.set_object(BUCKET, &summary, Some(original.clone()));
-    world.clock().skip(Duration::from_secs(120));
+    world.clock().skip(Duration::from_secs(600));
     assert_refused(&world, &from(&folder), &["a stream keeps 24 hours", "export the table again"]).await;
     world.set_stream(false);
     let fresh = export(&world);
     assert_refused(&world, &from(&fresh), &["stream is off"]).await;
     world.set_stream(true);
-    world.clock().skip(Duration::from_secs(240));
-    assert_refused(&world, &from(&export(&world)), &["the stream was turned on at"]).await;
     world.clock().skip(Duration::from_secs(120));
+    assert_refused(&world, &from(&export(&world)), &["the stream was turned on at"]).await;
+    world.clock().skip(Duration::from_secs(300));
     let reports = world.migrate(&from(&export(&world))).await.unwrap();
     assert!(reports[0].verification.is_identical());
 }

@@ -46,6 +46,9 @@ const PASSING: [&str; 7] = [
 const STALE_CREDENTIALS: [&str; 4] =
     ["ExpiredTokenException", "ExpiredToken", "RequestExpired", "UnrecognizedClientException"];
 
+/// In place of a code: no provider of the chain has credentials, so there is nobody to be refused.
+const NOT_FOUND: &str = "NoCredentials";
+
 /// In place of a code: the guard did not let the call pass.
 const HELD_BACK: &str = "HeldBack";
 
@@ -174,6 +177,11 @@ pub(crate) fn was_held_back(failure: &Failure) -> bool {
     failure.code.as_deref() == Some(HELD_BACK)
 }
 
+/// Whether the process has no credentials at all, its own or those that a role is assumed with.
+pub(crate) fn has_no_credentials(failure: &Failure) -> bool {
+    failure.code.as_deref() == Some(NOT_FOUND)
+}
+
 /// Why there are no credentials, and what becomes of the calls that want them.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no credentials: {message}")]
@@ -194,8 +202,12 @@ impl NoCredentials {
 }
 
 impl From<&CredentialsError> for NoCredentials {
-    /// What the token service refused is [`Fault::Denied`]; what did not reach it, or was throttled, passes.
+    /// What the token service refused is [`Fault::Denied`], and so is a chain in which nobody has any; what did not reach
+    /// the service, or was throttled, passes.
     fn from(error: &CredentialsError) -> Self {
+        if let Some(missing) = not_found(error) {
+            return Self { fault: Fault::Denied, code: Some(NOT_FOUND.to_owned()), message: chain(missing) };
+        }
         let refusal = find::<AssumeRoleError>(error)
             .map(ProvideErrorMetadata::meta)
             .or_else(|| find::<AssumeRoleWithWebIdentityError>(error).map(ProvideErrorMetadata::meta));
@@ -262,6 +274,19 @@ fn without_values(message: &str) -> String {
 }
 
 /// The first cause of this type.
+/// The one among the causes that says that no provider has credentials: those for a role are looked for within the call that
+/// assumes it.
+fn not_found<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<CredentialsError>() {
+            Some(found @ CredentialsError::CredentialsNotLoaded(_)) => return Some(found),
+            _ => cause = error.source(),
+        }
+    }
+    None
+}
+
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -350,6 +375,13 @@ mod tests {
         assert_eq!(fault(CredentialsError::provider_timed_out(std::time::Duration::from_secs(5))), Fault::Transient);
         assert_eq!(fault(CredentialsError::provider_error("503")), Fault::Transient);
         assert_eq!(fault(CredentialsError::not_loaded_no_source()), Fault::Denied);
+        let for_a_role = SdkError::<AssumeRoleError, HttpResponse>::construction_failure(CredentialsError::not_loaded(
+            "nobody has any",
+        ));
+        let for_a_role =
+            NoCredentials::from(&CredentialsError::provider_error(for_a_role)).failure("GetCallerIdentity");
+        assert_eq!(for_a_role.fault, Fault::Denied, "waiting brings none");
+        assert!(has_no_credentials(&for_a_role) && !has_stale_credentials(&for_a_role));
         assert_eq!(fault(CredentialsError::invalid_configuration("no such profile")), Fault::Denied);
         let refused = |code| {
             let metadata = aws_smithy_types::error::ErrorMetadata::builder().code(code).build();

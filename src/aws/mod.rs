@@ -22,7 +22,7 @@ mod wire;
 pub use accounts::{AccessKey, Account, Clients, Identity};
 pub use call::{CallRecord, Observer, Outcome, SendGuard, Side};
 pub use create::{Created, Patience};
-pub(crate) use fault::{has_stale_credentials, was_held_back};
+pub(crate) use fault::{has_no_credentials, has_stale_credentials, was_held_back};
 pub use objects::Bucket;
 pub use streams::Streams;
 pub use tables::Table;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::aws::{Account, Clients, Identity, Observer, Side, has_stale_credentials};
+use crate::aws::{Account, Clients, Identity, Observer, Side, has_no_credentials, has_stale_credentials};
 use crate::config::{LinkConfig, TableRef};
 use crate::context::Context;
 use crate::error::{Error, Exit, Failure, Fault, Result};
@@ -60,9 +60,14 @@ async fn introduce(link: &str, account: &Account, table: &TableRef, context: &Co
         }
         Err(failure) if failure.fault == Fault::Denied => {
             Err(Error::new(Exit::Precondition, format!("get credentials for the {side} of link `{link}`"))
-                .hint(format!(
-                    "check the role, its trust policy and external id, or the {side}'s profile and environment"
-                ))
+                .hint(match has_no_credentials(&failure) {
+                    true => "give the process an identity of its own: a profile, AWS_ACCESS_KEY_ID and \
+                             AWS_SECRET_ACCESS_KEY, or a role of its machine or container"
+                        .to_owned(),
+                    false => format!(
+                        "check the role, its trust policy and external id, or the {side}'s profile and environment"
+                    ),
+                })
                 .because(failure))
         }
         Err(failure) => {

@@ -11,6 +11,10 @@ const PREFIX: &str = "DYNAFERRY__";
 
 /// Sets every setting of the environment, in the order of the variables' names.
 pub(super) fn apply(tree: &mut Table, mut variables: Vec<(String, String)>, problems: &Collector<'_>) {
+    for (name, meant) in variables.iter().filter_map(|(name, _)| Some((name, meant(name)?))) {
+        let what = "is no setting: two underscores part the keys";
+        problems.add(&Origin::Said(name.as_str().into()), what, format!("did you mean {meant}?"));
+    }
     variables.retain(|(name, _)| name.starts_with(PREFIX));
     variables.sort();
     for (name, text) in variables {
@@ -20,6 +24,27 @@ pub(super) fn apply(tree: &mut Table, mut variables: Vec<(String, String)>, prob
             Err((what, hint)) => problems.add(&origin, what, hint),
         }
     }
+}
+
+/// The setting that a variable with too few underscores is meant to be. Kubernetes puts variables such as
+/// `DYNAFERRY_SERVICE_HOST` and `DYNAFERRY_PORT` into every container beside a Service named `dynaferry`: only what is
+/// the name of a setting is taken for one.
+fn meant(name: &str) -> Option<String> {
+    const SETTINGS: [(&str, &[&str]); 3] = [
+        ("CHECKPOINT", &["STORE", "INTERVAL", "RECORDS", "NAMESPACE", "LEASE"]),
+        ("SERVICE", &["LISTEN", "DRAIN"]),
+        ("TELEMETRY", &["LOG_FORMAT", "LOG_LEVEL"]),
+    ];
+    let rest = name.strip_prefix("DYNAFERRY_")?;
+    let is_meant = |section: &str, key: &str| {
+        let keys = rest.trim_start_matches('_').strip_prefix(section).map(|rest| rest.trim_start_matches('_'));
+        keys == Some(key)
+    };
+    let of = |(section, keys): &(&str, &[&str])| {
+        let key = keys.iter().find(|key| is_meant(section, key))?;
+        Some(format!("{PREFIX}{section}__{key}"))
+    };
+    SETTINGS.iter().find_map(of).filter(|meant| meant != name)
 }
 
 /// Sets one value, given by a variable or an option.

@@ -241,6 +241,22 @@ mod overlaid {
     }
 
     #[test]
+    fn one_underscore_too_few_is_refused_and_what_kubernetes_sets_is_not() {
+        for (name, meant) in [
+            ("DYNAFERRY_CHECKPOINT_STORE", "DYNAFERRY__CHECKPOINT__STORE"),
+            ("DYNAFERRY__CHECKPOINT_STORE", "DYNAFERRY__CHECKPOINT__STORE"),
+            ("DYNAFERRY_SERVICE__DRAIN", "DYNAFERRY__SERVICE__DRAIN"),
+            ("DYNAFERRY_TELEMETRY_LOG_LEVEL", "DYNAFERRY__TELEMETRY__LOG_LEVEL"),
+        ] {
+            let text = parse("f", ORDERS, variables(&[(name, "x")])).unwrap_err().to_string();
+            assert!(text.contains(&format!("{name}: is no setting")), "{text}");
+            assert!(text.contains(&format!("did you mean {meant}?")), "{text}");
+        }
+        let injected = ["DYNAFERRY_SERVICE_HOST", "DYNAFERRY_SERVICE_PORT", "DYNAFERRY_PORT_9464_TCP", "DYNAFERRY_LOG"];
+        with(ORDERS, &injected.map(|name| (name, "x")));
+    }
+
+    #[test]
     fn a_link_is_found_with_underscores_for_hyphens() {
         let text = ORDERS.replace("[link.orders]", "[link.shop-orders__eu]");
         let config = with(&text, &[("DYNAFERRY__LINK__SHOP_ORDERS__EU__APPLY__MAX_WCU", "9")]);

@@ -30,7 +30,10 @@ pub(super) fn execute(session: &Session, args: &ValidateArgs) -> Result<Ended> {
         Ok(config) => {
             let name = config.file.as_ref().map(|path| path.strip_prefix(".").unwrap_or(path).display().to_string());
             let links = config.links.len() + config.patterns.len();
-            let document = json!({"schema": SCHEMA, "file": name, "valid": true, "links": links, "problems": []});
+            let warnings = config.warnings();
+            let document = json!({
+                "schema": SCHEMA, "file": name, "valid": true, "links": links, "problems": [], "warnings": warnings,
+            });
             session.print(&summary(name.as_deref(), &config), &document)?;
             Ok(Ended::DONE)
         }
@@ -51,7 +54,8 @@ fn summary(name: Option<&str>, config: &Config) -> String {
         0 => String::new(),
         many => format!(", {many} of many tables"),
     };
-    format!("{} is valid: {links}{many}", name.unwrap_or("the environment"))
+    let warnings = config.warnings().into_iter().map(|warning| format!("\nwarning: {warning}")).collect::<String>();
+    format!("{} is valid: {links}{many}{warnings}", name.unwrap_or("the environment"))
 }
 
 fn list(problems: &Problems) -> Vec<serde_json::Value> {
@@ -67,6 +71,24 @@ fn list(problems: &Problems) -> Vec<serde_json::Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_doubt_that_ends_too_early_for_aws_is_a_warning() {
+        let told = |more: &str| {
+            let text = format!(
+                "version = 1\n[link.a]\nsource.table = \"aaa\"\ntarget.table = \"bbb\"\ntarget.region = \"eu-west-1\"\n{more}"
+            );
+            summary(Some("f"), &config::parse("f", &text, []).unwrap())
+        };
+        let text = told("apply.in_doubt_for = \"1s\"");
+        assert!(
+            text.starts_with("f is valid: 1 link\nwarning: [link.a]: `apply.in_doubt_for` is 1s: at AWS"),
+            "{text}"
+        );
+        assert_eq!(told(""), "f is valid: 1 link");
+        let local = "apply.in_doubt_for = \"1s\"\ntarget.endpoint_url = \"http://127.0.0.1:8000\"";
+        assert_eq!(told(local), "f is valid: 1 link");
+    }
 
     #[test]
     fn links_are_counted() {

@@ -51,8 +51,8 @@ pub(super) struct Shared {
     exclusive: Option<bool>,
     allow_non_empty: bool,
     load: LoadConfig,
-    apply: ApplyConfig,
-    stream: StreamConfig,
+    pub(super) apply: ApplyConfig,
+    pub(super) stream: StreamConfig,
     verify: VerifyConfig,
 }
 

@@ -143,6 +143,28 @@ pub fn parse(
     problems.finish(config)
 }
 
+impl Config {
+    /// What is valid, and most likely not what is meant: a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let links = self.links.iter().map(|link| (link.name.as_str(), &link.apply, &link.target));
+        let patterns = self.patterns.iter().map(|link| (link.name(), link.apply(), link.target()));
+        let is_early = |apply: &ApplyConfig, target: &SideConfig| {
+            apply.in_doubt_for < DEFAULT_IN_DOUBT_FOR && target.endpoint_url.is_none()
+        };
+        let early = links.chain(patterns).filter(|(_, apply, target)| is_early(apply, target));
+        early
+            .map(|(link, apply, _)| {
+                format!(
+                    "[link.{link}]: `apply.in_doubt_for` is {:?}: at AWS a write whose answer was lost may land for up to 16 \
+                     minutes, and what it puts back after that time stays; leave the default there",
+                    apply.in_doubt_for
+                )
+            })
+            .collect()
+    }
+}
+
 /// Reads the tree; what it notes among the problems decides whether the result counts.
 fn assemble(tree: &Table, from_file: bool, problems: &Collector<'_>) -> Config {
     let mut top = Section::top(tree, problems);

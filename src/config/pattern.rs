@@ -4,9 +4,11 @@
 
 use serde::Serialize;
 
+use super::apply::ApplyConfig;
 use super::link::{LinkConfig, Shared, same_place};
 use super::section::{Complaint, Section};
 use super::side::{SideConfig, TableRef};
+use super::stream::OnGap;
 use super::tree::Origin;
 use crate::error::{Error, Exit, Result};
 
@@ -143,6 +145,26 @@ impl PatternLink {
     #[must_use]
     pub fn target(&self) -> &SideConfig {
         &self.shared.target
+    }
+
+    /// How its links write.
+    #[must_use]
+    pub fn apply(&self) -> &ApplyConfig {
+        &self.shared.apply
+    }
+
+    /// What becomes of a gap of any of its links.
+    #[must_use]
+    pub fn on_gap(&self) -> OnGap {
+        self.shared.stream.on_gap
+    }
+
+    /// Whether a link of this name may be one of its own.
+    #[must_use]
+    pub fn may_name(&self, link: &str) -> bool {
+        link.strip_prefix(&self.name)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|table| self.patterns.covers(table))
     }
 
     /// Whether the source's tables must be listed: false when every name is written out.

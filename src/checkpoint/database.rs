@@ -61,10 +61,15 @@ impl Failure {
 #[error("{0}")]
 struct Shared(Arc<redb::Error>);
 
+/// Whether there is such a file.
+pub(super) fn exists(path: &Path, place: &str) -> StoreResult<bool> {
+    path.try_exists().map_err(|error| Failure::from(error).to_error(place))
+}
+
 /// Opens a state file, or makes one.
 pub(super) fn open_or_create(path: &Path, place: &str) -> StoreResult<Database> {
     let fail = |failure: Failure| failure.to_error(place);
-    if !path.try_exists().map_err(|error| fail(error.into()))? {
+    if !exists(path, place)? {
         create(path).map_err(fail)?;
     }
     let is_empty = fs::metadata(path).map_err(|error| fail(error.into()))?.len() == 0;
@@ -103,7 +108,10 @@ fn builder() -> Builder {
 /// Makes the file whole under another name first, so that being killed half-way leaves no file that is none.
 fn create(path: &Path) -> Result<(), Failure> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
+    if !parent.try_exists()? {
+        let what = format!("the directory {} is not there: make it, or mount its disk", parent.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, what).into());
+    }
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.new", std::process::id()));
     let draft = Path::new(&draft);

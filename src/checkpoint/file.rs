@@ -38,7 +38,8 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Opens a file, or makes it and its parent directories. Blocks until that is done.
+    /// Opens a file, or makes it. Blocks until that is done. Its directory must be there: where it is missing, so is the
+    /// disk, or the path is misspelt, and state in another place would be found by nobody.
     ///
     /// # Errors
     /// [`StoreError::Held`] when it is open already, [`StoreError::Version`] when another version wrote it,
@@ -46,6 +47,18 @@ impl FileStore {
     pub fn open(path: impl AsRef<Path>) -> StoreResult<Self> {
         let path = path.as_ref().to_owned();
         Self::start(path, database::open_or_create)
+    }
+
+    /// Opens a file that is there; `None`: it is not, and is not made either. Blocks until that is done.
+    ///
+    /// # Errors
+    /// As for [`FileStore::open`].
+    pub fn open_existing(path: impl AsRef<Path>) -> StoreResult<Option<Self>> {
+        let path = path.as_ref();
+        if !database::exists(path, &format!("file:{}", path.display()))? {
+            return Ok(None);
+        }
+        Self::open(path).map(Some)
     }
 
     fn start(
@@ -314,6 +327,20 @@ mod tests {
             assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
         }
         assert!(!directory.path().join("state.redb").exists());
+    }
+
+    #[test]
+    fn who_only_looks_makes_nothing_and_nobody_makes_directories() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(FileStore::open_existing(directory.path().join("state.redb")).unwrap().is_none());
+        let nowhere = directory.path().join("nowhere");
+        assert!(FileStore::open_existing(nowhere.join("state.redb")).unwrap().is_none());
+        let error = FileStore::open(nowhere.join("state.redb")).unwrap_err();
+        let text = crate::error::chain(&error);
+        assert!(text.contains("nowhere is not there: make it, or mount its disk"), "{text}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        drop(FileStore::open(directory.path().join("state.redb")).unwrap());
+        assert!(FileStore::open_existing(directory.path().join("state.redb")).unwrap().is_some());
     }
 
     #[tokio::test]

@@ -123,6 +123,13 @@ impl Error {
         self
     }
 
+    /// What failed, why, and what to try, in one line: what a human is needed for.
+    #[must_use]
+    pub fn needs(&self) -> String {
+        let hint = self.hint.iter().map(|hint| format!("; try: {hint}")).collect::<String>();
+        format!("{}{hint}", chain(self))
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {

@@ -259,6 +259,15 @@ impl Book {
         self.write_link();
     }
 
+    /// Every change created before this is applied. Written with the next commit where that is later by so much than what
+    /// the row says: nobody waits for it.
+    pub(crate) fn settled_until(&mut self, time: WallTime, later_by: Duration) {
+        if self.link.settled_until.is_none_or(|known| time > known && time.since(known) >= later_by) {
+            self.link.settled_until = Some(time);
+            self.dirty.link = true;
+        }
+    }
+
     fn write_link(&mut self) {
         self.dirty.link = true;
         self.dirty.urgent = true;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rows::{
-    DeadLetterRow, Debt, DoubtRow, Fence, GapRow, GapScope, LinkIdentity, LinkRow, LoadPlan, PageId, SegmentRow,
-    ShardRow, ShardStatus, Stage,
+    DeadLetterRow, Debt, DifferenceCounts, DoubtRow, Fence, GapRow, GapScope, LinkIdentity, LinkRow, LoadPlan, PageId,
+    SegmentRow, ShardRow, ShardStatus, Stage, VerifiedRow,
 };
 use super::{FileStore, LinkState, MemoryStore, StateStore, StateWrite, StoreError};
 use crate::model::{CanonicalKey, KeyAttribute, KeyKind, KeySchema, SequenceNumber, ShardId, StreamArn, WallTime};
@@ -88,6 +88,7 @@ on_each_store! {
     a_listing_and_its_settling_in_one_commit_leave_nothing
     dead_letters_come_in_pages
     a_number_of_a_dead_letter_is_remembered_when_it_is_gone
+    a_verification_is_noted_by_anybody_and_is_nobodys_row
     links_do_not_see_each_other
     commits_take_effect_in_the_order_of_the_calls
 }
@@ -123,11 +124,13 @@ fn link_row() -> LinkRow {
             expected_bytes: 1 << 40,
             expected_items: 7,
             export: None,
+            loaded_items: Some(3),
         }),
         start_from: Some(time(-1)),
         owns_target: true,
         clean: false,
         ghosts_until: None,
+        settled_until: None,
     }
 }
 
@@ -544,6 +547,26 @@ async fn dead_letters_come_in_pages(medium: Medium) {
     }
     assert_eq!(seen, ids);
     assert!(store.dead_letters("orders", 0, 0).await.unwrap().is_empty());
+}
+
+async fn a_verification_is_noted_by_anybody_and_is_nobodys_row(medium: Medium) {
+    let store = medium.open().await;
+    assert_eq!(store.verified("orders").await.unwrap(), None);
+    let confirmed = DifferenceCounts { missing: 1, extra: 2, different: 3 };
+    let row =
+        VerifiedRow { at: time(5), compared: 7, pending: DifferenceCounts::default(), confirmed, last_success: None };
+    store.note_verified("orders", &row).await.unwrap();
+    let fence = taken(&store, "orders").await;
+    store.commit("orders", &fence, vec![StateWrite::Link(link_row())]).await.unwrap();
+    let later = VerifiedRow { at: time(9), last_success: Some(time(9)), ..row };
+    store.note_verified("orders", &later).await.unwrap();
+    store.commit("orders", &fence, vec![StateWrite::Link(link_row())]).await.unwrap();
+    drop(store);
+    let store = medium.open().await;
+    assert_eq!(store.verified("orders").await.unwrap(), Some(later));
+    assert_eq!(store.verified("events").await.unwrap(), None);
+    let state = store.read("orders").await.unwrap();
+    assert_eq!((state.link, state.dead_letters), (Some(link_row()), (0, 0)));
 }
 
 async fn a_number_of_a_dead_letter_is_remembered_when_it_is_gone(medium: Medium) {

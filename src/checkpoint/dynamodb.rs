@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::layout::{self, Head, Image, Items, Places};
-use super::rows::{DeadLetterRow, DoubtRow, Fence, SCHEMA_VERSION};
+use super::rows::{DeadLetterRow, DoubtRow, Fence, SCHEMA_VERSION, VerifiedRow};
 use super::rules;
 use super::table::{Field, Fields, Found, Guard, ItemKey, ItemWrite, Range, StateTable, Written};
 use super::{Leases, LinkState, Pulses, Sighting, Sign, StateStore, StateWrite, StoreError, StoreResult, ledger};
@@ -195,6 +195,27 @@ impl Reach {
     /// A name for one write, or one transaction: nobody else has it.
     fn nonce(&self) -> String {
         format!("{:016x}{:016x}", self.context.draw_u64(), self.context.draw_u64())
+    }
+
+    async fn note_verified(&self, link: &str, row: &VerifiedRow) -> StoreResult<()> {
+        let value = serde_json::to_vec(row).map_err(|error| self.damaged_verified(link, &error))?;
+        let fields = Fields::from([(layout::VALUE.to_owned(), Field::Bytes(value))]);
+        self.write(&ItemWrite::new(self.places.verified(link), Some(fields))).await.map(drop)
+    }
+
+    async fn verified(&self, link: &str) -> StoreResult<Option<VerifiedRow>> {
+        let fields = self.get(&self.places.verified(link)).await?;
+        match fields.as_ref().and_then(|fields| fields.get(layout::VALUE)) {
+            Some(Field::Bytes(value)) => {
+                serde_json::from_slice(value).map(Some).map_err(|error| self.damaged_verified(link, &error))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn damaged_verified(&self, link: &str, error: &serde_json::Error) -> StoreError {
+        let what = format!("the verification row of link {link}: {:?}", error.classify());
+        StoreError::Damaged { place: self.place(), what }
     }
 
     async fn head(&self, link: &str) -> StoreResult<Option<Head>> {
@@ -635,5 +656,13 @@ impl StateStore for TableStore {
 
     fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>> {
         self.ask(link, |answer| Job::Doubt(key.clone(), answer))
+    }
+
+    fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {
+        self.reach.note_verified(link, row).boxed()
+    }
+
+    fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
+        self.reach.verified(link).boxed()
     }
 }

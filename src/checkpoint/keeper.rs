@@ -88,6 +88,8 @@ pub(crate) trait BookObserver: Send + Sync {
     fn status(&self, status: BookStatus);
     /// Records and bytes that were read beyond the watermarks.
     fn ahead(&self, records: u64, bytes: u64);
+    /// Every change created before this is applied; `None`: not known.
+    fn settled_until(&self) -> Option<WallTime>;
 }
 
 /// The task behind a [`Keeper`].

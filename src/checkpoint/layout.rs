@@ -43,7 +43,7 @@ const STEP: (usize, usize) = (90, 2 << 20);
 const PART: u8 = 0xF0;
 
 /// The value of a row, or a part of it.
-const VALUE: &str = "v";
+pub(super) const VALUE: &str = "v";
 /// The key of a row, where the sort key does not hold all of it.
 const KEY: &str = "k";
 /// Of how many items a row is, if not of one.
@@ -91,6 +91,11 @@ impl Places {
     /// All links.
     pub(super) fn entries(&self) -> Range {
         self.range(format!("{}/links", self.namespace), vec![0], vec![0xFF])
+    }
+
+    /// What the last comparison of a link's tables found. In no link's own partition, whose rows are its owner's alone.
+    pub(super) fn verified(&self, link: &str) -> ItemKey {
+        ItemKey { partition: format!("{}/verified", self.namespace), sort: link.as_bytes().to_vec() }
     }
 
     /// A worker's pulse.

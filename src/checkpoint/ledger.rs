@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::rows::{DeadLetterRow, DoubtRow, Fence, PageId};
+use super::rows::{DeadLetterRow, DoubtRow, Fence, PageId, VerifiedRow};
 use super::rules::{self, Listing, Refusal};
 use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
 use crate::model::{CanonicalKey, WallTime};
@@ -30,10 +30,12 @@ pub(super) enum Kind {
     DoubtOfPage = 7,
     Gap = 8,
     DeadLetter = 9,
+    /// Not of the link's owner.
+    Verified = 10,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Link,
         Self::Fence,
         Self::Counters,
@@ -43,6 +45,7 @@ impl Kind {
         Self::DoubtOfPage,
         Self::Gap,
         Self::DeadLetter,
+        Self::Verified,
     ];
 
     /// The kind with this number.
@@ -61,6 +64,7 @@ impl Kind {
             Self::DoubtOfPage => "doubt-of-page",
             Self::Gap => "gap",
             Self::DeadLetter => "dead letter",
+            Self::Verified => "verification",
         }
     }
 }
@@ -152,6 +156,21 @@ impl<E: Engine> StateStore for E {
     fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>> {
         let (link, key) = (link.to_owned(), key.clone());
         self.submit(move |rows| doubt(rows, &link, key))
+    }
+
+    fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {
+        let (link, row) = (link.to_owned(), row.clone());
+        self.submit(move |rows| {
+            let mut overlay = Overlay::new(rows, &link, 0);
+            overlay.put(Kind::Verified, &[], &row)?;
+            let changes = overlay.changes;
+            store(rows, &link, changes)
+        })
+    }
+
+    fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
+        let link = link.to_owned();
+        self.submit(move |rows| get(rows, &link, Kind::Verified, &[]))
     }
 }
 

@@ -69,6 +69,9 @@ pub struct LoadPlan {
     /// What is loaded instead of a scan of the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<ExportPlan>,
+    /// Items that the load settled in all its runs, from its end on.
+    #[serde(default)]
+    pub loaded_items: Option<u64>,
 }
 
 impl LoadPlan {
@@ -109,6 +112,36 @@ pub struct LinkRow {
     /// applied again; those of records that were trimmed unread are not, so no gap is closed before this.
     #[serde(default)]
     pub ghosts_until: Option<WallTime>,
+    /// Every change created before this was applied when the row was written, as the running link knew from empty pages,
+    /// too: written at a drain and now and then before, so that an idle table does not look as old as its last change.
+    #[serde(default)]
+    pub settled_until: Option<WallTime>,
+}
+
+/// What the last comparison of a link's tables found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedRow {
+    /// When it ended.
+    pub at: WallTime,
+    /// Keys that were compared.
+    pub compared: u64,
+    /// Keys that never came to rest.
+    pub pending: DifferenceCounts,
+    /// Keys that differ.
+    pub confirmed: DifferenceCounts,
+    /// When one last found both tables identical: this one, or one before it.
+    pub last_success: Option<WallTime>,
+}
+
+/// Differences by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferenceCounts {
+    /// In the source only.
+    pub missing: u64,
+    /// In the target only.
+    pub extra: u64,
+    /// In both, not equal.
+    pub different: u64,
 }
 
 /// A range of records that an earlier owner may still have on the wire.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::lease::Sighting;
-use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
+use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow};
 use crate::error::{Error, Exit};
 use crate::model::{CanonicalKey, ShardId, WallTime};
 
@@ -268,4 +268,11 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Whether a key is in doubt now; for tests and `status`.
     fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>>;
+
+    /// Notes what a comparison of the link's tables found. Not fenced: nothing that is written depends on it, and who
+    /// compares is seldom who has the link.
+    fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>>;
+
+    /// What the last comparison found, whoever made it; `None`: there was none.
+    fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>>;
 }

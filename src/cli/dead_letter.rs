@@ -11,8 +11,8 @@ use super::link::check_names;
 use super::output;
 use super::session::{Ended, Session};
 use crate::context::Context;
-use crate::error::Result;
-use crate::runtime::{DeadLetter, Program};
+use crate::error::{Exit, Result};
+use crate::runtime::{DeadLetter, Program, RetryReport};
 use crate::telemetry::Mode;
 
 /// Items that the target refused (links with `on_rejected = "dead_letter"`).
@@ -24,6 +24,8 @@ pub(super) enum DeadLetterCommand {
     )]
     List(ListArgs),
     /// Copy them again, each as its source is now; what is accepted is crossed off
+    ///
+    /// Exits 0 when none is left, 3 when the target refused some of them again.
     #[command(after_help = "Examples:\n  dynaferry dead-letter retry orders")]
     Retry(RetryArgs),
 }
@@ -46,6 +48,13 @@ pub(super) struct RetryArgs {
     /// The links [default: all]
     #[arg(value_name = "LINK")]
     links: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Retried {
+    schema: &'static str,
+    #[serde(flatten)]
+    report: RetryReport,
 }
 
 #[derive(Serialize)]
@@ -84,12 +93,23 @@ pub(super) async fn execute(session: &Session, command: &DeadLetterCommand) -> R
     match command {
         DeadLetterCommand::List(args) => list(session, &program.dead_letters(links).await?, args.show_values)?,
         DeadLetterCommand::Retry(_) => {
-            let retried = Box::pin(program.retry_dead_letters(links)).await?;
-            let document = serde_json::json!({"schema": "dynaferry.dead_letter_retry/v1", "retried": retried});
-            session.print(&format!("{} copied again", counted(retried, "dead letter")), &document)?;
+            let report = Box::pin(program.retry_dead_letters(links)).await?;
+            let document = Retried { schema: "dynaferry.dead_letter_retry/v1", report };
+            session.print(&told(report), &document)?;
+            if report.remaining > 0 {
+                return Ok(Ended::Exit(Exit::Differences));
+            }
         }
     }
     Ok(Ended::DONE)
+}
+
+fn told(RetryReport { retried, remaining }: RetryReport) -> String {
+    let gone = format!("{} copied again", counted(retried, "dead letter"));
+    match remaining {
+        0 => gone,
+        _ => format!("{gone}; {remaining} refused again and kept: the log says why"),
+    }
 }
 
 fn list(session: &Session, letters: &[DeadLetter], show_values: bool) -> Result<()> {
@@ -134,6 +154,13 @@ mod tests {
             at: WallTime::from_secs(0),
         };
         DeadLetter { link: "orders".into(), letter }
+    }
+
+    #[test]
+    fn a_retry_says_what_is_left() {
+        assert_eq!(told(RetryReport { retried: 1, remaining: 0 }), "1 dead letter copied again");
+        let text = "0 dead letters copied again; 2 refused again and kept: the log says why";
+        assert_eq!(told(RetryReport { retried: 0, remaining: 2 }), text);
     }
 
     #[test]

@@ -82,7 +82,11 @@ pub(super) struct LogSettings {
 pub(super) fn start(settings: LogSettings) {
     let LogSettings { directives, is_json, screen } = settings;
     let lines = fmt::layer().with_ansi(screen.has_color()).with_writer(screen);
-    let lines = if is_json { lines.json().flatten_event(true).with_ansi(false).boxed() } else { lines.boxed() };
+    let lines = if is_json {
+        lines.json().flatten_event(true).with_span_list(false).with_ansi(false).boxed()
+    } else {
+        lines.boxed()
+    };
     let filter = EnvFilter::builder().parse_lossy(directives);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter_fn(holds_no_body))).with(filter);
     // Already started: the first settings hold.

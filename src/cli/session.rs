@@ -11,6 +11,7 @@ use super::logging::{self, LogSettings};
 use super::output;
 use super::terminal::{self, Screen};
 use crate::config::{self, Config, LogFormat, TelemetryConfig};
+use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 
 /// What a stop may take beyond `service.drain`.
@@ -92,6 +93,7 @@ impl Session {
     pub(super) fn load_config(&self) -> Result<Config> {
         let config = config::load(self.options.config.as_deref(), self.environment.iter().cloned())?;
         self.start_logging(&config.telemetry)?;
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(config)
     }
 
@@ -134,9 +136,14 @@ impl Session {
         if self.is_json() { output::json(document) } else { output::text(text) }
     }
 
-    /// Tells what ended the command.
+    /// Tells what ended the command: among log lines in JSON, as one of them.
     pub(super) fn print_error(&self, error: &Error) {
-        terminal::complain(&output::describe_error(error, self.screen.has_color()));
+        let text = if self.logs_json() {
+            output::error_line(error, Context::system().now())
+        } else {
+            output::describe_error(error, self.screen.has_color())
+        };
+        terminal::complain(&text);
     }
 
     /// Runs something that may be told to stop, and tells it when the time is over. A command that does not stop within

@@ -59,13 +59,9 @@ pub(super) struct LinkView {
     #[serde(default)]
     records_per_second: Option<f64>,
     pub(super) load: Option<LoadView>,
-    #[serde(default)]
-    pub(super) dead_letters: u64,
     #[cfg(feature = "sandbox")]
     #[serde(default)]
     pub(super) in_doubt: u64,
-    #[serde(default)]
-    gaps: Vec<Value>,
     #[serde(default)]
     needs: Vec<String>,
 }
@@ -191,11 +187,7 @@ fn speed(link: &LinkView) -> String {
 }
 
 fn needs(link: &LinkView) -> String {
-    let gap =
-        (!link.gaps.is_empty()).then(|| format!("{} open", super::format::counted(link.gaps.len() as u64, "gap")));
-    let letters = (link.dead_letters > 0).then(|| super::format::counted(link.dead_letters, "dead letter"));
-    let parts: Vec<String> = link.needs.iter().take(1).cloned().chain(gap).chain(letters).collect();
-    if parts.is_empty() { "–".to_owned() } else { parts.join("; ") }
+    link.needs.first().cloned().unwrap_or_else(|| "–".to_owned())
 }
 
 #[cfg(test)]
@@ -230,7 +222,7 @@ mod tests {
         let expected = "\
 LINK    PHASE         LAG   HEADROOM  RATE             NEEDS
 orders  replicating   1.1s  23h59m    1,234 records/s  –
-events  initial load  –     –         63%, 2.0 KiB/s   credentials are refused; 2 dead letters
+events  initial load  –     –         63%, 2.0 KiB/s   credentials are refused
 events: turn the stream on";
         assert_eq!(text, expected);
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::format::{counted, parse_duration, span};
 use super::link::{LinkArgs, TargetArgs, check_names};
+use super::output;
 use super::progress::Progress;
 use super::session::{Ended, STOP_MARGIN, Session};
 use crate::context::Context;
@@ -67,7 +68,9 @@ struct Row<'a> {
     link: &'a str,
     identical: bool,
     #[serde(flatten)]
-    report: &'a VerifyReport,
+    report: Option<&'a VerifyReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<serde_json::Value>,
 }
 
 pub(super) async fn execute(session: &Session, args: &VerifyArgs) -> Result<Ended> {
@@ -82,9 +85,10 @@ pub(super) async fn execute(session: &Session, args: &VerifyArgs) -> Result<Ende
     let grace = config.service.drain + STOP_MARGIN;
     let program = Arc::new(Program::new(config, Context::system(), Mode::Oneshot));
     let progress = Progress::of_command(session, program.status_source());
-    let work = Box::pin(progress.during(program.verify(options, session.stop.token())));
+    let verifying = async { output::any_done(Box::pin(program.verify_each(options, session.stop.token())).await?) };
+    let work = Box::pin(progress.during(verifying));
     let done = session.within(args.timeout, grace, work);
-    report(session, args, &done.await?)
+    report(session, args, done.await?)
 }
 
 /// A new file for the report; only its owner may read it, since it holds keys and perhaps items.
@@ -97,17 +101,28 @@ fn create(path: &Path) -> Result<Box<dyn Write + Send>> {
     Ok(Box::new(BufWriter::new(options.open(path).map_err(fail)?)))
 }
 
-fn report(session: &Session, args: &VerifyArgs, reports: &[(String, VerifyReport)]) -> Result<Ended> {
-    let identical = reports.iter().all(|(_, report)| report.is_identical());
-    let mut lines: Vec<String> = reports.iter().map(|(link, report)| format!("{link}: {}", describe(report))).collect();
+fn report(session: &Session, args: &VerifyArgs, outcomes: Vec<(String, Result<VerifyReport>)>) -> Result<Ended> {
+    let is_identical = |ended: &Result<VerifyReport>| ended.as_ref().is_ok_and(VerifyReport::is_identical);
+    let identical = outcomes.iter().all(|(_, ended)| is_identical(ended));
+    let lines = outcomes.iter().map(|(link, ended)| match ended {
+        Ok(report) => format!("{link}: {}", describe(report)),
+        Err(error) => format!("{link}: failed: {}", error.what),
+    });
+    let mut lines: Vec<String> = lines.collect();
     match &args.report {
         Some(path) => lines.push(format!("report: {}", path.display())),
         None if !identical => lines.push("which keys: --report FILE; mend them: --repair".to_owned()),
         None => {}
     }
-    let rows = reports.iter().map(|(link, report)| Row { link, identical: report.is_identical(), report });
+    let rows = outcomes.iter().map(|(link, ended)| Row {
+        link,
+        identical: is_identical(ended),
+        report: ended.as_ref().ok(),
+        error: ended.as_ref().err().map(output::error_document),
+    });
     let document = Document { schema: "dynaferry.verify/v1", identical, links: rows.collect() };
     session.print(&lines.join("\n"), &document)?;
+    outcomes.into_iter().try_for_each(|(_, ended)| ended.map(drop))?;
     Ok(if identical { Ended::DONE } else { Ended::Exit(Exit::Differences) })
 }
 

@@ -111,7 +111,7 @@ async fn the_front_page_names_every_endpoint() {
 async fn metrics_are_served_in_the_text_format() {
     let server = Server::start().await;
     let identity = LinkIdentity { link: "orders".to_owned(), ..LinkIdentity::default() };
-    server.metrics.link(&identity, Mode::Service).dead_letters(7);
+    server.metrics.link(&identity, Mode::Service).dead_lettered(7);
     let (code, head, text) = server.request("GET", "/metrics").await;
     assert!(code == 200 && head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert!(text.contains("dynaferry_dead_letter_records_total{link=\"orders\"} 7\n"));
@@ -154,6 +154,16 @@ async fn startup_waits_for_the_lag_once_and_never_flips_back() {
     for bad in ["5", "s", "-5s", "5d", "99999999999999999999s", ""] {
         assert_eq!(server.request("GET", &format!("/startupz?max_lag={bad}")).await.0, 400, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_link_that_could_not_be_opened_has_started_without_being_ready() {
+    let server = Server::start().await;
+    server.source.set(Phase::Starting, None, &[NotReady::NotStarted]);
+    assert_eq!(server.json("/startupz").await.0, 503, "its first opening has not ended");
+    server.source.set(Phase::Failed, None, &[NotReady::Failed]);
+    assert_eq!((server.json("/startupz").await.0, server.json("/readyz").await.0), (200, 503));
+    assert_eq!(server.json("/startupz?max_lag=5s").await.0, 503);
 }
 
 #[tokio::test]

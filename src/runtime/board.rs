@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::checkpoint::keeper::BookStatus;
-use crate::checkpoint::rows::{LoadPlan, SegmentRow, ShardRow, ShardStatus};
+use crate::checkpoint::rows::{LoadPlan, SegmentRow, ShardRow, ShardStatus, VerifiedRow};
 use crate::context::Context;
 use crate::model::{ShardId, WallTime};
 use crate::stream::Counts;
@@ -22,7 +22,6 @@ use crate::telemetry::lag::{CheckpointMark, LinkLag, ShardLag, Watermarks};
 use crate::telemetry::rate::Rate;
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{DifferenceKind, DifferenceState, LinkMetrics, Operation, Phase, Side, Stage};
-use crate::verify::VerifyReport;
 
 /// How far the initial load is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -178,6 +177,11 @@ impl Board {
         state.is_loading = true;
     }
 
+    /// The load ended in an earlier run, with so many items.
+    pub(crate) fn was_loaded(&self, items: u64) {
+        self.state().load.items = items;
+    }
+
     /// The load ended.
     pub(crate) fn load_ended(&self) {
         self.metrics.load_ended(self.context.now());
@@ -234,20 +238,19 @@ impl Board {
         self.metrics.clock_skew(side, state.skew.offset_seconds());
     }
 
-    /// What a comparison of both tables found.
-    pub(crate) fn verified(&self, report: &VerifyReport) {
-        let states = [
-            (DifferenceState::Pending, &report.differences.pending),
-            (DifferenceState::Confirmed, &report.differences.confirmed),
-        ];
+    /// What the last comparison of both tables found; `is_new`: it was not there when the link was opened.
+    pub(crate) fn verified(&self, row: &VerifiedRow, is_new: bool) {
+        let states = [(DifferenceState::Pending, &row.pending), (DifferenceState::Confirmed, &row.confirmed)];
         for (state, counts) in states {
             self.metrics.verify_differences(DifferenceKind::Missing, state, counts.missing);
             self.metrics.verify_differences(DifferenceKind::Extra, state, counts.extra);
             self.metrics.verify_differences(DifferenceKind::Different, state, counts.different);
         }
-        self.metrics.verify_compared(report.compared);
-        if report.is_identical() {
-            self.metrics.verify_succeeded(self.context.now());
+        if is_new {
+            self.metrics.verify_compared(row.compared);
+        }
+        if let Some(at) = row.last_success {
+            self.metrics.verify_succeeded(at);
         }
     }
 

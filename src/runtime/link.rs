@@ -9,6 +9,7 @@ mod exporting;
 mod healing;
 mod opening;
 mod settings;
+mod verified;
 mod watching;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::board::Board;
 use super::fleet::{Fleet, Held, LinkGuard};
@@ -40,9 +42,13 @@ use crate::telemetry::{CallMetrics, Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
 pub(crate) use settings::verify_settings;
+pub(crate) use verified::{keep_verified, verified_row};
 pub(crate) use watching::applied_until_now;
 use watching::{observer, pause, unless_stopped, watch};
 
+/// What a link needs whose stream is off and read to its end.
+const STREAM_OFF: &str =
+    "the source's stream is off and changes are not replicated: turn it on, or set `stream.enable = true`";
 /// A service that has run once waits this long before it opens its link again after a failure.
 const OPEN_AGAIN: Duration = Duration::from_secs(15);
 
@@ -82,14 +88,24 @@ pub(crate) type BoardSlot = Arc<Mutex<Option<Arc<Board>>>>;
 /// Whom a link waits for: the name of a worker, where it is known.
 pub(crate) type StandbySlot = Arc<Mutex<Option<Option<String>>>>;
 
+/// Why nothing is copied, and what to try, since the last time the link was opened or ran.
+pub(crate) type TroubleSlot = Arc<Mutex<Option<String>>>;
+
 /// What others see of a link.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct LinkSlots {
     pub(crate) board: BoardSlot,
     pub(crate) standby: StandbySlot,
+    pub(crate) trouble: TroubleSlot,
+    pub(crate) on_gap: OnGap,
 }
 
 impl LinkSlots {
+    /// Of a link that nothing is known of yet.
+    pub(crate) fn new(on_gap: OnGap) -> Self {
+        Self { board: Arc::default(), standby: Arc::default(), trouble: Arc::default(), on_gap }
+    }
+
     /// The board, while this process works on the link.
     pub(crate) fn board(&self) -> Option<Arc<Board>> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -98,6 +114,15 @@ impl LinkSlots {
     /// Whom the link waits for; `None`: it does not.
     pub(crate) fn standby(&self) -> Option<Option<String>> {
         self.standby.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why nothing is copied, from the first opening that failed until one that does not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }
 
@@ -139,8 +164,12 @@ enum Generation {
 }
 
 impl Link {
-    /// Runs the link until it is told to stop, or until the companion is done.
+    /// Runs the link until it is told to stop, or until the companion is done. All of its log lines name it.
     pub(crate) async fn run(&self, companion: Option<Companion<'_>>, stop: CancellationToken) -> Result<()> {
+        Box::pin(self.run_generations(companion, stop)).instrument(link_span(&self.config.name)).await
+    }
+
+    async fn run_generations(&self, companion: Option<Companion<'_>>, stop: CancellationToken) -> Result<()> {
         let heartbeat = self.shared.heartbeats.register(format!("link {}", self.config.name));
         let mut has_run = false;
         loop {
@@ -182,6 +211,11 @@ impl Link {
             Some(Ok(None)) => self.lapsed_early(),
             Some(Ok(Some(begun))) => Box::pin(self.run_begun(begun, companion, stop, heartbeat)).await,
         };
+        match &outcome {
+            Ok(Generation::StreamEnded) => self.failed(STREAM_OFF.to_owned()),
+            Ok(_) => {}
+            Err(error) => self.failed(error.needs()),
+        }
         if let Some(fleet) = &self.shared.fleet {
             // Whatever the end was, nothing more is sent.
             fleet.let_go(&self.config.name).await;
@@ -263,6 +297,7 @@ impl Link {
         let accounts = Accounts::connect(&self.config, &clients, Some(self.observer())).await?;
         let Some(fleet) = &self.shared.fleet else {
             let row = self.shared.store.read(&self.config.name).await?.link;
+            self.check_names(row.as_ref())?;
             let export = self.find_export(&accounts, row.as_ref()).await?;
             let needs = Needs { stream: true, target: row.is_some() };
             let prepared = prepare(&self.config, accounts, context, needs).await?;
@@ -276,6 +311,7 @@ impl Link {
         guard.open(Arc::clone(&session));
         let hold = Hold { session: Some(Arc::clone(&session)), takeover };
         let opening = async {
+            self.check_names(state.link.as_ref())?;
             let export = self.find_export(&accounts, state.link.as_ref()).await?;
             let needs = Needs { stream: true, target: state.link.is_some() };
             let prepared = prepare(&self.config, accounts, context, needs).await?;
@@ -308,9 +344,18 @@ impl Link {
         Ok(Begun { prepared, fence, opened, export, stream, view, hold })
     }
 
+    /// Nothing is copied until the link is opened again: why.
+    fn failed(&self, why: String) {
+        self.shared.metrics.failed(&self.config.name);
+        self.slots.set_trouble(Some(why));
+    }
+
     /// Another worker has the link, and who; or none any more.
     fn stands_by(&self, waits: Option<Option<&str>>) {
         let waits = waits.map(|holder| holder.map(str::to_owned));
+        if waits.is_some() {
+            self.slots.set_trouble(None);
+        }
         let mut slot = self.slots.standby.lock().unwrap_or_else(PoisonError::into_inner);
         if waits.is_some() && slot.is_none() {
             self.shared.metrics.stands_by(&self.config.name);
@@ -341,6 +386,7 @@ impl Link {
             () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
             replaced = self.watch_target(prepared) => replaced,
+            never = self.watch_verified(&running.board) => match never {},
         }
     }
 
@@ -364,6 +410,12 @@ impl Link {
     fn patience(&self) -> Patience {
         if self.shared.mode == Mode::Service { Patience::SERVICE } else { Patience::COMMAND }
     }
+}
+
+/// Names a link in all log lines of what is done within.
+pub(crate) fn link_span(link: &str) -> Span {
+    // At the highest level: a filter that leaves out spans would leave out the name of the link in errors, too.
+    tracing::error_span!("link", link)
 }
 
 /// A context by AWS's clock, and the observer that it learns that clock from: for what runs no link.

@@ -10,4 +10,4 @@ pub(crate) mod repair;
 pub(crate) mod replica;
 pub(crate) mod ttl;
 
-pub use program::{DeadLetter, MigrateReport, Program, VerifyOptions};
+pub use program::{DeadLetter, MigrateReport, Program, RetryReport, VerifyOptions};

@@ -76,6 +76,7 @@ pub(crate) fn pin(
         expected_bytes: prepared.source.size_bytes,
         expected_items: prepared.source.item_count,
         export: None,
+        loaded_items: None,
     });
     let load = load.map(|plan| export.map_or(plan.clone(), |export| from_export(export, plan)));
     // What is older is in the load, so the stream is owed from there on: an export is older than this beginning.
@@ -97,6 +98,7 @@ pub(crate) fn pin(
         owns_target: link.target_exclusive.unwrap_or(owns_target),
         clean: false,
         ghosts_until: None,
+        settled_until: None,
     };
     let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
     book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));
@@ -192,14 +194,18 @@ pub(crate) fn resume(
     Ok(Opened { book, lineage, proved_before: unconfirmed, resumed: true })
 }
 
+/// The state of a link is of other tables than those that the configuration names.
+pub(crate) fn of_other_tables(link: &str, known: &LinkIdentity) -> Error {
+    Error::new(Exit::Precondition, format!("the state of link `{link}` belongs to other tables")).hint(format!(
+        "it copies {} to {}; rename the link, or use another state for these tables",
+        known.source, known.target
+    ))
+}
+
 /// Refuses state that belongs to other tables than those that are there now.
 pub(crate) fn check_tables(link: &str, known: &LinkIdentity, found: &LinkIdentity) -> Result<()> {
     if known.source != found.source || known.target != found.target || known.keys != found.keys {
-        return Err(Error::new(Exit::Precondition, format!("the state of link `{link}` belongs to other tables"))
-            .hint(format!(
-                "it copies {} to {}; rename the link, or use another state for these tables",
-                known.source, known.target
-            )));
+        return Err(of_other_tables(link, known));
     }
     if known.target_id != found.target_id {
         return Err(target_made_anew(link));

@@ -8,7 +8,7 @@ mod status;
 mod verify;
 mod verifying;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,17 +20,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::fleet::{Fleet, LinkMark, Pulse, PulseSetup, WorkerReport};
 use super::link::{Link, LinkSlots, Shared};
+use super::prepare::patiently;
 use crate::aws::{AccessKey, Account, Clients, Side};
 use crate::checkpoint::lease::LeaseTimes;
 use crate::checkpoint::table::StateTable;
-use crate::checkpoint::{FileStore, Pulses, StateStore, dynamodb};
-use crate::config::{Config, DEFAULT_ATTEMPT_TIMEOUT, LinkConfig, Store, check_targets, suggest_link};
+use crate::checkpoint::{FileStore, MemoryStore, Pulses, StateStore, dynamodb};
+use crate::config::{Config, DEFAULT_ATTEMPT_TIMEOUT, LinkConfig, PatternLink, Store, check_targets, suggest_link};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
 use crate::http::Heartbeats;
 use crate::telemetry::{Metrics, Mode};
 
-pub use dead_letters::DeadLetter;
+pub use dead_letters::{DeadLetter, RetryReport};
 pub use migrate::MigrateReport;
 pub use verify::VerifyOptions;
 use verifying::Verifying;
@@ -40,6 +41,9 @@ const STATE_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest wait before a failed link is opened again, where there are others. What ran longer than the longest
 /// wait was well meanwhile, and its next failure is a first one.
 const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// How often it is looked whether new tables match a pattern.
+const TABLES_AGAIN: Duration = Duration::from_secs(300);
 
 /// Where the links' state is, and who shares it.
 struct State {
@@ -69,6 +73,8 @@ pub struct Program {
     heartbeats: Heartbeats,
     slots: Mutex<BTreeMap<String, LinkSlots>>,
     verifying: Arc<Verifying>,
+    /// Tables that match a pattern and that no link of this process copies, by pattern.
+    not_copied: Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 impl Program {
@@ -86,6 +92,7 @@ impl Program {
             heartbeats: Heartbeats::new(),
             slots: Mutex::default(),
             verifying: Arc::default(),
+            not_copied: Mutex::default(),
         }
     }
 
@@ -130,7 +137,11 @@ impl Program {
     /// # Errors
     /// The link's fault.
     pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<()> {
-        let links = self.links().await?;
+        let links = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            links = Box::pin(self.links()) => links?,
+        };
         let state = self.open_state().await?;
         let mut tasks = JoinSet::new();
         let stop_all = stop.child_token();
@@ -146,7 +157,14 @@ impl Program {
             });
         }
         let mut outcome = Ok(());
-        while let Some(ended) = tasks.join_next().await {
+        let mut watching = Box::pin(self.watch_patterns());
+        loop {
+            let ended = tokio::select! {
+                biased;
+                ended = tasks.join_next() => ended,
+                () = &mut watching => continue,
+            };
+            let Some(ended) = ended else { break };
             let ended = ended.unwrap_or_else(|_| Err(Error::new(Exit::Unexpected, "a link's task panicked")));
             if let Err(error) = ended {
                 stop_all.cancel();
@@ -205,12 +223,17 @@ impl Program {
         WorkerReport { links: links.collect() }
     }
 
-    /// Opens the state, and makes it where there is none; `only_look`: where it is a table, it must be there.
+    /// Opens the state, and makes it where there is none; `only_look`: nothing is made. A table must be there then; a file
+    /// that is not there holds nothing.
     async fn open_store(&self, only_look: bool) -> Result<Arc<dyn StateStore>> {
         if let Some(store) = &self.store {
             return Ok(Arc::clone(store));
         }
         match &self.config.checkpoint.store {
+            Store::File(path) if only_look => match FileStore::open_existing(path)? {
+                Some(store) => Ok(Arc::new(store)),
+                None => Ok(Arc::new(MemoryStore::new())),
+            },
             Store::File(path) => Ok(Arc::new(FileStore::open(path)?)),
             Store::DynamoDb(_) => self.open_table(!only_look).await,
         }
@@ -244,7 +267,7 @@ impl Program {
     }
 
     fn link(&self, config: LinkConfig, state: &State) -> Link {
-        let slots = LinkSlots::default();
+        let slots = LinkSlots::new(config.stream.on_gap);
         self.slots().insert(config.name.clone(), slots.clone());
         let shared = Shared {
             context: self.context.clone(),
@@ -257,7 +280,9 @@ impl Program {
             heartbeats: self.heartbeats.clone(),
             mode: self.mode,
         };
-        Link { config, shared, slots, skew: Arc::default() }
+        let link = Link { config, shared, slots, skew: Arc::default() };
+        link.announce();
+        link
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<String, LinkSlots>> {
@@ -268,21 +293,61 @@ impl Program {
     async fn links(&self) -> Result<Vec<LinkConfig>> {
         let mut links = self.config.links.clone();
         for pattern in &self.config.patterns {
-            let names = if pattern.needs_listing() {
-                let clients = self.clients_with(DEFAULT_ATTEMPT_TIMEOUT);
-                let account = Account::connect(pattern.source(), Side::Source, &clients).await?;
-                account.list_tables().await.map_err(|failure| {
-                    Error::new(Exit::Precondition, format!("list the source's tables for [link.{}]", pattern.name()))
-                        .hint("allow dynamodb:ListTables to the source's identity, or name the tables")
-                        .because(failure)
-                })?
-            } else {
-                Vec::new()
-            };
+            let names = if pattern.needs_listing() { self.list_tables(pattern).await? } else { Vec::new() };
             links.extend(pattern.expand(&names)?);
         }
         check_targets(&links)?;
         Ok(links)
+    }
+
+    async fn list_tables(&self, pattern: &PatternLink) -> Result<Vec<String>> {
+        let clients = self.clients_with(DEFAULT_ATTEMPT_TIMEOUT);
+        let account = Account::connect(pattern.source(), Side::Source, &clients).await?;
+        patiently(&self.context, || account.list_tables()).await.map_err(|failure| {
+            Error::new(Exit::Precondition, format!("list the source's tables for [link.{}]", pattern.name()))
+                .hint("allow dynamodb:ListTables to the source's identity, or name the tables")
+                .because(failure)
+        })
+    }
+
+    /// Looks for tables that match a pattern since the links were begun: a running process does not take them on, and says
+    /// so. Never ends.
+    async fn watch_patterns(&self) {
+        let wild: Vec<&PatternLink> = self.config.patterns.iter().filter(|pattern| pattern.needs_listing()).collect();
+        if wild.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(TABLES_AGAIN).await;
+            for pattern in &wild {
+                match self.list_tables(pattern).await.and_then(|names| pattern.expand(&names)) {
+                    Ok(links) => self.note_tables(pattern, &links),
+                    Err(error) => tracing::warn!(
+                        pattern = pattern.name(),
+                        error = chain(&error),
+                        "whether new tables match the pattern is not known"
+                    ),
+                }
+            }
+        }
+    }
+
+    /// Remembers which of a pattern's tables no link of this process copies.
+    fn note_tables(&self, pattern: &PatternLink, links: &[LinkConfig]) {
+        let slots = self.slots();
+        let new =
+            links.iter().filter(|link| !slots.contains_key(&link.name)).map(|link| link.source_table.name().to_owned());
+        let new: BTreeSet<String> = new.collect();
+        drop(slots);
+        let mut not_copied = self.not_copied.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = not_copied.insert(pattern.name().to_owned(), new.clone()).unwrap_or_default();
+        for table in new.difference(&known) {
+            tracing::warn!(
+                pattern = pattern.name(),
+                table,
+                "a new table matches the pattern: it is copied from the next start on"
+            );
+        }
     }
 
     async fn chosen(&self, names: &[String]) -> Result<Vec<LinkConfig>> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::board::Board;
 use crate::apply::TargetTable;
@@ -183,16 +184,17 @@ impl Replica {
 
         let (stop_reading, stop_engine) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { Ended::Keeper(keeper_task.run().await) });
+        // Their log lines name the link, as those of whoever starts them do.
+        tasks.spawn(async move { Ended::Keeper(keeper_task.run().await) }.in_current_span());
         let stop = stop_engine.clone();
-        tasks.spawn(async move { Ended::Engine(engine_task.run(stop).await) });
+        tasks.spawn(async move { Ended::Engine(engine_task.run(stop).await) }.in_current_span());
         let loaded = CancellationToken::new();
         let waits_for = export.is_some().then(|| loaded.clone());
         if waits_for.is_some() {
             board.stream_waits_for_load();
         }
         let stop = stop_reading.clone();
-        tasks.spawn(async move { Ended::Stream(read_stream(stream, waits_for, stop).await) });
+        tasks.spawn(async move { Ended::Stream(read_stream(stream, waits_for, stop).await) }.in_current_span());
         if row.stage == Stage::Loading
             && let Some(plan) = &row.load
         {
@@ -204,12 +206,14 @@ impl Replica {
                 let (keys, is_late) = (KeyCodec::new(&row.identity.keys), false.into());
                 let load =
                     ExportDriver { source, keys, keeper, engine, context, settings, observer, segments, is_late };
-                tasks.spawn(async move { Ended::Load(load.run(stop).await) });
+                tasks.spawn(async move { Ended::Load(load.run(stop).await) }.in_current_span());
             } else {
                 let source = ends.source;
                 let load = LoadDriver { source, keeper, engine, context, settings, observer, segments, total_segments };
-                tasks.spawn(async move { Ended::Load(load.run(stop).await) });
+                tasks.spawn(async move { Ended::Load(load.run(stop).await) }.in_current_span());
             }
+        } else if let Some(items) = row.load.as_ref().and_then(|plan| plan.loaded_items) {
+            board.was_loaded(items);
         }
         let drain = settings.drain;
         Self { tasks, keeper, stop_reading, stop_engine, loaded, board, drain, session, context: clocks }

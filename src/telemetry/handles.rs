@@ -79,7 +79,8 @@ pub(super) struct Handles {
     pub(super) capacity: Per<Side, Per<CapacityKind, Gauge>>,
     pub(super) rate_limit: Per<Side, Per<CapacityKind, Gauge>>,
     pub(super) throttled: Per<ThrottleReason, Gauge>,
-    pub(super) dead_letters: Counter,
+    pub(super) dead_lettered: Counter,
+    pub(super) dead_letters: Gauge,
     pub(super) in_doubt: Gauge,
     pub(super) checkpoint_writes: Per<WriteResult, Counter>,
     pub(super) lease_held: Gauge,
@@ -93,16 +94,8 @@ pub(super) struct Handles {
 
 impl Handles {
     pub(super) fn new(recorder: &PrometheusRecorder, identity: &LinkIdentity, mode: Mode) -> Self {
-        let LinkIdentity {
-            link,
-            source_account,
-            source_region,
-            source_table,
-            target_account,
-            target_region,
-            target_table,
-        } = identity;
-        let (link, mode) = (link.as_str(), mode.as_str());
+        link_info(recorder, identity, mode).set(1.0);
+        let (link, mode) = (identity.link.as_str(), mode.as_str());
         let count = |doc, labels: &[&str]| counter(recorder, doc, labels);
         let gauge = |doc, labels: &[&str]| gauge(recorder, doc, labels);
         let zero = |doc, labels: &[&str]| {
@@ -115,10 +108,6 @@ impl Handles {
             gauge.set(f64::NAN);
             gauge
         };
-        let accounts = [source_account, source_region, source_table, target_account, target_region, target_table];
-        let mut info = vec![link, mode];
-        info.extend(accounts.map(String::as_str));
-        gauge(table::LINK_INFO, &info).set(1.0);
         Self {
             watermark: Per::new(|stage: Stage| unknown(table::WATERMARK, &[link, mode, stage.as_str()])),
             watermark_known: zero(table::WATERMARK_KNOWN, &[link, mode]),
@@ -148,7 +137,8 @@ impl Handles {
                 Per::new(|kind: CapacityKind| unknown(table::RATE_LIMIT, &[link, side.as_str(), kind.as_str()]))
             }),
             throttled: Per::new(|reason: ThrottleReason| zero(table::THROTTLED, &[link, reason.as_str()])),
-            dead_letters: count(table::DEAD_LETTERS, &[link]),
+            dead_lettered: count(table::DEAD_LETTERED, &[link]),
+            dead_letters: unknown(table::DEAD_LETTERS, &[link]),
             in_doubt: zero(table::IN_DOUBT, &[link]),
             checkpoint_writes: Per::new(|result: WriteResult| {
                 count(table::CHECKPOINT_WRITES, &[link, result.as_str()])
@@ -166,6 +156,16 @@ impl Handles {
             credentials_expiry: Per::new(|side: Side| unknown(table::CREDENTIALS_EXPIRY, &[link, side.as_str()])),
         }
     }
+}
+
+/// Says what a link joins.
+pub(super) fn link_info(recorder: &PrometheusRecorder, identity: &LinkIdentity, mode: Mode) -> Gauge {
+    let LinkIdentity { link, source_account, source_region, source_table, target_account, target_region, target_table } =
+        identity;
+    let ends = [source_account, source_region, source_table, target_account, target_region, target_table];
+    let mut values = vec![link.as_str(), mode.as_str()];
+    values.extend(ends.map(String::as_str));
+    gauge(recorder, table::LINK_INFO, &values)
 }
 
 fn request_handles(

@@ -4,15 +4,16 @@
 //! A [`LinkMetrics`] holds handles made once: recording is an atomic operation, without a look-up or an allocation.
 //! A gauge that holds NaN is not known and is left out of the text.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::Gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::exposition::arrange;
-use super::handles::{CallHandles, Handles, ProcessGauges, gauge};
+use super::handles::{CallHandles, Handles, ProcessGauges, gauge, link_info};
 use super::labels::{
     AppliedOp, CapacityKind, DifferenceKind, DifferenceState, GapCause, Label, Mode, Operation, Phase, RecordStage,
     RequestResult, ShardState, Side, Stage, Takeover, ThrottleReason, WriteResult,
@@ -41,6 +42,8 @@ struct Inner {
     pending_samples: AtomicU64,
     process: ProcessGauges,
     workers: Gauge,
+    /// What each link is said to join.
+    joined: Mutex<BTreeMap<String, LinkIdentity>>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -72,7 +75,8 @@ impl Metrics {
         let workers = gauge(&recorder, table::WORKERS, &[]);
         workers.set(f64::NAN);
         let handle = recorder.handle();
-        Self { inner: Arc::new(Inner { recorder, handle, pending_samples: AtomicU64::new(0), process, workers }) }
+        let (pending_samples, joined) = (AtomicU64::new(0), Mutex::default());
+        Self { inner: Arc::new(Inner { recorder, handle, pending_samples, process, workers, joined }) }
     }
 
     /// The metrics of a link: its counters exist from here on, at 0, and its unknown gauges do not.
@@ -82,6 +86,16 @@ impl Metrics {
     pub fn link(&self, identity: &LinkIdentity, mode: Mode) -> LinkMetrics {
         // Those of its calls exist, too, whoever counts them.
         drop(self.calls(&identity.link));
+        let joined = self
+            .inner
+            .joined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(identity.link.clone(), identity.clone());
+        // More is known now than at first: a link joins the same at any time, and has one series that says so.
+        if let Some(before) = joined.filter(|before| before != identity) {
+            link_info(&self.inner.recorder, &before, mode).set(f64::NAN);
+        }
         LinkMetrics { handles: Arc::new(Handles::new(&self.inner.recorder, identity, mode)), metrics: self.clone() }
     }
 
@@ -90,10 +104,25 @@ impl Metrics {
         self.inner.workers.set(num_workers as f64);
     }
 
+    /// A link is about to be opened for the first time: from here on it is seen, whether it can be opened or not.
+    pub fn opens(&self, identity: &LinkIdentity, mode: Mode) {
+        self.link(identity, mode).phase(Phase::Starting);
+    }
+
     /// Another worker has this link now.
     pub fn stands_by(&self, link: &str) {
+        self.idle(link, Phase::Standby);
+    }
+
+    /// This link could not be opened, or stopped: nothing is copied until it is opened again.
+    pub fn failed(&self, link: &str) {
+        self.idle(link, Phase::Failed);
+    }
+
+    /// Nobody works here on this link.
+    fn idle(&self, link: &str, now_in: Phase) {
         for &phase in Phase::ALL {
-            let is_so = f64::from(u8::from(phase == Phase::Standby));
+            let is_so = f64::from(u8::from(phase == now_in));
             gauge(&self.inner.recorder, table::PHASE, &[link, phase.as_str()]).set(is_so);
         }
         gauge(&self.inner.recorder, table::LEASE_HELD, &[link]).set(0.0);
@@ -311,8 +340,13 @@ impl LinkMetrics {
     }
 
     /// Records were put aside as dead letters.
-    pub fn dead_letters(&self, num_records: u64) {
-        self.handles.dead_letters.increment(num_records);
+    pub fn dead_lettered(&self, num_records: u64) {
+        self.handles.dead_lettered.increment(num_records);
+    }
+
+    /// How many dead letters wait in the state; `None` while that is not known here.
+    pub fn dead_letters(&self, num_letters: Option<u64>) {
+        self.handles.dead_letters.set(num_letters.map_or(f64::NAN, |letters| letters as f64));
     }
 
     /// How many keys have a write of unknown outcome.
@@ -343,6 +377,7 @@ impl LinkMetrics {
         self.shard_skew(None);
         set_time(&self.handles.discovery, None);
         self.gaps_open(0);
+        self.dead_letters(None);
         self.in_doubt(0);
         self.buffered(0, 0);
         ShardState::ALL.iter().for_each(|&state| self.shards(state, 0));

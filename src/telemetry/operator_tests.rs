@@ -98,7 +98,8 @@ fn alerts() -> Vec<String> {
 
 #[test]
 fn rules_tests_dashboard_and_runbook_name_only_what_exists() {
-    for path in ["config/prometheus/rules.yml", "config/prometheus/tests.yml", "src/docs/operations.md"] {
+    let paths = ["config/prometheus/rules.yml", "config/prometheus/tests.yml", "src/docs/operations.md", "README.md"];
+    for path in paths {
         check_selectors(&file(path), path);
     }
     for expression in dashboard_expressions() {

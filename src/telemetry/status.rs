@@ -64,7 +64,7 @@ pub struct LinkStatus {
     pub shards: Vec<(ShardState, u64)>,
     /// Open gaps.
     pub gaps: Vec<GapStatus>,
-    /// Records put aside as dead letters by this process.
+    /// Dead letters that wait in the state.
     pub dead_letters: u64,
     /// Keys with a write of unknown outcome.
     pub in_doubt: u64,

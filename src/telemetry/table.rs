@@ -107,8 +107,10 @@ metrics! {
         "Current limit on capacity units per second, after slow-downs. Absent where nothing limits.";
     THROTTLED: Gauge "dynaferry_throttled" ["link", "reason"]
         "1 for each reason why the link is slower than it could be, else 0.";
-    DEAD_LETTERS: Counter "dynaferry_dead_letter_records_total" ["link"]
-        "Records that the target will never accept, kept aside as the policy says.";
+    DEAD_LETTERED: Counter "dynaferry_dead_letter_records_total" ["link"]
+        "Records that the target will never accept, set aside by this process as the policy says.";
+    DEAD_LETTERS: Gauge "dynaferry_dead_letters" ["link"]
+        "Dead letters that wait in the state, also those of earlier processes. Absent where the link is not open.";
     IN_DOUBT: Gauge "dynaferry_in_doubt_keys" ["link"]
         "Keys with a write whose outcome is unknown; each is compared with the source once it can no longer arrive.";
     CHECKPOINT_WRITES: Counter "dynaferry_checkpoint_writes_total" ["link", "result"]

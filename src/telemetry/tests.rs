@@ -51,6 +51,7 @@ fn exercise(metrics: &Metrics, name: &str) {
         }
     }
     link.verify_succeeded(NOW);
+    link.dead_letters(Some(0));
 }
 
 fn exercised() -> String {
@@ -178,9 +179,9 @@ fn a_link_is_in_exactly_one_phase() {
 #[test]
 fn a_link_that_starts_again_goes_on_counting() {
     let metrics = Metrics::new();
-    metrics.link(&identity("orders"), Mode::Service).dead_letters(2);
-    metrics.link(&identity("orders"), Mode::Service).dead_letters(3);
-    metrics.link(&identity("events"), Mode::Service).dead_letters(1);
+    metrics.link(&identity("orders"), Mode::Service).dead_lettered(2);
+    metrics.link(&identity("orders"), Mode::Service).dead_lettered(3);
+    metrics.link(&identity("events"), Mode::Service).dead_lettered(1);
     let text = metrics.render();
     assert_eq!(
         samples(&text, "dynaferry_dead_letter_records_total"),
@@ -189,6 +190,32 @@ fn a_link_that_starts_again_goes_on_counting() {
             r#"dynaferry_dead_letter_records_total{link="orders"} 5"#
         ]
     );
+}
+
+#[test]
+fn a_link_is_seen_before_it_is_opened_and_joins_one_pair_whatever_is_known_of_it() {
+    let metrics = Metrics::new();
+    let known_later = identity("orders");
+    let configured =
+        LinkIdentity { source_account: String::new(), target_account: String::new(), ..known_later.clone() };
+    metrics.opens(&configured, Mode::Service);
+    metrics.failed("orders");
+    let text = metrics.render();
+    assert_eq!(samples(&text, "dynaferry_link_info").len(), 1, "{text}");
+    for line in [
+        r#"dynaferry_phase{link="orders",phase="failed"} 1"#,
+        r#"dynaferry_phase{link="orders",phase="starting"} 0"#,
+        r#"dynaferry_lease_held{link="orders"} 0"#,
+        r#"dynaferry_watermark_known{link="orders",mode="service"} 0"#,
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+    assert!(samples(&text, "dynaferry_dead_letters").is_empty(), "nobody has looked");
+    metrics.link(&known_later, Mode::Service).dead_letters(Some(2));
+    let text = metrics.render();
+    let info = samples(&text, "dynaferry_link_info");
+    assert!(info.len() == 1 && info[0].contains(&known_later.source_account), "{info:?}");
+    assert_eq!(samples(&text, "dynaferry_dead_letters"), [r#"dynaferry_dead_letters{link="orders"} 2"#]);
 }
 
 #[test]

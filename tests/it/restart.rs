@@ -6,7 +6,7 @@ use std::time::Duration;
 use dynaferry::error::Exit;
 use dynaferry::runtime::VerifyOptions;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
-use dynaferry::telemetry::Mode;
+use dynaferry::telemetry::{Mode, Phase};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{HOUR, ORDERS, REGION, SOURCE, TARGET, World, failed};
@@ -298,6 +298,49 @@ async fn a_verification_under_writes_calls_nothing_different_that_is_only_under_
     assert_eq!(report.differences.repaired.total(), 0, "{report:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_state_of_an_idle_table_does_not_look_as_old_as_its_last_change() {
+    let stopped_after = async |is_killed: bool| {
+        let world = World::paused(seeded(if is_killed { 152 } else { 151 }));
+        fill(&world, 20);
+        let service = world.serve("");
+        service.until_equal(&world).await;
+        tokio::time::sleep(HOUR / 2).await;
+        if is_killed {
+            service.kill().await
+        } else {
+            service.stop().await.unwrap()
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let status = world.program(world.config(""), Mode::Oneshot).stored_status().await.unwrap();
+        let orders = &status.links[0];
+        assert_eq!(orders.phase, Phase::CatchingUp);
+        assert!(orders.headroom_seconds.unwrap() > 23.9 * 3600.0, "{orders:?}");
+        orders.lag_seconds.unwrap()
+    };
+    let drained = stopped_after(false).await;
+    assert!(drained < 10.0, "{drained} s a second after a clean stop");
+    let killed = stopped_after(true).await;
+    assert!(killed < 150.0, "{killed} s a second after a kill");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_looks_makes_no_state_and_is_told_of_links_that_never_ran() {
+    let world = World::paused(seeded(153));
+    let nowhere = world.dir.path().join("nowhere");
+    let place = format!("[checkpoint]\nstore = \"file:{}\"", nowhere.join("state.redb").display());
+    let looks = || world.program_by_config(world.config(&place), Mode::Oneshot);
+    let status = looks().stored_status().await.unwrap();
+    assert_eq!(status.links.len(), 1);
+    assert_eq!((status.links[0].link.as_str(), status.links[0].phase), ("orders", Phase::Starting));
+    assert_eq!(status.links[0].needs, ["this link never ran", "no process is running this link"]);
+    assert!(looks().dead_letters(&[]).await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(world.dir.path()).unwrap().count(), 0, "nothing was made");
+    let (_, text) = failed(looks().migrate(CancellationToken::new()).await);
+    assert!(text.contains("is not there: make it, or mount its disk"), "{text}");
+    assert!(!nowhere.exists());
+}
+
 /// Takes the report of a verification.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -377,5 +420,84 @@ async fn status_tells_the_streams_rate_and_the_metrics_every_session() {
     service.until_equal(&world).await;
     let renewed = service.metric("dynaferry_requests_total", &["op=\"AssumeRole\"", "result=\"ok\""]);
     assert!(renewed >= 4.0, "{renewed} sessions");
+    service.stop().await.unwrap();
+}
+
+/// Each link goes to its own table.
+const TWO_LINKS: &str = "source.table = \"orders\"\ntarget.table = \"orders-copy\"\ntarget.create = true\n\
+                         [link.second]\nsource.table = \"orders\"\ntarget.table = \"second\"\ntarget.create = true";
+
+#[tokio::test(start_paused = true)]
+async fn log_lines_of_a_process_of_several_links_name_theirs() {
+    let world = World::paused(seeded(154));
+    fill(&world, 10);
+    let lines = Lines::default();
+    let into = lines.clone();
+    let logs = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || into.clone()).finish();
+    // Where there is but one subscriber, a line that another test's thread came to first would be off for all.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let logging = tracing::subscriber::set_default(logs);
+    let failing = |operation: &str| FaultRule::new(operation, Trigger::Next(1), FaultKind::InternalError);
+    world.faults(vec![failing("DescribeTable"), failing("BatchWriteItem")]);
+    let service = world.serve(TWO_LINKS);
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    drop(logging);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for message in ["phase", "a call failed, trying again"] {
+        let of_message: Vec<_> = lines.iter().filter(|line| line["message"] == message).collect();
+        assert!(!of_message.is_empty(), "{message}");
+        for line in of_message {
+            let link = line["link"].as_str().or(line["span"]["link"].as_str());
+            assert!(matches!(link, Some("orders" | "second")), "{line}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_are_done_are_told_although_another_one_failed() {
+    let world = World::paused(seeded(155));
+    fill(&world, 10);
+    let denied = FaultRule::new("DescribeTable", Trigger::Chance(1.0), FaultKind::AccessDenied);
+    world.faults(vec![denied.for_table("orders-copy")]);
+    let command = || world.program(world.config(TWO_LINKS), Mode::Oneshot);
+    let outcomes = command().migrate_each(CancellationToken::new()).await.unwrap();
+    let names: Vec<_> = outcomes.iter().map(|(link, ended)| (link.as_str(), ended.is_ok())).collect();
+    assert_eq!(names, [("orders", false), ("second", true)]);
+    let options = VerifyOptions::default();
+    let outcomes = Box::pin(command().verify_each(options, CancellationToken::new())).await.unwrap();
+    assert!(outcomes[0].1.is_err() && outcomes[1].1.as_ref().is_ok_and(|found| found.is_identical()));
+    world.no_faults();
+    let reports = command().migrate(CancellationToken::new()).await.unwrap();
+    let items: Vec<_> = reports.iter().map(|report| report.items_loaded).collect();
+    assert_eq!(items, [10, 10], "of the second one in the run before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_of_another_name_is_no_target_that_was_lost() {
+    let world = World::paused(seeded(156));
+    fill(&world, 10);
+    world.migrate("").await.unwrap();
+    let (exit, text) = failed(world.migrate("target.table = \"orders-cpoy\"\ntarget.create = false").await);
+    assert_eq!(exit, Exit::Precondition);
+    assert!(text.contains("the state of link `orders` belongs to other tables"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_matches_a_pattern_later_is_told_and_listing_tables_is_tried_again() {
+    let world = World::paused(seeded(157));
+    fill(&world, 10);
+    let failing = FaultRule::new("ListTables", Trigger::Next(2), FaultKind::InternalError);
+    world.faults(vec![failing]);
+    let service = world.serve("source.tables = [\"ord*\"]\ntarget.table = \"copy-of-{table}\"");
+    service.until("it runs", || service.status().phase == Phase::Replicating).await;
+    let new_tables = || service.status().needs.into_iter().find(|need| need.contains("matches new tables"));
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(new_tables(), None);
+    world.call(SOURCE, "CreateTable", &ORDERS.replacen("orders", "ordinary", 1));
+    tokio::time::sleep(Duration::from_secs(310)).await;
+    let told = new_tables().unwrap();
+    assert_eq!(told, "[link.orders] matches new tables, not copied before the next start: ordinary");
     service.stop().await.unwrap();
 }

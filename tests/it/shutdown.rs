@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence};
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence, VerifiedRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError, StoreResult};
 use dynaferry::error::Exit;
 use dynaferry::http::NotReady;
@@ -203,12 +203,12 @@ async fn items_that_the_target_refuses_are_set_aside_listed_and_replayed() {
     assert!(letters.iter().any(|letter| letter.letter.key_json.contains("p13")));
     assert!(letters.iter().all(|letter| letter.letter.reason.contains("ValidationException")));
     let gone = Box::pin(world.program(config(), Mode::Oneshot).retry_dead_letters(&[])).await.unwrap();
-    assert_eq!(gone, 0, "refused again: they stay");
+    assert_eq!((gone.retried, gone.remaining), (0, letters.len() as u64), "refused again: they stay");
     assert_eq!(world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap().len(), letters.len());
 
     drop_index(&world);
     let gone = Box::pin(world.program(config(), Mode::Oneshot).retry_dead_letters(&[])).await.unwrap();
-    assert_eq!(gone, letters.len() as u64);
+    assert_eq!((gone.retried, gone.remaining), (letters.len() as u64, 0));
     assert!(world.program(config(), Mode::Oneshot).dead_letters(&[]).await.unwrap().is_empty());
     world.assert_equal();
     let service = world.serve("");
@@ -238,6 +238,9 @@ async fn each_dead_letter_is_counted_once_however_often_its_link_is_opened() {
     service.until("it runs", || service.status().lag_known).await;
     let counted = service.metric("dynaferry_dead_letter_records_total", &[]);
     assert!(counted < 0.5, "{counted} were set aside by this process");
+    let waiting = service.metric("dynaferry_dead_letters", &[]);
+    assert!(waiting > 0.5, "they wait all the same");
+    assert_eq!(waiting.to_string(), service.status().dead_letters.to_string());
     service.stop().await.unwrap();
 }
 
@@ -371,6 +374,14 @@ impl StateStore for Refusing {
         self.store.dead_letters(link, after, limit)
     }
 
+    fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {
+        self.store.note_verified(link, row)
+    }
+
+    fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
+        self.store.verified(link)
+    }
+
     fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>> {
         self.store.doubt(link, key)
     }
@@ -445,6 +456,41 @@ async fn a_link_that_was_well_for_a_while_is_opened_again_soon_after_its_next_fa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_cannot_be_opened_is_seen_says_why_and_keeps_no_process_from_starting() {
+    let world = World::paused(seeded(78));
+    world.put(1, 0, "before");
+    let two = TWO_LINKS.rsplit_once('\n').unwrap().0;
+    let service = world.serve(two);
+    let second =
+        || service.program.status_source().status().links.into_iter().find(|now| now.link == "second").unwrap();
+    let runs = || service.status().phase == Phase::Replicating;
+    service.until("the first one runs, not the second", || runs() && second().phase == Phase::Failed).await;
+    for _ in 0..2 {
+        assert_eq!(second().phase, Phase::Failed, "what has started is not killed for it");
+        assert!(second().needs[0].contains("find target table `second`"), "{:?}", second().needs);
+        assert!(second().needs[0].contains("; try: create it"), "{:?}", second().needs);
+        assert_eq!(service.why_not_ready(), [NotReady::Failed]);
+        let is = |name: &str, labels: &[&str], value: f64| {
+            let found = service.metric(name, &[labels, &["link=\"second\""]].concat());
+            assert!((found - value).abs() < 0.5, "{name} {labels:?} is {found}");
+        };
+        is("dynaferry_phase", &["\"failed\""], 1.0);
+        is("dynaferry_phase", &[], 1.0);
+        is("dynaferry_link_info", &["mode=\"service\"", "source_table=\"orders\"", "target_table=\"second\""], 1.0);
+        assert!(service.program.metrics().render().contains("dynaferry_lease_held{link=\"second\"} 0\n"));
+        // Opened again and again.
+        tokio::time::sleep(Duration::from_secs(400)).await;
+    }
+    let definition = ORDERS.replacen("orders", "second", 1);
+    world.call(TARGET, "CreateTable", &definition);
+    service.until("it is opened", || second().phase == Phase::Replicating).await;
+    assert!(second().needs.is_empty() && service.why_not_ready().is_empty());
+    assert!((service.metric("dynaferry_link_info", &["link=\"second\""]) - 1.0).abs() < 0.5, "one series");
+    assert!((service.metric("dynaferry_lease_held", &["link=\"second\""]) - 1.0).abs() < 0.5);
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_of_a_start_that_fails_are_counted() {
     let world = World::paused(seeded(76));
     world.put(1, 0, "before");
@@ -452,7 +498,7 @@ async fn calls_of_a_start_that_fails_are_counted() {
     world.faults(vec![denied]);
     let service = world.serve(TWO_LINKS);
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(service.why_not_ready(), [NotReady::NotStarted], "of the second; the first one runs");
+    assert_eq!(service.why_not_ready(), [NotReady::Failed], "of the second; the first one runs");
     let calls = |labels: &[&str]| service.metric("dynaferry_requests_total", labels);
     assert!(calls(&["link=\"second\"", "denied"]) > 0.0);
     assert!(calls(&["link=\"second\"", "AssumeRole", "ok"]) > 0.0);

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynaferry::error::Exit;
-use dynaferry::runtime::Program;
+use dynaferry::runtime::{Program, VerifyOptions};
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::{Mode, Phase};
+use tokio_util::sync::CancellationToken;
 
-use crate::world::{Process, REGION, SOURCE, TARGET, World, failed};
+use crate::world::{HOUR, Process, REGION, SOURCE, TARGET, World, failed};
 
 const STATE: &str = "dynaferry-state";
 const ON_TABLE: &str = "apply.on_rejected = \"dead_letter\"\n[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
@@ -94,6 +95,44 @@ async fn a_state_table_that_vanishes_ends_the_process_and_is_not_made_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_verification_finds_beside_the_service_is_told_by_its_metrics() {
+    let world = world(306);
+    (0..20).for_each(|n| world.put(n, 0, "x"));
+    let service = serve(&world);
+    service.until_equal(&world).await;
+    // Until no key of the load is in doubt any more: what is taken away would be put back.
+    tokio::time::sleep(HOUR).await;
+    let verify = async || {
+        let command = program(&world, Mode::Oneshot);
+        let found = Box::pin(command.verify(VerifyOptions::default(), CancellationToken::new())).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        found[0].1.differences.confirmed.total()
+    };
+    let missing = ["link=\"orders\"", "kind=\"missing\"", "state=\"confirmed\""];
+    let found = || service.metric("dynaferry_verify_differences", &missing).to_string();
+    let last_success = || service.metric("dynaferry_verify_last_success_timestamp_seconds", &[]);
+    world.delete_at(TARGET, "orders-copy", 3, 0);
+    assert_eq!(verify().await, 1);
+    assert_eq!(found(), "1");
+    assert!(last_success() < 1.0, "there was none: no series");
+    assert!(service.metric("dynaferry_verify_items_compared_total", &[]) >= 19.0);
+    world.put(3, 0, "written again");
+    service.until_equal(&world).await;
+    assert_eq!(verify().await, 0);
+    assert_eq!(found(), "0");
+    assert!(last_success() > 0.0);
+    service.stop().await.unwrap();
+    let service = serve(&world);
+    service.until_equal(&world).await;
+    service
+        .until("what was found before is told", || {
+            service.metric("dynaferry_verify_last_success_timestamp_seconds", &[]) > 0.0
+        })
+        .await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn status_and_dead_letters_are_told_by_the_table_when_no_process_runs() {
     let world = world(304);
     (0..20).for_each(|n| world.put(n, 0, "x"));
@@ -112,7 +151,7 @@ async fn status_and_dead_letters_are_told_by_the_table_when_no_process_runs() {
     let letters = program(&world, Mode::Oneshot).dead_letters(&[]).await.unwrap();
     assert!(letters[0].letter.key_json.contains("p7"));
     world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", None);
-    assert_eq!(Box::pin(program(&world, Mode::Oneshot).retry_dead_letters(&[])).await.unwrap(), 1);
+    assert_eq!(Box::pin(program(&world, Mode::Oneshot).retry_dead_letters(&[])).await.unwrap().retried, 1);
     world.assert_equal();
     assert!(program(&world, Mode::Oneshot).dead_letters(&[]).await.unwrap().is_empty());
     assert_eq!(world.sandbox.snapshot(SOURCE, REGION, "orders").unwrap().len(), 20);

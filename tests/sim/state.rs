@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence};
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence, VerifiedRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError};
 use dynaferry::model::CanonicalKey;
 use futures_util::future::BoxFuture;
@@ -161,6 +161,14 @@ impl StateStore for ProcessStore {
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<Vec<DeadLetterRow>>> {
         Box::pin(self.call(async move { self.memory.dead_letters(link, after, limit).await }))
+    }
+
+    fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {
+        Box::pin(self.call(async move { self.memory.note_verified(link, row).await }))
+    }
+
+    fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
+        Box::pin(self.call(async move { self.memory.verified(link).await }))
     }
 
     fn doubt<'a>(&'a self, link: &'a str, key: &'a CanonicalKey) -> BoxFuture<'a, StoreResult<Option<DoubtRow>>> {

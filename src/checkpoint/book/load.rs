@@ -59,8 +59,13 @@ impl Book {
         }
     }
 
-    /// The load is done: its cursors are of no more use.
+    /// The load is done: its cursors are of no more use; how much it was is told by later runs, too.
     pub(crate) fn forget_segments(&mut self) {
+        let items: u64 = self.segments.values().map(|segment| segment.items).sum();
+        if let Some(plan) = &mut self.link.load {
+            plan.loaded_items = plan.loaded_items.max(Some(items));
+            self.dirty.link = true;
+        }
         self.segments.clear();
         self.dirty.segments.clear();
         self.dirty.forget_segments = true;

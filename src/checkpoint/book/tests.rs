@@ -29,6 +29,7 @@ fn link(clean: bool) -> LinkRow {
         owns_target: true,
         clean,
         ghosts_until: None,
+        settled_until: None,
     }
 }
 
@@ -377,7 +378,14 @@ fn a_pin_first_removes_what_an_earlier_one_left_half_way() {
 
 #[test]
 fn segments_beyond_the_plan_are_not_asked_for() {
-    let load = LoadPlan { total_segments: 2, began: at(0), expected_bytes: 0, expected_items: 0, export: None };
+    let load = LoadPlan {
+        total_segments: 2,
+        began: at(0),
+        expected_bytes: 0,
+        expected_items: 0,
+        export: None,
+        loaded_items: None,
+    };
     let loading = LinkRow { stage: Stage::Loading, load: Some(load), ..link(false) };
     let state = LinkState { segments: (0..9).map(segment).collect(), ..LinkState::default() };
     let book = Book::take_over(state, loading, at(100), GHOST);

@@ -1,6 +1,7 @@
 //! Enters notes in the books.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -9,6 +10,10 @@ use super::{Admission, KeeperError, KeeperTask, Settlement, SyncWait};
 use crate::checkpoint::book::{Arrival, BookError, Token};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{Change, ShardId, WallTime};
+
+/// How much later everything must be applied before the link's row says so again: it is for people who look while no process
+/// runs.
+const SETTLED_EVERY: Duration = Duration::from_secs(60);
 
 impl KeeperTask {
     pub(super) fn enter(&mut self, note: Note) -> Result<(), KeeperError> {
@@ -27,7 +32,10 @@ impl KeeperTask {
             Note::GiveUp(shard) => self.book.give_up_shard(&shard)?,
             Note::Leave(shard) => self.book.leave_shard(&shard)?,
             Note::Trimmed(shard) => self.book.trimmed(&shard)?,
-            Note::Confirm(shard, at) => self.book.confirm(&shard, at)?,
+            Note::Confirm(shard, at) => {
+                self.book.confirm(&shard, at)?;
+                self.note_settled(SETTLED_EVERY);
+            }
             Note::Relist(shard, at) => self.book.relist(&shard, at)?,
             Note::Forget(shard) => self.book.forget_shard(&shard),
             Note::CreateShards(rows, ack) => {
@@ -63,12 +71,20 @@ impl KeeperTask {
                 self.sync_waits.push(SyncWait { left: keys.into_iter().map(|key| key.canonical).collect(), ack });
             }
             Note::Close(clean, ack) => {
+                self.note_settled(Duration::ZERO);
                 self.book.update_link(|link| link.clean = clean);
                 self.ack_when_durable(ack, ());
                 self.closing = true;
             }
         }
         Ok(())
+    }
+
+    /// Lets the link's row say up to when everything is applied.
+    fn note_settled(&mut self, later_by: Duration) {
+        if let Some(time) = self.observer.settled_until() {
+            self.book.settled_until(time, later_by);
+        }
     }
 
     fn admit(

@@ -74,7 +74,11 @@ impl Line {
     }
 
     fn level(&self) -> &'static str {
-        if self.is_warning() { "WARN" } else { "INFO" }
+        match self.link.phase {
+            Phase::Failed => "ERROR",
+            _ if self.is_warning() => "WARN",
+            _ => "INFO",
+        }
     }
 
     /// `TIME LEVEL key=value …`.
@@ -262,6 +266,17 @@ pub(super) mod tests {
         let lines = told(&mut Reporter::default(), 0, link);
         assert!(lines[0].contains(" WARN ") && lines[0].contains("lag=unknown"), "{lines:?}");
         assert!(lines[0].ends_with(r#"needs="turn the \"stream\" on""#), "{lines:?}");
+    }
+
+    #[test]
+    fn a_link_that_failed_is_an_error_and_says_why() {
+        let mut link = LinkStatus::new("orders", Phase::Failed);
+        link.needs = vec!["find target table orders-copy; try: create it".into()];
+        let lines = told(&mut Reporter::default(), 0, link.clone());
+        assert!(lines[0].contains(" ERROR link=orders phase=failed "), "{lines:?}");
+        assert!(lines[0].ends_with(r#"needs="find target table orders-copy; try: create it""#), "{lines:?}");
+        let line = Reporter::default().due(Duration::ZERO, &status(link)).remove(0);
+        assert!(line.json().contains(r#""level":"ERROR""#), "{}", line.json());
     }
 
     #[test]

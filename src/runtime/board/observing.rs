@@ -58,15 +58,20 @@ impl BookObserver for Board {
         self.metrics.buffered(records, bytes);
     }
 
+    fn settled_until(&self) -> Option<WallTime> {
+        self.state().lag.watermarks().applied
+    }
+
     fn status(&self, status: BookStatus) {
         let mut state = self.state();
         let known_letters = state.known_letters.replace(status.dead_letters).unwrap_or(status.dead_letters);
+        self.metrics.dead_letters(Some(status.dead_letters));
         if state.books == status {
             return;
         }
         self.metrics.in_doubt(status.doubts);
         self.metrics.gaps_open(status.open_gaps.len());
-        self.metrics.dead_letters(status.dead_letters.saturating_sub(known_letters));
+        self.metrics.dead_lettered(status.dead_letters.saturating_sub(known_letters));
         state.books = status.clone();
         drop(state);
         self.books.send_replace(status);

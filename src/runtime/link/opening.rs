@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Link;
 use crate::checkpoint::LinkState;
-use crate::checkpoint::rows::ShardStatus;
+use crate::checkpoint::rows::{LinkRow, ShardStatus};
 use crate::config;
 use crate::error::{Error, Exit, Result};
 use crate::load::export::ExportSource;
@@ -26,6 +26,17 @@ const ORPHAN_LOOKS: u32 = 5;
 const ORPHANS_AGAIN: Duration = Duration::from_millis(500);
 
 impl Link {
+    /// Refuses, before anything of either side is asked for, state of tables of other names: that one of those is not there
+    /// says nothing of what was copied.
+    pub(super) fn check_names(&self, row: Option<&LinkRow>) -> Result<()> {
+        let Some(known) = row.map(|row| &row.identity) else { return Ok(()) };
+        let (source, target) = (self.config.source_table.name(), self.config.target_table.name());
+        if known.source.name == source && known.target.name == target {
+            return Ok(());
+        }
+        Err(open::of_other_tables(&self.config.name, known))
+    }
+
     /// The books and the forest, and the stream that is to be read.
     pub(super) async fn open(
         &self,

@@ -6,7 +6,7 @@ use super::Link;
 use crate::apply::engine::{EngineSettings, OnRejected};
 use crate::checkpoint::keeper::KeeperSettings;
 use crate::checkpoint::rows::LinkRow;
-use crate::config::{self, LinkConfig, OnGap, TtlDeletes};
+use crate::config::{self, LinkConfig, OnGap, SideConfig, TableRef, TtlDeletes};
 use crate::load::driver::LoadSettings;
 use crate::retry::Patience;
 use crate::runtime::board::Board;
@@ -69,6 +69,23 @@ impl Link {
         verify_settings(&self.config, prepared, owns_target, self.patience())
     }
 
+    /// What the link joins as far as the configuration tells, before anybody was asked.
+    fn as_configured(&self) -> LinkIdentity {
+        let place = |table: &TableRef, side: &SideConfig| match table {
+            TableRef::Arn(arn) => (arn.account.clone(), arn.region.clone(), arn.name.clone()),
+            TableRef::Name(name) => (String::new(), side.region.clone().unwrap_or_default(), name.clone()),
+        };
+        let (source_account, source_region, source_table) = place(&self.config.source_table, &self.config.source);
+        let (target_account, target_region, target_table) = place(&self.config.target_table, &self.config.target);
+        let link = self.config.name.clone();
+        LinkIdentity { link, source_account, source_region, source_table, target_account, target_region, target_table }
+    }
+
+    /// Makes the link seen, before its first opening and whatever comes of it.
+    pub(crate) fn announce(&self) {
+        self.shared.metrics.opens(&self.as_configured(), self.shared.mode);
+    }
+
     pub(super) fn board(&self, prepared: &Prepared, row: &LinkRow) -> Arc<Board> {
         let (source, target) = (&prepared.source.arn, &prepared.target.arn);
         let identity = LinkIdentity {
@@ -87,6 +104,7 @@ impl Link {
         metrics.lease_held(true);
         // Without a load everything is owed that the stream still keeps.
         let owed_from = apply_from(row).unwrap_or_else(|| self.aws_now().minus(RETENTION));
+        self.slots.set_trouble(None);
         let skew = *self.skew.lock().unwrap_or_else(PoisonError::into_inner);
         let board = Arc::new(Board::new(metrics, self.shared.context.clone(), owed_from, skew));
         *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&board));

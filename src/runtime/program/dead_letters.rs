@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use tracing::Instrument as _;
+
 use super::{Program, State};
 use crate::aws::Clients;
 use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow};
@@ -11,7 +14,7 @@ use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::fleet::LinkGuard;
-use crate::runtime::link::by_aws;
+use crate::runtime::link::{by_aws, link_span};
 use crate::runtime::open::check_tables;
 use crate::runtime::prepare::{Accounts, Needs, prepare};
 use crate::runtime::repair::DirectRepairs;
@@ -26,6 +29,15 @@ pub struct DeadLetter {
     pub link: String,
     /// The letter.
     pub letter: DeadLetterRow,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RetryReport {
+    /// Letters whose keys were synced: they are gone.
+    pub retried: u64,
+    /// Letters that the target refused again: they stay, and the copy differs in their keys.
+    pub remaining: u64,
 }
 
 impl Program {
@@ -48,33 +60,35 @@ impl Program {
         Ok(letters)
     }
 
-    /// Replays dead letters: each key is synced, so that the target holds what the source holds now. Answers how many
-    /// letters are gone; those that the target refuses again stay.
+    /// Replays dead letters: each key is synced, so that the target holds what the source holds now. Those that the
+    /// target refuses again stay.
     ///
     /// # Errors
     /// A side that cannot be reached; tables that were made anew; state, or a link, that a process holds, also where it may
     /// since this one's lease was over (exit 6).
-    pub async fn retry_dead_letters(self: &Arc<Self>, links: &[String]) -> Result<u64> {
+    pub async fn retry_dead_letters(self: &Arc<Self>, links: &[String]) -> Result<RetryReport> {
         let configs = self.chosen(links).await?;
         let state = self.open_state().await?;
-        let mut gone = Ok(0);
-        for config in configs {
-            match Box::pin(self.retry_link(&config, &state)).await {
-                Ok(more) => gone = gone.map(|gone| gone + more),
-                Err(error) => {
-                    gone = Err(error);
-                    break;
-                }
-            }
-        }
+        let report = self.retry_all(configs, &state).await;
         state.close().await;
-        gone
+        report
     }
 
-    async fn retry_link(&self, config: &LinkConfig, state: &State) -> Result<u64> {
+    async fn retry_all(&self, configs: Vec<LinkConfig>, state: &State) -> Result<RetryReport> {
+        let mut report = RetryReport::default();
+        for config in configs {
+            let RetryReport { retried, remaining } =
+                Box::pin(self.retry_link(&config, state)).instrument(link_span(&config.name)).await?;
+            report.retried += retried;
+            report.remaining += remaining;
+        }
+        Ok(report)
+    }
+
+    async fn retry_link(&self, config: &LinkConfig, state: &State) -> Result<RetryReport> {
         let letters = letters_of(state.store.as_ref(), &config.name).await?;
         if letters.is_empty() {
-            return Ok(0);
+            return Ok(RetryReport::default());
         }
         let guard = Arc::new(LinkGuard::default());
         let clients =
@@ -99,7 +113,7 @@ impl Program {
         (accounts, by_aws): (Accounts, Context),
         letters: Vec<DeadLetterRow>,
         taking: impl Future<Output = Result<(Fence, LinkState)>>,
-    ) -> Result<u64> {
+    ) -> Result<RetryReport> {
         let store = &state.store;
         let prepared = prepare(config, accounts, &self.context, Needs { stream: false, target: true }).await?;
         let (fence, known) = taking.await?;
@@ -119,7 +133,7 @@ impl Program {
             in_doubt_for: config.apply.in_doubt_for,
             source_id: prepared.source.id.clone(),
         };
-        let mut gone = 0;
+        let mut report = RetryReport::default();
         for letter in letters {
             let key = codec.key(letter.key_json.clone().into());
             let key = key.map_err(|error| Error::new(Exit::Unexpected, "read a dead letter's key").because(error))?;
@@ -133,9 +147,10 @@ impl Program {
             match synced.result {
                 Ok(()) => {
                     writes.push(StateWrite::RemoveDeadLetter(letter.id));
-                    gone += 1;
+                    report.retried += 1;
                 }
                 Err(failure) => {
+                    report.remaining += 1;
                     tracing::warn!(link = config.name, letter = letter.id, error = %failure, "not written: the letter stays");
                 }
             }
@@ -145,7 +160,7 @@ impl Program {
             // Nothing is on the wire of which a listed key does not tell until when.
             store.commit(&config.name, &fence, vec![StateWrite::Link(row)]).await?;
         }
-        Ok(gone)
+        Ok(report)
     }
 }
 

@@ -11,7 +11,7 @@ use super::verifying::Verifying;
 use super::{Program, State};
 use crate::config::LinkConfig;
 use crate::context::Context;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, chain};
 use crate::runtime::link::{Companion, Running, applied_until_now};
 use crate::verify::VerifyReport;
 
@@ -36,49 +36,71 @@ pub struct MigrateReport {
 }
 
 impl Program {
-    /// Loads, catches up and verifies every link, one after the other; each is drained before the next one begins.
+    /// As [`Program::migrate_each`], for who has no use for a part of the reports.
     ///
     /// # Errors
     /// The first fault. Told to stop: exit 7, since progress is saved and it may be run again.
     pub async fn migrate(self: &Arc<Self>, stop: CancellationToken) -> Result<Vec<MigrateReport>> {
-        let links = self.links().await?;
-        let state = self.open_state().await?;
-        let reports = self.migrate_all(links, &state, &stop).await;
-        state.close().await;
-        reports
+        Box::pin(self.migrate_each(stop)).await?.into_iter().map(|(_, ended)| ended).collect()
     }
 
-    async fn migrate_all(
+    /// Loads, catches up and verifies every link, one after the other; each is drained before the next one begins. One
+    /// that fails does not keep the others from it; after a stop the rest is left out.
+    ///
+    /// # Errors
+    /// What keeps every link from it: the source's tables, the state.
+    pub async fn migrate_each(
         self: &Arc<Self>,
-        links: Vec<LinkConfig>,
-        state: &State,
-        stop: &CancellationToken,
-    ) -> Result<Vec<MigrateReport>> {
-        let mut reports = Vec::new();
+        stop: CancellationToken,
+    ) -> Result<Vec<(String, Result<MigrateReport>)>> {
+        let links = self.links().await?;
+        let state = self.open_state().await?;
+        let mut outcomes = Vec::new();
+        let is_alone = links.len() == 1;
         for config in links {
             let name = config.name.clone();
-            let link = self.link(config, state);
-            let report = Arc::new(Mutex::new(None));
-            let (slot, context, link_name) = (Arc::clone(&report), self.context.clone(), name.clone());
-            let verifying = Arc::clone(&self.verifying);
-            let companion: Companion<'_> = Box::new(move |running| {
-                let (slot, context, name) = (Arc::clone(&slot), context.clone(), link_name.clone());
-                let verifying = Arc::clone(&verifying);
-                Box::pin(async move {
-                    let found = finish_migration(&name, running, context, &verifying).await?;
-                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-                    Ok(())
-                })
-            });
-            Box::pin(link.run(Some(companion), stop.clone())).await?;
-            let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
-            reports.push(found.ok_or_else(|| {
-                Error::new(Exit::Timeout, format!("link `{name}` was stopped before it was done"))
-                    .hint("progress is saved: run the same command again to go on")
-            })?);
+            let ended = Box::pin(self.migrate_one(config, &state, &stop)).await;
+            if let (Err(error), false) = (&ended, is_alone) {
+                tell_failed(&name, error);
+            }
+            outcomes.push((name, ended));
+            if stop.is_cancelled() {
+                break;
+            }
         }
-        Ok(reports)
+        state.close().await;
+        Ok(outcomes)
     }
+
+    async fn migrate_one(&self, config: LinkConfig, state: &State, stop: &CancellationToken) -> Result<MigrateReport> {
+        let name = config.name.clone();
+        let link = self.link(config, state);
+        let report = Arc::new(Mutex::new(None));
+        let (slot, context, link_name) = (Arc::clone(&report), self.context.clone(), name.clone());
+        let verifying = Arc::clone(&self.verifying);
+        let companion: Companion<'_> = Box::new(move |running| {
+            let (slot, context, name) = (Arc::clone(&slot), context.clone(), link_name.clone());
+            let verifying = Arc::clone(&verifying);
+            Box::pin(async move {
+                let found = finish_migration(&name, running, context, &verifying).await?;
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+                Ok(())
+            })
+        });
+        Box::pin(link.run(Some(companion), stop.clone())).await?;
+        let found = report.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let found: MigrateReport = found.ok_or_else(|| {
+            Error::new(Exit::Timeout, format!("link `{name}` was stopped before it was done"))
+                .hint("progress is saved: run the same command again to go on")
+        })?;
+        self.keep_report(Some(&state.store), &name, &found.verification).await;
+        Ok(found)
+    }
+}
+
+/// Says at once that a link of several failed: the others may take hours.
+pub(super) fn tell_failed(link: &str, error: &Error) {
+    tracing::error!(link, error = chain(error), hint = error.hint, "the link failed");
 }
 
 /// Waits until the load is done, the stream is applied, no gap is open and no key in doubt.

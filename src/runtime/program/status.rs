@@ -1,12 +1,13 @@
 //! What a link's state is: from its board while it runs, from its rows when no process does.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Program;
 use crate::checkpoint::rows::{GapRow, Stage};
 use crate::checkpoint::{LinkState, Sighting, Sign};
-use crate::context::Context;
+use crate::config::{OnGap, PatternLink};
 use crate::error::{Error, Exit, Result};
 use crate::http::{LinkReadiness, NotReady, StatusSource};
 use crate::model::{GapScope, ShardStatus, WallTime};
@@ -36,16 +37,24 @@ impl Program {
             None => Vec::new(),
         };
         let mut links = Vec::new();
-        for name in store.links().await? {
+        let mut names: BTreeSet<String> = store.links().await?.into_iter().collect();
+        names.extend(self.named_links()?);
+        for name in names {
             let state = store.read(&name).await?;
-            let mut link = stored_link(&name, &state, &self.context);
-            match &leases {
-                None => link.needs.push("no process is running this link".to_owned()),
-                Some(leases) => {
-                    let sighting = leases.sight(&name, false).await?;
-                    tell_holder(&mut link, &sighting, &signs, self.context.now());
-                }
+            let sighting = match &leases {
+                Some(leases) => Some(leases.sight(&name, false).await?),
+                None => None,
+            };
+            let now = self.context.now();
+            let trouble = match &sighting {
+                Some(sighting) => holder_trouble(sighting, &signs, now),
+                None => Some("no process is running this link".to_owned()),
+            };
+            let mut link = stored_link(&name, &state, self.on_gap(&name), trouble.is_none(), now);
+            if let Some(sighting) = &sighting {
+                tell_holder(&mut link, sighting, &signs, trouble.is_none(), now);
             }
+            link.needs.extend(trouble);
             links.push(link);
         }
         Ok(Status::new(self.context.now(), links))
@@ -74,9 +83,40 @@ impl Program {
     }
 }
 
+impl Program {
+    /// The links of the configuration that are known without asking for the source's tables.
+    fn named_links(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self.config.links.iter().map(|link| link.name.clone()).collect();
+        for pattern in self.config.patterns.iter().filter(|pattern| !pattern.needs_listing()) {
+            names.extend(pattern.expand(&[])?.into_iter().map(|link| link.name));
+        }
+        Ok(names)
+    }
+
+    /// What becomes of a link's gaps; of one that the configuration does not name, as if it said nothing.
+    fn on_gap(&self, link: &str) -> OnGap {
+        let named = self.config.links.iter().find(|known| known.name == link).map(|known| known.stream.on_gap);
+        let of_pattern = || self.config.patterns.iter().find(|known| known.may_name(link)).map(PatternLink::on_gap);
+        named.or_else(of_pattern).unwrap_or(OnGap::Heal)
+    }
+}
+
 struct Watched(Arc<Program>);
 
 impl Watched {
+    /// Tables that match a pattern and are not copied are told by the first of its links: they have none of their own.
+    fn tell_not_copied(&self, links: &mut [LinkStatus]) {
+        let not_copied = self.0.not_copied.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pattern, tables) in not_copied.iter().filter(|(_, tables)| !tables.is_empty()) {
+            let is_of = |name: &str| name.strip_prefix(pattern.as_str()).is_some_and(|rest| rest.starts_with('.'));
+            let Some(first) = links.iter_mut().find(|link| is_of(&link.link)) else { continue };
+            let tables = tables.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            first
+                .needs
+                .push(format!("[link.{pattern}] matches new tables, not copied before the next start: {tables}"));
+        }
+    }
+
     fn slots(&self) -> Vec<(String, LinkSlots)> {
         self.0.slots().iter().map(|(name, slots)| (name.clone(), slots.clone())).collect()
     }
@@ -89,12 +129,14 @@ impl StatusSource for Watched {
         let links = slots.iter().map(|(name, slots)| {
             let link = match (slots.standby(), slots.board()) {
                 (Some(_), _) => LinkStatus::new(name, Phase::Standby),
-                (None, Some(board)) => live_link(name, &board.snapshot()),
+                (None, Some(board)) => live_link(name, &board.snapshot(), slots.on_gap),
                 (None, None) => LinkStatus::new(name, Phase::Starting),
             };
+            let link = with_trouble(link, slots.trouble());
             LinkStatus { verify: verifying.remove(name), ..link }
         });
         let mut links: Vec<LinkStatus> = links.collect();
+        self.tell_not_copied(&mut links);
         // Tables that are compared while no link of this process copies them.
         let alone = verifying.into_iter();
         links.extend(
@@ -111,8 +153,10 @@ impl StatusSource for Watched {
                     return LinkReadiness { link, reasons: Vec::new(), standby: true };
                 }
                 let snapshot = slots.board().map(|board| board.snapshot());
+                let has_failed = slots.trouble().is_some();
                 let mut reasons = Vec::new();
                 match snapshot {
+                    None if has_failed => reasons.push(NotReady::Failed),
                     None => reasons.push(NotReady::NotStarted),
                     Some(now) => {
                         if now.is_denied {
@@ -124,7 +168,7 @@ impl StatusSource for Watched {
                         if !now.books.open_gaps.is_empty() {
                             reasons.push(NotReady::GapOpen);
                         }
-                        if now.phase == Phase::Failed {
+                        if has_failed || now.phase == Phase::Failed {
                             reasons.push(NotReady::Failed);
                         }
                     }
@@ -139,20 +183,18 @@ impl StatusSource for Watched {
     }
 }
 
-/// What the worker that has the link said last, and what is wrong with that worker.
-fn tell_holder(link: &mut LinkStatus, sighting: &Sighting, signs: &[Sign], now: WallTime) {
-    let trouble = holder_trouble(sighting, signs, now);
+/// What the worker that has the link said last; `lives`: whether it still does.
+fn tell_holder(link: &mut LinkStatus, sighting: &Sighting, signs: &[Sign], lives: bool, now: WallTime) {
     if let Some(sign) = sign_of_holder(sighting, signs) {
         let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
         if let Some(mark) = report.links.get(&link.link) {
             let watermarks = Watermarks { read: None, applied: mark.applied, checkpointed: mark.checkpointed };
             link.set_lag(watermarks, Some(mark.deadline), now);
-            if trouble.is_none() {
+            if lives {
                 link.phase = mark.phase;
             }
         }
     }
-    link.needs.extend(trouble);
 }
 
 fn sign_of_holder<'a>(sighting: &Sighting, signs: &'a [Sign]) -> Option<&'a Sign> {
@@ -174,7 +216,7 @@ fn holder_trouble(sighting: &Sighting, signs: &[Sign], now: WallTime) -> Option<
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn live_link(name: &str, now: &Snapshot) -> LinkStatus {
+fn live_link(name: &str, now: &Snapshot, on_gap: OnGap) -> LinkStatus {
     let mut status = LinkStatus::new(name, now.phase);
     status.set_lag(now.watermarks, Some(now.retention_deadline), now.now);
     status.records_per_second = now.records_per_second;
@@ -205,11 +247,11 @@ fn live_link(name: &str, now: &Snapshot) -> LinkStatus {
         () if now.is_target_throttled => Some(ThrottleReason::TargetThrottling),
         () => None,
     };
-    status.needs = needs(&status);
+    status.needs = needs(&status, on_gap, true);
     status
 }
 
-fn stored_link(name: &str, state: &LinkState, context: &Context) -> LinkStatus {
+fn stored_link(name: &str, state: &LinkState, on_gap: OnGap, runs: bool, now: WallTime) -> LinkStatus {
     let phase = match state.link.as_ref().map(|row| row.stage) {
         Some(Stage::Loading) => Phase::InitialLoad,
         Some(Stage::Streaming) => Phase::CatchingUp,
@@ -217,16 +259,21 @@ fn stored_link(name: &str, state: &LinkState, context: &Context) -> LinkStatus {
     };
     let mut status = LinkStatus::new(name, phase);
     let unfinished = state.shards.iter().filter(|row| row.status != ShardStatus::Finished);
-    let settled = unfinished.clone().map(|row| row.checkpoint_time).min().flatten();
+    // A checkpoint's time is that of the last change: of an idle table the link's row knows more.
+    let checkpointed = unfinished.map(|row| row.checkpoint_time).min().flatten();
+    let settled = checkpointed.max(state.link.as_ref().and_then(|row| row.settled_until));
     if phase == Phase::CatchingUp {
         let watermarks = Watermarks { read: None, applied: settled, checkpointed: settled };
         let deadline = settled.map(|time| time.plus(RETENTION));
-        status.set_lag(watermarks, deadline, context.now());
+        status.set_lag(watermarks, deadline, now);
     }
     status.gaps = state.gaps.iter().filter(|gap| gap.healed.is_none()).filter_map(gap_status).collect();
     status.dead_letters = state.dead_letters.0;
     status.in_doubt = state.doubts.iter().filter(|doubt| doubt.page.is_none()).count() as u64;
-    status.needs = needs(&status);
+    status.needs = needs(&status, on_gap, runs);
+    if state.link.is_none() {
+        status.needs.push("this link never ran".to_owned());
+    }
     status
 }
 
@@ -239,13 +286,70 @@ fn gap_status(gap: &GapRow) -> Option<GapStatus> {
     Some(GapStatus { cause, shard, from: gap.from, to: gap.to })
 }
 
-fn needs(status: &LinkStatus) -> Vec<String> {
+/// A link that could not be opened, or that stopped, says so before everything else.
+fn with_trouble(mut link: LinkStatus, trouble: Option<String>) -> LinkStatus {
+    if let Some(trouble) = trouble {
+        link.phase = Phase::Failed;
+        link.needs.insert(0, trouble);
+    }
+    link
+}
+
+/// What gaps and dead letters ask for; `runs`: whether a process works on the link.
+fn needs(status: &LinkStatus, on_gap: OnGap, runs: bool) -> Vec<String> {
     let mut needs = Vec::new();
-    if !status.gaps.is_empty() {
-        needs.push(format!("{} gaps are open: they heal by themselves, see the log", status.gaps.len()));
-    }
-    if status.dead_letters > 0 {
-        needs.push(format!("{} dead letters: dynaferry dead-letter list", status.dead_letters));
-    }
+    let gaps = match status.gaps.len() {
+        0 => None,
+        1 => Some("1 gap is open".to_owned()),
+        gaps => Some(format!("{gaps} gaps are open")),
+    };
+    needs.extend(gaps.map(|gaps| match (on_gap, runs) {
+        (OnGap::Heal, true) => format!("{gaps}: both tables are being compared, and what differs is mended"),
+        (OnGap::Heal, false) => format!("{gaps}: run the link, which compares both tables and mends what differs"),
+        (OnGap::Stop, _) => {
+            format!("{gaps}, and on_gap is \"stop\": set `stream.on_gap = \"heal\"`, or load again with a fresh state")
+        }
+    }));
+    needs.extend(match status.dead_letters {
+        0 => None,
+        1 => Some("1 dead letter: dynaferry dead-letter list".to_owned()),
+        letters => Some(format!("{letters} dead letters: dynaferry dead-letter list")),
+    });
     needs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(gaps: usize, dead_letters: u64) -> LinkStatus {
+        let gap = GapStatus { cause: GapCause::Trimmed, shard: None, from: None, to: WallTime::from_secs(1) };
+        LinkStatus { gaps: vec![gap; gaps], dead_letters, ..LinkStatus::new("orders", Phase::Replicating) }
+    }
+
+    #[test]
+    fn what_a_gap_needs_follows_its_policy_and_whether_the_link_runs() {
+        let of_gap = |gaps, on_gap, runs| needs(&link(gaps, 0), on_gap, runs).remove(0);
+        let running = "1 gap is open: both tables are being compared, and what differs is mended";
+        assert_eq!(of_gap(1, OnGap::Heal, true), running);
+        let stopped = "2 gaps are open: run the link, which compares both tables and mends what differs";
+        assert_eq!(of_gap(2, OnGap::Heal, false), stopped);
+        for runs in [true, false] {
+            let text = of_gap(1, OnGap::Stop, runs);
+            assert!(text.starts_with("1 gap is open, and on_gap is \"stop\": set `stream.on_gap"), "{text}");
+        }
+        assert!(needs(&link(0, 0), OnGap::Stop, true).is_empty());
+    }
+
+    #[test]
+    fn why_a_link_failed_comes_before_everything_else() {
+        let status = LinkStatus { needs: needs(&link(0, 1), OnGap::Heal, true), ..link(0, 1) };
+        let failed = with_trouble(status.clone(), Some("find target table copy; try: create it".to_owned()));
+        assert_eq!(failed.phase, Phase::Failed);
+        assert_eq!(
+            failed.needs,
+            ["find target table copy; try: create it", "1 dead letter: dynaferry dead-letter list"]
+        );
+        assert_eq!(with_trouble(status.clone(), None), status);
+    }
 }

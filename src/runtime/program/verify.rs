@@ -4,8 +4,9 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use super::migrate::{CAUGHT_UP, catch_up};
+use super::migrate::{CAUGHT_UP, catch_up, tell_failed};
 use super::verifying::Watching;
 use super::{Program, State};
 use crate::aws::{Clients, SendGuard};
@@ -13,10 +14,12 @@ use crate::checkpoint::StateStore;
 use crate::checkpoint::rows::{DoubtRow, Fence};
 use crate::config::LinkConfig;
 use crate::context::Context;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, chain};
 use crate::retry::Patience;
 use crate::runtime::fleet::LinkGuard;
-use crate::runtime::link::{Companion, Running, applied_until_now, by_aws, verify_settings};
+use crate::runtime::link::{
+    Companion, Running, applied_until_now, by_aws, keep_verified, link_span, verified_row, verify_settings,
+};
 use crate::runtime::prepare::{Accounts, Needs, prepare};
 use crate::runtime::repair::{ApartRepairs, DirectRepairs, KeeperRepairs};
 use crate::verify::{self, Settle, VerifyJob, VerifyReport};
@@ -35,17 +38,31 @@ pub struct VerifyOptions {
 }
 
 impl Program {
-    /// Compares both tables of each link. Repairs are made in the lanes of the link, which runs meanwhile; where it never ran,
-    /// one by one, while the link is this process's: each key is listed in its state before, so that a link that runs
-    /// later puts right what landed late.
+    /// As [`Program::verify_each`], for who has no use for a part of the reports.
     ///
     /// # Errors
-    /// A side that cannot be read; with `repair`, state or a link that another process holds (exit 6).
+    /// The first fault.
     pub async fn verify(
         self: &Arc<Self>,
         options: VerifyOptions,
         stop: CancellationToken,
     ) -> Result<Vec<(String, VerifyReport)>> {
+        let outcomes = self.verify_each(options, stop).await?;
+        outcomes.into_iter().map(|(link, ended)| Ok((link, ended?))).collect()
+    }
+
+    /// Compares both tables of each link. Repairs are made in the lanes of the link, which runs meanwhile; where it never ran,
+    /// one by one, while the link is this process's: each key is listed in its state before, so that a link that runs
+    /// later puts right what landed late. A link that fails does not keep the others from it: a side that cannot be read,
+    /// with `repair` a link that another process holds (exit 6). After a stop the rest is left out.
+    ///
+    /// # Errors
+    /// What keeps every link from it: the source's tables; with `repair`, state that another process holds (exit 6).
+    pub async fn verify_each(
+        self: &Arc<Self>,
+        options: VerifyOptions,
+        stop: CancellationToken,
+    ) -> Result<Vec<(String, Result<VerifyReport>)>> {
         let links = self.chosen(&options.links).await?;
         let state = if options.repair { Some(self.open_state().await?) } else { None };
         let out = options.report.map(|out| SharedReport(Arc::new(Mutex::new(out))));
@@ -54,7 +71,7 @@ impl Program {
         if let Some(state) = state {
             state.close().await;
         }
-        reports
+        Ok(reports)
     }
 
     async fn verify_all(
@@ -63,18 +80,49 @@ impl Program {
         state: Option<&State>,
         how: Report,
         stop: CancellationToken,
-    ) -> Result<Vec<(String, VerifyReport)>> {
+    ) -> Vec<(String, Result<VerifyReport>)> {
         let mut reports = Vec::new();
+        let is_alone = links.len() == 1;
         for config in links {
             let name = config.name.clone();
             let report = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
-                report = Box::pin(self.verify_one(config, state, how.clone())) => report?,
+                () = stop.cancelled() => Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
+                report = Box::pin(self.verify_one(config, state, how.clone())).instrument(link_span(&name)) => report,
             };
+            match &report {
+                Ok(report) => self.keep_report(state.map(|state| &state.store), &name, report).await,
+                Err(error) if !is_alone => tell_failed(&name, error),
+                Err(_) => {}
+            }
             reports.push((name, report));
+            if stop.is_cancelled() {
+                break;
+            }
         }
-        Ok(reports)
+        reports
+    }
+
+    /// Keeps a report in the link's state, for the metrics of whoever runs it: in ours, or else where there is one that
+    /// nobody has for himself.
+    pub(super) async fn keep_report(&self, ours: Option<&Arc<dyn StateStore>>, link: &str, report: &VerifyReport) {
+        let keeping = async {
+            let store = match ours {
+                Some(store) => Arc::clone(store),
+                None => self.open_store(true).await?,
+            };
+            Ok::<(), Error>(keep_verified(store.as_ref(), link, report, self.context.now()).await?)
+        };
+        match keeping.await {
+            Ok(()) => {}
+            // The usual case beside a service whose state is a file.
+            Err(error) if error.exit == Exit::Held => {
+                tracing::info!(link, "the result is not kept for the service's metrics: it has the state to itself");
+            }
+            Err(error) => {
+                tracing::warn!(link, error = chain(&error), "the result is not kept for the service's metrics");
+            }
+        }
     }
 
     async fn verify_one(&self, config: LinkConfig, state: Option<&State>, how: Report) -> Result<VerifyReport> {
@@ -220,7 +268,7 @@ pub(super) async fn verify_running(
         progress: Some(watching.progress()),
     };
     let found = verify::run(job).await.map_err(|error| cannot_verify(name, error))?;
-    running.board.verified(&found);
+    running.board.verified(&verified_row(&found, context.now(), None), true);
     Ok(found)
 }
 

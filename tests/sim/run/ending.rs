@@ -78,7 +78,7 @@ impl Run {
         let gate = Gate::new();
         let program = self.world.program(&gate, Drift::default());
         match program.retry_dead_letters(&[]).await {
-            Ok(gone) => self.say(|| format!("--- {gone} dead letters are gone")),
+            Ok(report) => self.say(|| format!("--- {} dead letters are gone", report.retried)),
             // Its operator begins anew, and what was set aside is gone with the state.
             Err(error) if error.exit == Exit::Lost && self.world.plan.family == Family::Recreated => {
                 self.world.begin_anew();

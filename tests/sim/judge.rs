@@ -220,7 +220,8 @@ impl Judge {
 
     /// Changes of so long ago are in the load's pages.
     fn is_filtered(&self, at: WallTime) -> bool {
-        let began = self.link.as_ref().and_then(|link| link.load.as_ref()).map(|load| load.began.minus(LOAD_MARGIN));
+        let began =
+            self.link.as_ref().and_then(|link| link.load.as_ref()).map(|load| load.holds_until().minus(LOAD_MARGIN));
         let created = WallTime::from_secs(at.millis().div_euclid(1000));
         began.is_some_and(|began| created < began)
     }

@@ -50,6 +50,9 @@ const DEFAULT_SEEDS: u64 = 2_000;
 /// And so many with several workers, which cost more each.
 const DEFAULT_FLEETS: u64 = 60;
 
+/// And so many whose load is made from an export.
+const DEFAULT_EXPORTS: u64 = 60;
+
 /// Runs seeds of the simulation.
 #[derive(Debug, Parser)]
 #[command(name = "sim")]
@@ -63,7 +66,8 @@ struct Arguments {
     /// Runs at the same time; default: one for each core.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Only runs of this family: mix, down25, down72, replaced, recreated, lag, long, outages, fleet.
+    /// Only runs of this family: mix, down25, down72, replaced, recreated, lag, long, outages, fleet,
+    /// exports.
     #[arg(long)]
     family: Option<String>,
     /// Runs one seed with a trace of everything.
@@ -152,7 +156,7 @@ fn main() -> ExitCode {
         let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let seeds = match arguments.seeds {
             Some(count) => swarm::Seeds::range(arguments.start, count, family),
-            None => swarm::Seeds::with_regressions(arguments.start, DEFAULT_SEEDS, DEFAULT_FLEETS),
+            None => swarm::Seeds::with_regressions(arguments.start, DEFAULT_SEEDS, [DEFAULT_FLEETS, DEFAULT_EXPORTS]),
         };
         let is_default = arguments.seeds.is_none();
         let all_apply = !is_default || museum::every_patch_applies();

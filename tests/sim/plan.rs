@@ -32,6 +32,8 @@ pub(crate) enum Family {
     Long,
     /// Several workers, one of which has the link.
     Fleet,
+    /// The load is made from an export.
+    Exports,
 }
 
 /// Where the lag is looked at.
@@ -89,8 +91,8 @@ impl LagScenario {
 
 impl Family {
     /// The names that the command line takes.
-    pub(crate) const NAMES: [&'static str; 9] =
-        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet"];
+    pub(crate) const NAMES: [&'static str; 10] =
+        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet", "exports"];
 
     fn draw(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..100) {
@@ -113,6 +115,7 @@ impl Family {
             "recreated" => Self::Recreated,
             "lag" => Self::Lag(random.choice(LagScenario::FIRST)?),
             "fleet" => Self::Fleet,
+            "exports" => Self::Exports,
             "long" => Self::Long,
             "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
             _ => return None,
@@ -296,6 +299,12 @@ impl Plan {
         plan
     }
 
+    /// From the export until the process first starts, and how many changes are made meanwhile; `None`: the load is a scan.
+    pub(crate) fn export(&self) -> Option<(Duration, usize)> {
+        let random = &mut draws(self.seed, "export");
+        (self.family == Family::Exports).then(|| (between(random, SECOND, 20 * HOUR), random.usize(0..60)))
+    }
+
     /// How late a write may be delivered: before it is no longer in doubt, also where it had waited in a frozen process.
     pub(crate) fn longest_delivery(&self) -> Duration {
         let Settings { in_doubt_for, .. } = self.settings;
@@ -364,7 +373,7 @@ impl Plan {
 
     /// Of a process that runs alone.
     fn has_stages_of_one(&self) -> bool {
-        self.has_stages && self.family != Family::Fleet
+        self.has_stages && !matches!(self.family, Family::Fleet | Family::Exports)
     }
 
     /// Whether the source table is made anew under a process that is at work.
@@ -485,8 +494,13 @@ fn draw_knobs(seed: u64, family: Family) -> Vec<Knob> {
         let (chance, strength, seed) = (random.f64(), random.f64(), random.u64(..));
         (chance < share).then_some(Knob { kind, strength, seed })
     };
-    KINDS.iter().filter_map(draw).collect()
+    // What is trimmed before its time, while the load goes on, is lost where nobody can see it.
+    let is_fair = |kind: &&Kind| family != Family::Exports || !EARLY_TRIMS.contains(&kind.name);
+    KINDS.iter().filter(is_fair).filter_map(draw).collect()
 }
+
+/// No service does that: a stream keeps what it has for 24 hours.
+const EARLY_TRIMS: [&str; 2] = ["trim.early_at_any_moment", "trim.all"];
 
 /// The generator of one part of a plan.
 fn draws(seed: u64, part: &str) -> fastrand::Rng {
@@ -573,7 +587,7 @@ fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
                 episode.down = if scenario == LagScenario::Down { 5 * MINUTE } else { SECOND };
             }
         }
-        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet => {}
+        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet | Family::Exports => {}
     }
     pad(&mut episodes);
     episodes

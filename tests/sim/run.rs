@@ -185,6 +185,12 @@ impl Run {
         self.writer.write_now(before / 2);
         tokio::time::sleep(age).await;
         self.writer.write_now(before - before / 2);
+        if let Some((wait, writes)) = self.world.plan.export() {
+            // A stream must be older than an export.
+            tokio::time::sleep(6 * MINUTE).await;
+            self.world.export();
+            self.stay_away(wait, writes).await;
+        }
         let episodes = self.world.plan.episodes.clone();
         for (n, episode) in episodes.iter().enumerate() {
             self.say(|| format!("=== episode {n}: {episode:?}"));

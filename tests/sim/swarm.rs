@@ -33,8 +33,8 @@ impl Seeds {
         Self((start..start.saturating_add(count)).map(seed).collect())
     }
 
-    /// The regressions first, and some fleets of workers last.
-    pub(crate) fn with_regressions(start: u64, count: u64, fleets: u64) -> Self {
+    /// The regressions first, and some fleets of workers and loads from exports last.
+    pub(crate) fn with_regressions(start: u64, count: u64, [fleets, exports]: [u64; 2]) -> Self {
         let known = |known: &Regression, without: &[&str]| Seed {
             seed: known.seed,
             family: known.family.map(str::to_owned),
@@ -44,7 +44,8 @@ impl Seeds {
         let first = REGRESSIONS.iter().map(|seed| known(seed, &[STAGES]));
         let known = first.chain(LATER_REGRESSIONS.iter().map(|seed| known(seed, &[])));
         let (one, many) = (Self::range(start, count, None), Self::range(start, fleets, Some("fleet")));
-        Self(known.chain(one.0).chain(many.0).collect())
+        let exports = Self::range(start, exports, Some("exports"));
+        Self(known.chain(one.0).chain(many.0).chain(exports.0).collect())
     }
 }
 

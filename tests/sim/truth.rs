@@ -34,6 +34,8 @@ pub(crate) struct KeyTruth {
     pub(crate) streamed: Vec<VersionIndex>,
     /// The newest version that this run of the process read at the source table.
     pub(crate) read: Option<VersionIndex>,
+    /// The version in the export that the load is made from.
+    pub(crate) exported: Option<VersionIndex>,
     /// The first version that is not of the table that the link was begun with, but of one under the same name.
     pub(crate) foreign_from: Option<VersionIndex>,
 }
@@ -48,6 +50,7 @@ impl KeyTruth {
             target: None,
             streamed: vec![0],
             read: None,
+            exported: None,
             foreign_from: None,
         }
     }
@@ -246,7 +249,7 @@ impl Truth {
     /// The target table is gone, or a new process life begins with nothing at the target.
     pub(crate) fn target_deleted(&mut self) {
         for key in &mut self.keys {
-            (key.target, key.high, key.read) = (None, None, None);
+            (key.target, key.high, key.read) = (None, None, key.exported);
             key.streamed = vec![0];
         }
         self.lost.clear();

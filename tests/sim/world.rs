@@ -1,11 +1,13 @@
 //! The place of a run: two accounts in a sandbox, the state that outlives processes, and the court that watches both.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dynaferry::checkpoint::MemoryStore;
 use dynaferry::config::Config;
 use dynaferry::context::Context;
 use dynaferry::context::WallClock as _;
+use dynaferry::model::WallTime;
 use dynaferry::runtime::Program;
 use dynaferry::sandbox::{FaultRule, Faults, Options, Sandbox};
 use dynaferry::telemetry::Mode;
@@ -23,6 +25,9 @@ use crate::workload::EXPIRY;
 pub(crate) const TABLE: &str = "orders";
 pub(crate) const COPY: &str = "orders-copy";
 pub(crate) const LINK: &str = "orders";
+const BUCKET: &str = "exports";
+/// The program refuses one that is 23 hours old; a start takes its time.
+const EXPORT_IS_OLD: Duration = Duration::from_secs(20 * 3600);
 /// The table of the workers' state, where there are several.
 pub(crate) const STATE: &str = "dynaferry-state";
 
@@ -35,6 +40,8 @@ pub(crate) struct World {
     pub(crate) trouble: Arc<StateTrouble>,
     store: Arc<MemoryStore>,
     lives: u64,
+    /// What the load is made from, where it is no scan, and since when it is there.
+    export: Option<(String, WallTime)>,
 }
 
 impl World {
@@ -58,9 +65,34 @@ impl World {
         let watched = court.clone();
         sandbox.set_observer(Some(Arc::new(move |exchange| watched.judge().exchange(exchange))));
         let trouble = StateTrouble::new(plan.seed ^ 0x57a7e);
-        let world = Self { plan, sandbox, clock, court, trouble, store, lives: 0 };
+        let world = Self { plan, sandbox, clock, court, trouble, store, lives: 0, export: None };
         assert!(world.create_source(), "an empty world takes a table");
         world
+    }
+
+    /// Exports the source table, as it is now, for the link to begin with.
+    pub(crate) fn export(&mut self) {
+        self.sandbox.create_bucket(SOURCE, REGION, BUCKET);
+        let on = format!(
+            r#"{{"TableName":"{TABLE}","PointInTimeRecoverySpecification":{{"PointInTimeRecoveryEnabled":true}}}}"#
+        );
+        let arn = format!("arn:aws:dynamodb:{REGION}:{SOURCE}:table/{TABLE}");
+        let asked = format!(r#"{{"TableArn":"{arn}","S3Bucket":"{BUCKET}"}}"#);
+        let call = |operation, body: &str| self.sandbox.call(SOURCE, REGION, operation, body).expect("an export");
+        drop(call("UpdateContinuousBackups", &on));
+        drop(call("ExportTableToPointInTime", &asked));
+        let objects = self.sandbox.objects(BUCKET);
+        let summary = objects.keys().find(|key| key.ends_with("summary.json")).expect("a summary");
+        self.export = Some((format!("load.from_export = \"s3://{BUCKET}/{summary}\"\n"), self.clock.now()));
+        self.court.judge().source_was_exported();
+    }
+
+    /// The operator makes another export, where no link has begun with the one that is there and it grows old.
+    pub(crate) fn renew_export(&mut self) {
+        let is_old = |(_, at): &(String, WallTime)| self.clock.now().since(*at) > EXPORT_IS_OLD;
+        if self.export.as_ref().is_some_and(is_old) && !self.court.judge().has_link() {
+            self.export();
+        }
     }
 
     /// Makes the source table, unless one is still there.
@@ -97,7 +129,8 @@ impl World {
     fn config(&self) -> Config {
         let link =
             format!("[link.{LINK}]\nsource.table = \"{TABLE}\"\ntarget.table = \"{COPY}\"\ntarget.create = true");
-        accounts::config(&format!("{link}\n{}", self.plan.config()))
+        let export = self.export.as_ref().map_or("", |(line, _)| line);
+        accounts::config(&format!("{link}\n{export}{}", self.plan.config()))
     }
 
     fn next_context(&mut self, drift: Drift) -> Context {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dynaferry::checkpoint::rows::ShardStatus;
+use dynaferry::checkpoint::rows::{ShardStatus, Stage};
 use dynaferry::checkpoint::{LinkState, StateWrite};
 use dynaferry::sandbox::Sandbox;
 
@@ -28,6 +28,7 @@ impl CommitObserver for Clerk {
         judge.given_to.clear();
         judge.shown.clear();
         judge.expired.clear();
+        let is_loading = before.link.as_ref().is_none_or(|link| link.stage == Stage::Loading);
         for key in &mut judge.truth.keys {
             let is_passed = |version: &crate::truth::Version| {
                 version.record.as_ref().is_some_and(|(shard, sequence)| {
@@ -40,7 +41,7 @@ impl CommitObserver for Clerk {
                 })
             };
             key.streamed = vec![key.versions.iter().rposition(is_passed).unwrap_or(0)];
-            key.read = None;
+            key.read = key.exported.filter(|_| is_loading);
         }
     }
 

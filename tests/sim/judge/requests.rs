@@ -78,6 +78,13 @@ impl Judge {
         }
     }
 
+    /// An export holds all that the source has now: it may be written from now on.
+    pub(crate) fn source_was_exported(&mut self) {
+        for key in &mut self.truth.keys {
+            key.exported = key.versions[key.last()].number.is_some().then_some(key.last());
+        }
+    }
+
     /// What was read at the source table may be written from now on, ahead of the stream.
     fn source_was_read(&mut self, operation: &str, body: &[u8]) {
         let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return };

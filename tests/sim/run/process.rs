@@ -85,6 +85,7 @@ impl Run {
     }
 
     fn start(&mut self) {
+        self.world.renew_export();
         let gate = Gate::new();
         let program = self.world.program(&gate, self.drift);
         let stop = CancellationToken::new();

@@ -89,7 +89,7 @@ pub struct ExportPlan {
     pub place: ExportPlace,
     /// The time of which it is an image, give or take a minute.
     pub time: WallTime,
-    /// SHA-256 of its list of files, in hex: segments are numbered by it.
+    /// SHA-256 of what its list says of its files, in hex: segments are numbered by it.
     pub fingerprint: String,
 }
 

@@ -81,7 +81,7 @@ pub(crate) struct Manifest {
     pub(crate) files: Vec<FileEntry>,
     /// The sum of the files' items.
     pub(crate) items: u64,
-    /// SHA-256 of the list of files, in hex: whether it is still the same.
+    /// SHA-256 of what the list says of the files, in hex: whether it is still the same.
     pub(crate) fingerprint: String,
 }
 
@@ -154,7 +154,6 @@ impl FileList {
     }
 
     pub(super) fn put(&mut self, part: &[u8]) -> Result<(), ManifestError> {
-        self.digest.update(part);
         self.lines.put(part);
         loop {
             match self.lines.next_line() {
@@ -198,6 +197,11 @@ impl FileList {
         if self.files.len() >= MAX_FILES {
             return Err(self.wrong("there are too many files"));
         }
+        // What is said of each file, and not how: it may be written anew, and a damaged byte where nobody looks is none.
+        self.digest.update(file.key.as_bytes());
+        self.digest.update([0, u8::from(md5.is_some())]);
+        self.digest.update(file.item_count.to_be_bytes());
+        self.digest.update(md5.unwrap_or_default());
         self.files.push(FileEntry { key: file.key, items: file.item_count, md5 });
         Ok(())
     }
@@ -282,6 +286,18 @@ mod tests {
         assert!(wrong("", &format!("{file}\n\n{{}}")).contains("line 3"));
         assert!(wrong("", &"x".repeat(MAX_LINE + 1)).contains("too long"));
         assert_eq!(manifest(summary("").unwrap(), "").unwrap().files, [], "an empty list is one");
+    }
+
+    #[test]
+    fn a_list_is_the_same_that_says_the_same_of_each_file() {
+        let fingerprint = |files: &str| manifest(summary("").unwrap(), files).unwrap().fingerprint;
+        let file = r#"{"itemCount":2,"md5Checksum":"sQMSpEILNgoQmarvDFonGQ==","etag":"a-1","dataFileS3Key":"a"}"#;
+        let one = fingerprint(file);
+        assert_eq!(one, fingerprint(&format!("\n{}\n", file.replace("a-1", "b-1").replace(':', " : "))));
+        for other in [file.replace(":2", ":3"), file.replace("sQ", "tQ"), file.replace(r#":"a"}"#, r#":"b"}"#)] {
+            assert_ne!(one, fingerprint(&other), "{other}");
+        }
+        assert_ne!(one, fingerprint(&file.replace(r#""md5Checksum":"sQMSpEILNgoQmarvDFonGQ==","#, "")));
     }
 
     proptest! {

@@ -27,6 +27,8 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(20);
 /// Below, a pause of the network loses the lease; above, a dead worker's links wait for long.
 pub const LEASE_RANGE: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(300);
+/// Else who starts first has all links. A hand-over costs a link about a second of lag.
+pub const DEFAULT_BALANCE: bool = true;
 /// This host only: metrics name tables. 9464 is the port that OpenTelemetry's Prometheus exporters use.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 /// Ten seconds less than Kubernetes and ECS give before they kill.
@@ -69,6 +71,9 @@ pub struct CheckpointConfig {
     /// [`DEFAULT_LEASE`].
     #[serde(serialize_with = "units::duration")]
     pub lease: Duration,
+    /// Of a table that several workers share: whether a worker that has two links more than another one hands one over.
+    /// Default [`DEFAULT_BALANCE`].
+    pub balance: bool,
 }
 
 impl Default for CheckpointConfig {
@@ -86,6 +91,7 @@ impl CheckpointConfig {
             records: section.integer("records", DEFAULT_CHECKPOINT_RECORDS, CHECKPOINT_RECORDS_RANGE),
             namespace: section.text("namespace", namespace).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             lease: section.duration("lease", DEFAULT_LEASE, LEASE_RANGE),
+            balance: section.flag("balance", DEFAULT_BALANCE),
         };
         section.finish();
         read

@@ -1,15 +1,19 @@
 //! This worker among others that share a table of state: its signs of life, and the links that it may work on.
 //!
 //! `pulse` gives the signs, apart from all work; here a link is waited for, taken and let go. What decides is in
-//! [`crate::checkpoint::lease`]. One worker works on a link at a time. Whoever lets workers share a link's shards begins
-//! here: a lease is asked for by name, and the name of a link could be that of a part of it.
+//! [`crate::checkpoint::lease`]. One worker works on a link at a time; `balance` says who had better have it, and `roster`
+//! what becomes of that. Whoever lets workers share a link's shards begins here: a lease is asked for by name, and the
+//! name of a link could be that of a part of it.
 
+mod balance;
 mod pulse;
+mod roster;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::aws::SendGuard;
 use crate::checkpoint::lease::{Chance, HolderWatch, LeaseTimes, Moment, Session};
@@ -20,6 +24,7 @@ use crate::error::{Error, Exit, Result, chain};
 use crate::telemetry::Mode;
 
 pub(crate) use pulse::{LinkMark, Pulse, PulseSetup, WorkerReport};
+pub(crate) use roster::Roster;
 
 /// How often a link that another worker holds is looked at: a hand-over takes about half of this, and the taker's start.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -33,6 +38,7 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(3);
 pub(crate) struct Fleet {
     leases: Arc<dyn Leases>,
     pulse: Arc<Pulse>,
+    roster: Arc<Roster>,
     times: LeaseTimes,
     context: Context,
 }
@@ -48,8 +54,14 @@ pub(crate) struct Held {
 }
 
 impl Fleet {
-    pub(crate) fn new(leases: Arc<dyn Leases>, pulse: Pulse, times: LeaseTimes, context: Context) -> Self {
-        Self { leases, pulse: Arc::new(pulse), times, context }
+    pub(crate) fn new(
+        leases: Arc<dyn Leases>,
+        pulse: Pulse,
+        roster: Arc<Roster>,
+        times: LeaseTimes,
+        context: Context,
+    ) -> Self {
+        Self { leases, pulse: Arc::new(pulse), roster, times, context }
     }
 
     /// Takes a link. A service waits as long as another worker holds it, and tells whom it waits for; a command gives up
@@ -58,13 +70,18 @@ impl Fleet {
     /// # Errors
     /// Exit 6 for a command, and a table that is gone.
     pub(crate) async fn acquire(&self, link: &str, mode: Mode, waits: impl Fn(Option<&str>)) -> Result<Held> {
+        // A command takes what it can have, and goes.
+        let waiting = (mode == Mode::Service).then(|| self.roster.wait_for(link));
         let mut watch = HolderWatch::new(self.times.lease);
         let mut counter_at: Option<Instant> = None;
+        let mut free_since: Option<Instant> = None;
         let mut is_told = false;
         loop {
             let session = self.pulse.session().await?;
             let asked = Instant::now();
-            let with_counter = counter_at.is_none_or(|at| asked.duration_since(at) >= COUNTER_EVERY);
+            // Whether it is expired shows with the number alone: while it is left to others, each look asks for it.
+            let with_counter =
+                free_since.is_some() || counter_at.is_none_or(|at| asked.duration_since(at) >= COUNTER_EVERY);
             match self.leases.sight(link, with_counter).await {
                 Ok(sighting) => {
                     if with_counter {
@@ -72,7 +89,13 @@ impl Fleet {
                     }
                     match watch.look(&sighting, asked, Instant::now(), self.context.worker()) {
                         Chance::Free | Chance::Expired => {
-                            if let Some(held) = self.take(link, sighting.fence, session).await? {
+                            let free_for = free_since.get_or_insert_with(Instant::now).elapsed();
+                            let is_own = !sighting.released && self.is_own(sighting.fence.as_ref());
+                            let is_first = waiting.is_none() || is_own;
+                            let leaves = if is_first { Duration::ZERO } else { self.roster.leaves_to_others(link) };
+                            if free_for < leaves {
+                                tokio::time::sleep(LOOK_EVERY.min(leaves - free_for)).await;
+                            } else if let Some(held) = self.take(link, sighting.fence, session).await? {
                                 return Ok(held);
                             }
                             continue;
@@ -81,6 +104,10 @@ impl Fleet {
                             return Err(held_by(link, sighting.fence.as_ref()));
                         }
                         Chance::Held { .. } => {
+                            if with_counter {
+                                free_since = None;
+                                self.roster.is_held(link);
+                            }
                             let holder = sighting.fence.as_ref().map(|fence| fence.owner.as_str());
                             waits(holder);
                             if !std::mem::replace(&mut is_told, true) {
@@ -98,12 +125,17 @@ impl Fleet {
         }
     }
 
+    fn is_own(&self, fence: Option<&Fence>) -> bool {
+        fence.is_some_and(|fence| fence.owner == self.context.worker())
+    }
+
     /// `None`: somebody was faster, or nobody knows yet; a look tells.
     async fn take(&self, link: &str, seen: Option<Fence>, session: Arc<Session>) -> Result<Option<Held>> {
         match self.leases.take_from(link, self.context.worker(), seen.as_ref()).await {
             Ok(Some((fence, state))) => {
                 let is_clean = state.link.as_ref().is_none_or(|row| row.clean);
                 let takeover = seen.filter(|seen| seen.owner != fence.owner).map(|_| is_clean);
+                self.roster.take(link);
                 tracing::info!(link, epoch = fence.epoch, clean = is_clean, "the link is this worker's now");
                 Ok(Some(Held { fence, state, session, takeover }))
             }
@@ -137,8 +169,24 @@ impl Fleet {
         done
     }
 
+    /// A link that is worked on may be handed over to another worker whenever `may_leave` says so. What comes back is
+    /// cancelled when it is to be: drain, then let go.
+    pub(crate) fn offer(&self, link: &str, may_leave: impl Fn() -> bool + Send + 'static) -> CancellationToken {
+        self.roster.offer(link, may_leave)
+    }
+
+    /// A link failed here, and may do well with another worker.
+    pub(crate) fn troubled(&self, link: &str) {
+        self.roster.set_troubled(link);
+    }
+
     /// Lets a link go that this worker may hold. To be called when it sends nothing more.
     pub(crate) async fn let_go(&self, link: &str) {
+        self.release(link).await;
+        self.roster.let_go(link);
+    }
+
+    async fn release(&self, link: &str) {
         let letting_go = self.leases.release(link, self.context.worker());
         let outcome: Option<Result<(), StoreError>> = tokio::time::timeout(LET_GO_WITHIN, letting_go).await.ok();
         let failure = match outcome {

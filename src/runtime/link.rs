@@ -23,7 +23,7 @@ use super::board::Board;
 use super::fleet::{Fleet, Held, LinkGuard};
 use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
-use super::replica::{Ends, Replica, ReplicaSetup};
+use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSetup};
 use crate::aws::{Clients, Observer};
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::Keeper;
@@ -157,6 +157,8 @@ struct Hold {
 enum Generation {
     Stopped,
     StreamEnded,
+    /// Drained, for another worker that has fewer links.
+    HandedOver,
     /// Another worker has the link, or may have it; whether this one had begun to work on it.
     LeaseLost {
         had_begun: bool,
@@ -179,6 +181,7 @@ impl Link {
                     has_run = true;
                     self.wait_for_another_stream(&stop, &heartbeat).await?;
                 }
+                Ok(Generation::HandedOver) => has_run = true,
                 Ok(Generation::LeaseLost { had_begun }) => has_run |= had_begun,
                 // A service that was running and is between two streams outlasts what passes.
                 Err(error) if has_run && self.shared.mode == Mode::Service && error.exit == Exit::Precondition => {
@@ -217,9 +220,14 @@ impl Link {
             Err(error) => self.failed(error.needs()),
         }
         if let Some(fleet) = &self.shared.fleet {
+            if outcome.is_err() {
+                fleet.troubled(&self.config.name);
+            }
             // Whatever the end was, nothing more is sent.
             fleet.let_go(&self.config.name).await;
-            self.stands_by(None);
+            if !matches!(outcome, Ok(Generation::HandedOver)) {
+                self.stands_by(None);
+            }
         }
         outcome
     }
@@ -267,22 +275,56 @@ impl Link {
             source_items: prepared.source.item_count,
             verify: running_verify,
         };
+        let leave = self.offer_to_others(&board);
         let stop_replica = stop.child_token();
-        let ended = {
+        let (ended, done) = {
             let replica = replica.run(stop_replica.clone());
             tokio::pin!(replica);
             let beside = self.beside(companion, running, &prepared, (stream, ghosts_until), heartbeat);
             tokio::pin!(beside);
-            tokio::select! {
-                ended = &mut replica => (ended, Ok(())),
-                done = &mut beside => {
-                    board.set_phase(Phase::Draining);
-                    stop_replica.cancel();
-                    ((&mut replica).await, done)
+            let mut leaves = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut replica => break (ended, Ok(())),
+                    done = &mut beside => {
+                        board.set_phase(Phase::Draining);
+                        stop_replica.cancel();
+                        break ((&mut replica).await, done);
+                    }
+                    () = leave.cancelled(), if !leaves => {
+                        leaves = true;
+                        stop_replica.cancel();
+                    }
                 }
             }
         };
-        self.judge(ended.0, ended.1, &board)
+        if leave.is_cancelled() && !stop.is_cancelled() && done.is_ok() && has_stopped(&ended) {
+            // Who has it then shows in a moment; until then this worker is as ready as one that stood by all the time.
+            self.stands_by(Some(None));
+            self.leave(&board);
+            return Ok(Generation::HandedOver);
+        }
+        self.judge(ended, done, &board)
+    }
+
+    /// Another worker may ask for the link, but for one that is healing: its next worker would begin that anew. What comes
+    /// back is cancelled when this one is to drain and let go.
+    fn offer_to_others(&self, board: &Arc<Board>) -> CancellationToken {
+        match &self.shared.fleet {
+            Some(fleet) if self.shared.mode == Mode::Service => {
+                let books = board.follow_books();
+                fleet.offer(&self.config.name, move || books.borrow().open_gaps.is_empty())
+            }
+            _ => CancellationToken::new(),
+        }
+    }
+
+    /// This worker stands by.
+    fn leave(&self, board: &Board) {
+        board.metrics().lease_held(false);
+        board.left();
+        *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Both sides, and the books that this process owns from now on. `None`: the lease was over before that.
@@ -410,6 +452,11 @@ impl Link {
     fn patience(&self) -> Patience {
         if self.shared.mode == Mode::Service { Patience::SERVICE } else { Patience::COMMAND }
     }
+}
+
+/// Whether it was told to stop, and did.
+const fn has_stopped(ended: &std::result::Result<ReplicaEnd, ReplicaError>) -> bool {
+    matches!(ended, Ok(ReplicaEnd::Stopped | ReplicaEnd::StoppedUnclean))
 }
 
 /// Names a link in all log lines of what is done within.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fleet::{Fleet, LinkMark, Pulse, PulseSetup, WorkerReport};
+use super::fleet::{Fleet, LinkMark, Pulse, PulseSetup, Roster, WorkerReport};
 use super::link::{Link, LinkSlots, Shared};
 use super::prepare::patiently;
 use crate::aws::{AccessKey, Account, Clients, Side};
@@ -182,14 +182,16 @@ impl Program {
             None => None,
             Some(leases) => {
                 let times = LeaseTimes { lease: self.config.checkpoint.lease };
-                let pulse = Pulse::start(self.pulse_setup(times))?;
-                Some(Fleet::new(leases, pulse, times, self.context.clone()))
+                let balances = self.config.checkpoint.balance;
+                let roster = Arc::new(Roster::new(self.context.clone(), times.lease, balances));
+                let pulse = Pulse::start(self.pulse_setup(times, Arc::clone(&roster)))?;
+                Some(Fleet::new(leases, pulse, roster, times, self.context.clone()))
             }
         };
         Ok(State { store, fleet })
     }
 
-    fn pulse_setup(self: &Arc<Self>, times: LeaseTimes) -> PulseSetup {
+    fn pulse_setup(self: &Arc<Self>, times: LeaseTimes, roster: Arc<Roster>) -> PulseSetup {
         let (program, reporter) = (Arc::clone(self), Arc::downgrade(self));
         let connect = async move {
             let table = program.state_table(times.attempt()).await?;
@@ -201,6 +203,7 @@ impl Program {
             context: self.context.clone(),
             times,
             report: Arc::new(move || reporter.upgrade().map(|program| program.report()).unwrap_or_default()),
+            roster,
             metrics: self.metrics.clone(),
             apart: self.http.is_none(),
         }
@@ -220,7 +223,7 @@ impl Program {
             };
             (name, mark)
         });
-        WorkerReport { links: links.collect() }
+        WorkerReport { links: links.collect(), ..WorkerReport::default() }
     }
 
     /// Opens the state, and makes it where there is none; `only_look`: nothing is made. A table must be there then; a file

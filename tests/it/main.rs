@@ -11,6 +11,7 @@
 
 #[path = "../shared/accounts.rs"]
 mod accounts;
+mod balance;
 mod border;
 mod buckets;
 mod conformance;

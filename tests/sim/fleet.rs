@@ -1,5 +1,5 @@
-//! Several workers and one link, with their state in a table: who may write the target, how the link changes hands, and
-//! that nothing is lost or old when all is quiet again (C6).
+//! Several workers and a link or a few, with their state in a table: who may write a target, how links change hands and
+//! spread over the workers, and that nothing is lost or old when all is quiet again (C6).
 //!
 //! The workers are whole programs, each behind a gate and a clock of its own. The table of their state lies in the
 //! sandbox, so every knob that troubles calls troubles it, too.
@@ -11,9 +11,10 @@ use std::time::Duration;
 use dynaferry::context::WallClock as _;
 use dynaferry::error::{self, Error};
 use dynaferry::runtime::Program;
-use dynaferry::sandbox::{Event, FaultKind, FaultRule, Sandbox, Trigger, Value};
+use dynaferry::sandbox::{Event, FaultKind, FaultRule, Item, Sandbox, Trigger, Value};
 use dynaferry::telemetry::Phase;
 use dynaferry::telemetry::status::LinkStatus;
+use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use crate::clocks::Drift;
 use crate::gate::Gate;
 use crate::knobs::calm;
-use crate::plan::{Episode, Plan};
+use crate::plan::{Episode, Plan, Writing};
 use crate::run::{Outcome, is_bug, rules};
 use crate::trace::Trace;
 use crate::workload::Writer;
-use crate::world::{COPY, LINK, REGION, SOURCE, STATE, TABLE, TARGET, World};
+use crate::world::{Names, REGION, SOURCE, STATE, TARGET, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -42,6 +43,10 @@ const RECOVERY: Duration = Duration::from_secs(600);
 const MOST_SHARDS: usize = 60;
 /// The share of writes that the target refuses while a backlog grows.
 const THROTTLED: f64 = 0.9;
+/// Within this the links are spread evenly over the workers that there are (one where a link failed does not ask for it for
+/// a quarter of an hour); then none moves for so long.
+const EVEN: Duration = Duration::from_secs(18 * 60);
+const STILL: Duration = Duration::from_secs(120);
 
 /// A process among others.
 struct Worker {
@@ -61,7 +66,10 @@ pub(crate) async fn run(plan: Plan, trace: Trace) -> Outcome {
 
 struct Fleet {
     world: World,
+    links: Vec<Names>,
     writer: Writer,
+    /// Of the tables of all links but the first.
+    more: Vec<Writer>,
     /// A place for each worker; empty while it is down.
     workers: Vec<Option<Worker>>,
     random: fastrand::Rng,
@@ -86,10 +94,25 @@ impl Fleet {
                 court.judge().fault(kind);
             }
         })));
+        let links = world.links();
         let writer = Writer::new(&world, Arc::new(AtomicBool::new(false)));
+        let more = links.iter().skip(1).map(|names| {
+            assert!(world.create_table(&names.table), "there is no such table");
+            writer.of_table(&world, &names.table)
+        });
+        let more = more.collect();
         let most = if random.f64() < 0.1 { 8 } else { 4 };
         let count = random.usize(2..=most);
-        Self { world, writer, workers: (0..count).map(|_| None).collect(), random, outcome, is_calm: false }
+        Self {
+            world,
+            links,
+            writer,
+            more,
+            workers: (0..count).map(|_| None).collect(),
+            random,
+            outcome,
+            is_calm: false,
+        }
     }
 
     fn say(&self, what: impl FnOnce() -> String) {
@@ -113,7 +136,7 @@ impl Fleet {
 
     async fn live(&mut self) {
         let before = self.world.plan.writes_before;
-        self.writer.write_now(before);
+        self.write_now(before);
         let episodes = self.world.plan.episodes.clone();
         for (n, episode) in episodes.iter().enumerate() {
             self.say(|| format!("=== episode {n}: {episode:?}"));
@@ -128,16 +151,31 @@ impl Fleet {
         }
         let twin = self.writer.twin(&self.world);
         let mut writer = std::mem::replace(&mut self.writer, twin);
-        tokio::join!(writer.write(episode.writing), self.disturb(episode));
-        self.writer = writer;
+        let mut more = std::mem::take(&mut self.more);
+        // Less, so that a run does not take as many times as long as there are links.
+        let writing = Writing { count: episode.writing.count / 4, ..episode.writing };
+        let writing_more = join_all(more.iter_mut().map(|writer| writer.write(writing)));
+        tokio::join!(writer.write(episode.writing), writing_more, self.disturb(episode));
+        (self.writer, self.more) = (writer, more);
         self.world.set_faults(Vec::new());
         if self.random.f64() < 0.3 {
             for n in 0..self.workers.len() {
                 self.kill(n).await;
             }
-            self.writer.write_now(episode.writes_while_down);
+            self.write_now(episode.writes_while_down);
             tokio::time::sleep(episode.down.min(20 * HOUR)).await;
         }
+    }
+
+    fn write_now(&mut self, count: usize) {
+        self.writer.write_now(count);
+        self.more.iter_mut().for_each(|writer| writer.write_now(count));
+    }
+
+    /// Any link.
+    fn any_link(&mut self) -> Names {
+        let n = if self.links.len() > 1 { self.random.usize(0..self.links.len()) } else { 0 };
+        self.links[n].clone()
     }
 
     /// Things happen to one worker after the other.
@@ -147,7 +185,8 @@ impl Fleet {
             tokio::time::sleep(between(&mut self.random, SECOND / 20, MINUTE / 2)).await;
             let n = self.random.usize(0..self.workers.len());
             // Mostly to the one that works.
-            let n = if self.random.f64() < 0.6 { self.holder().unwrap_or(n) } else { n };
+            let link = self.any_link().link;
+            let n = if self.random.f64() < 0.6 { self.holder(&link).unwrap_or(n) } else { n };
             match self.random.u32(0..10) {
                 0..3 => self.freeze(n).await,
                 3..5 => self.kill(n).await,
@@ -177,12 +216,14 @@ impl Fleet {
         let (program, name) = self.world.worker(&gate, drift);
         let (court, sandbox, clock) =
             (self.world.court.clone(), self.world.sandbox.clone(), Arc::clone(&self.world.clock));
-        let ours = name.clone();
-        // C6: who sends a write to the target has the link, as the table says.
-        gate.watch(move |operation| {
+        let (ours, links) = (name.clone(), self.links.clone());
+        // C6: who sends a write to a target has its link, as the table says.
+        gate.watch(move |operation, body| {
             if operation == "BatchWriteItem" {
-                let owner = owner(&sandbox);
-                if owner.as_ref() != Some(&ours) {
+                let is_about =
+                    |names: &&Names| memchr::memmem::find(body, format!("\"{}\"", names.copy).as_bytes()).is_some();
+                let owner = links.iter().find(is_about).map(|names| owner(&sandbox, &names.link));
+                if owner.as_ref().is_none_or(|owner| owner.as_ref() != Some(&ours)) {
                     let what = format!("worker {n} ({ours}) sends a write, and the link is {owner:?}'s");
                     court.judge().violated("C6", clock.now(), what);
                 }
@@ -279,15 +320,16 @@ impl Fleet {
     }
 
     fn replace_shards(&mut self) {
+        let table = self.any_link().table;
         let sandbox = &self.world.sandbox;
-        let shards = sandbox.shards(SOURCE, REGION, TABLE).unwrap_or_default();
+        let shards = sandbox.shards(SOURCE, REGION, &table).unwrap_or_default();
         if shards.len() > MOST_SHARDS {
             return;
         }
         if self.random.bool() {
-            drop(sandbox.roll_shards(SOURCE, REGION, TABLE));
+            drop(sandbox.roll_shards(SOURCE, REGION, &table));
         } else {
-            drop(sandbox.split_shard(SOURCE, REGION, TABLE, 0));
+            drop(sandbox.split_shard(SOURCE, REGION, &table, 0));
         }
     }
 
@@ -302,24 +344,46 @@ impl Fleet {
         self.world.set_faults(rules(&self.world.plan));
     }
 
-    /// Which worker has the link, as the table says.
-    fn holder(&self) -> Option<usize> {
-        let owner = owner(&self.world.sandbox)?;
+    /// Which worker has a link, as the table says.
+    fn holder(&self, link: &str) -> Option<usize> {
+        let owner = owner(&self.world.sandbox, link)?;
         self.workers.iter().position(|worker| worker.as_ref().is_some_and(|worker| worker.name == owner))
     }
 
-    fn status(&self) -> Option<LinkStatus> {
-        let worker = self.workers.get(self.holder()?)?.as_ref()?;
-        worker.program.status_source().status().links.into_iter().next()
+    fn status(&self, link: &str) -> Option<LinkStatus> {
+        let worker = self.workers.get(self.holder(link)?)?.as_ref()?;
+        worker.program.status_source().status().links.into_iter().find(|status| status.link == link)
+    }
+
+    fn statuses(&self) -> Vec<Option<LinkStatus>> {
+        self.links.iter().map(|names| self.status(&names.link)).collect()
     }
 
     fn is_certain(&self) -> bool {
-        self.status().is_some_and(|status| status.gaps.is_empty() && status.in_doubt == 0 && status.lag_known)
+        let is_certain = |status: &LinkStatus| status.gaps.is_empty() && status.in_doubt == 0 && status.lag_known;
+        self.statuses().iter().all(|status| status.as_ref().is_some_and(is_certain))
     }
 
     fn is_equal(&self) -> bool {
-        let of = |account, table| self.world.sandbox.snapshot(account, REGION, table).unwrap_or_default();
-        of(SOURCE, TABLE) == of(TARGET, COPY)
+        let of = |account, table: &str| self.world.sandbox.snapshot(account, REGION, table).unwrap_or_default();
+        self.links.iter().all(|names| of(SOURCE, &names.table) == of(TARGET, &names.copy))
+    }
+
+    /// How many links each worker has.
+    fn counts(&self) -> Vec<usize> {
+        let holders: Vec<_> = self.links.iter().map(|names| self.holder(&names.link)).collect();
+        let running = (0..self.workers.len()).filter(|n| self.workers[*n].is_some());
+        running.map(|n| holders.iter().filter(|holder| **holder == Some(n)).count()).collect()
+    }
+
+    fn is_even(&self) -> bool {
+        let counts = self.counts();
+        counts.iter().sum::<usize>() == self.links.len()
+            && counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0) <= 1
+    }
+
+    fn epochs(&self) -> Vec<Option<Value>> {
+        self.links.iter().map(|names| head(&self.world.sandbox, &names.link)?.get("epoch").cloned()).collect()
     }
 
     async fn until(&mut self, longest: Duration, step: Duration, holds: impl Fn(&Self) -> bool) -> bool {
@@ -339,22 +403,27 @@ impl Fleet {
         self.say(|| "=== the faults are over".to_owned());
         self.world.sandbox.change_options(calm);
         self.start_all(1.0, Drift::default()).await;
-        self.writer.write_now(5);
+        self.write_now(5);
         tokio::time::sleep(MINUTE).await;
         self.start_all(1.0, Drift::default()).await;
         self.is_calm = true;
         self.come_right("the last fault").await;
+        if self.links.len() > 1 && !self.until(EVEN, SECOND, Self::is_even).await {
+            self.violated("C8", format!("{EVEN:?} after the last fault the links are spread as {:?}", self.counts()));
+        }
+        let link = self.any_link().link;
         // Without a fault, the link changes hands as fast as promised; all but one are up.
-        let Some(first) = self.holder() else { return };
+        let Some(first) = self.holder(&link) else { return };
         self.stop(first).await;
         self.hand_over("a worker that stopped", HAND_OVER).await;
         self.start_all(1.0, Drift::default()).await;
-        let Some(second) = self.holder() else { return };
-        self.writer.write_now(5);
+        let Some(second) = self.holder(&link) else { return };
+        self.write_now(5);
         tokio::time::sleep(self.random.u32(0..5) * SECOND / 10).await;
         self.kill(second).await;
         self.hand_over("a worker that was killed", LEASE + TAKE_OVER).await;
         self.come_right("the last hand-over").await;
+        self.spread().await;
         for n in 0..self.workers.len() {
             self.stop(n).await;
         }
@@ -362,10 +431,10 @@ impl Fleet {
 
     async fn hand_over(&mut self, from: &str, within: Duration) {
         let end = Instant::now() + within;
-        while self.holder().is_none() {
+        while self.links.iter().any(|names| self.holder(&names.link).is_none()) {
             if Instant::now() >= end {
-                let phases: Vec<_> = self.workers.iter().flatten().map(phase).collect();
-                self.violated("C8", format!("nobody took the link from {from} within {within:?}: {phases:?}"));
+                let phases: Vec<_> = self.workers.iter().flatten().map(phases).collect();
+                self.violated("C8", format!("nobody took a link from {from} within {within:?}: {phases:?}"));
                 return;
             }
             tokio::time::sleep(SECOND / 50).await;
@@ -375,14 +444,15 @@ impl Fleet {
     async fn come_right(&mut self, since: &str) {
         let settings = self.world.plan.settings;
         let small = (5 * SECOND).max(settings.poll_max * 5);
-        let lag = |fleet: &Self| fleet.status()?.lag_seconds;
-        self.writer.write_now(5);
-        if !self.until(RECOVERY, SECOND, |fleet| lag(fleet).is_some_and(|lag| lag <= small.as_secs_f64())).await {
-            self.violated("C8", format!("ten minutes after {since} the lag is {:?}: {:?}", lag(self), self.status()));
+        let is_small = |status: &LinkStatus| status.lag_seconds.is_some_and(|lag| lag <= small.as_secs_f64());
+        let are_small = |fleet: &Self| fleet.statuses().iter().all(|status| status.as_ref().is_some_and(is_small));
+        self.write_now(5);
+        if !self.until(RECOVERY, SECOND, are_small).await {
+            self.violated("C8", format!("ten minutes after {since} a lag is large: {:?}", self.statuses()));
         }
         let patience = IN_DOUBT_FOR * 2 + RECOVERY;
         if !self.until(patience, SECOND, Self::is_certain).await {
-            let what = format!("{patience:?} after {since} gaps are open or keys in doubt: {:?}", self.status());
+            let what = format!("{patience:?} after {since} gaps are open or keys in doubt: {:?}", self.statuses());
             self.violated("C8", what);
         }
         let patience = small + settings.poll_max * 5 + MINUTE + settings.discovery * 2;
@@ -390,20 +460,37 @@ impl Fleet {
             self.violated("C1", format!("{patience:?} after all is certain again both tables differ"));
         }
     }
+
+    /// The links spread evenly over the workers, and then stay where they are.
+    async fn spread(&mut self) {
+        if !self.until(EVEN, SECOND, Self::is_even).await {
+            self.violated("C8", format!("{EVEN:?} after all is right the links are spread as {:?}", self.counts()));
+        }
+        let before = self.epochs();
+        tokio::time::sleep(STILL).await;
+        let now = self.epochs();
+        if now != before {
+            self.violated("C8", format!("all is even, and links move: {before:?}, then {now:?}"));
+        }
+    }
 }
 
 /// What a worker says of itself.
-fn phase(worker: &Worker) -> (String, Option<Phase>) {
+fn phases(worker: &Worker) -> (String, Vec<Phase>) {
     let status = worker.program.status_source().status();
-    (worker.name.clone(), status.links.first().map(|link| link.phase))
+    (worker.name.clone(), status.links.iter().map(|link| link.phase).collect())
 }
 
-/// Whom the link belongs to, as its head in the table says; `None`: nobody has it now.
-fn owner(sandbox: &Sandbox) -> Option<String> {
+/// The head of a link, as it is in the table.
+fn head(sandbox: &Sandbox, link: &str) -> Option<Item> {
     let items = sandbox.snapshot(TARGET, REGION, STATE).ok()?;
-    let head = items
-        .values()
-        .find(|item| item.contains_key("epoch") && item.get("pk") == Some(&Value::S(format!("default/link/{LINK}"))))?;
+    let partition = Value::S(format!("default/link/{link}"));
+    items.into_values().find(|item| item.contains_key("epoch") && item.get("pk") == Some(&partition))
+}
+
+/// Whom a link belongs to, as its head in the table says; `None`: nobody has it now.
+fn owner(sandbox: &Sandbox, link: &str) -> Option<String> {
+    let head = head(sandbox, link)?;
     match (head.get("owner")?, head.get("released")?) {
         (Value::S(owner), Value::Bool(false)) => Some(owner.clone()),
         _ => None,

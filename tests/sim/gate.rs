@@ -33,9 +33,9 @@ pub(crate) struct Gate {
     watcher: Watcher,
 }
 
-type Watch = dyn Fn(&str) + Send + Sync;
+type Watch = dyn Fn(&str, &[u8]) + Send + Sync;
 
-/// Sees the operation of each request at the moment when it leaves the program.
+/// Sees the operation and the body of each request at the moment when it leaves the program.
 #[derive(Default)]
 struct Watcher(OnceLock<Box<Watch>>);
 
@@ -51,7 +51,7 @@ impl Gate {
     }
 
     /// Looks at the requests, once for all.
-    pub(crate) fn watch(&self, watch: impl Fn(&str) + Send + Sync + 'static) {
+    pub(crate) fn watch(&self, watch: impl Fn(&str, &[u8]) + Send + Sync + 'static) {
         drop(self.watcher.0.set(Box::new(watch)));
     }
 
@@ -107,7 +107,7 @@ impl Gate {
             && !self.is_dead()
             && let Some((_, operation)) = request.headers().get("x-amz-target").and_then(|name| name.split_once('.'))
         {
-            watch(operation);
+            watch(operation, request.body().bytes().unwrap_or_default());
         }
     }
 

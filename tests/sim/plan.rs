@@ -34,6 +34,8 @@ pub(crate) enum Family {
     Fleet,
     /// The load is made from an export.
     Exports,
+    /// Several workers and several links.
+    Links,
 }
 
 /// Where the lag is looked at.
@@ -91,8 +93,8 @@ impl LagScenario {
 
 impl Family {
     /// The names that the command line takes.
-    pub(crate) const NAMES: [&'static str; 10] =
-        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet", "exports"];
+    pub(crate) const NAMES: [&'static str; 11] =
+        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet", "links", "exports"];
 
     fn draw(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..100) {
@@ -116,10 +118,16 @@ impl Family {
             "lag" => Self::Lag(random.choice(LagScenario::FIRST)?),
             "fleet" => Self::Fleet,
             "exports" => Self::Exports,
+            "links" => Self::Links,
             "long" => Self::Long,
             "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
             _ => return None,
         })
+    }
+
+    /// Whether there are several workers, whose state is in a table.
+    pub(crate) fn has_workers(self) -> bool {
+        matches!(self, Self::Fleet | Self::Links)
     }
 
     /// Whether history is lost in every run of it.
@@ -292,7 +300,7 @@ impl Plan {
         if let Family::Lag(scenario) = family {
             plan.calm(scenario);
         }
-        if family == Family::Fleet {
+        if family.has_workers() {
             plan.settings.in_doubt_for = fleet::IN_DOUBT_FOR;
             plan.settings.poll_max = plan.settings.poll_max.min(5 * SECOND);
         }
@@ -308,7 +316,7 @@ impl Plan {
     /// How late a write may be delivered: before it is no longer in doubt, also where it had waited in a frozen process.
     pub(crate) fn longest_delivery(&self) -> Duration {
         let Settings { in_doubt_for, .. } = self.settings;
-        if self.family == Family::Fleet { in_doubt_for / 2 } else { in_doubt_for }
+        if self.family.has_workers() { in_doubt_for / 2 } else { in_doubt_for }
     }
 
     /// Quiet faults, and a world in which the lag can be known.
@@ -368,12 +376,12 @@ impl Plan {
 
     /// Whether a worker of a fleet is cut off from its state while it has much left to send.
     pub(crate) fn has_backlogs(&self) -> bool {
-        self.has_stages && self.family == Family::Fleet
+        self.has_stages && self.family.has_workers()
     }
 
     /// Of a process that runs alone.
     fn has_stages_of_one(&self) -> bool {
-        self.has_stages && !matches!(self.family, Family::Fleet | Family::Exports)
+        self.has_stages && !self.family.has_workers() && self.family != Family::Exports
     }
 
     /// Whether the source table is made anew under a process that is at work.
@@ -407,37 +415,52 @@ impl Plan {
     /// The link's settings as lines of the configuration.
     pub(crate) fn config(&self) -> String {
         let s = &self.settings;
-        let ms = |time: Duration| format!("\"{}ms\"", time.as_millis());
+        // Where there are several workers, their lease goes with the table.
+        let store = match self.family.has_workers() {
+            true => format!("dynamodb:{STATE}\"\nlease = \"{}ms", fleet::LEASE.as_millis()),
+            false => "file:unused".to_owned(),
+        };
+        format!(
+            "[checkpoint]\nstore = \"{store}\"\ninterval = {}\nrecords = {}\n[service]\ndrain = {}\n",
+            millis(s.checkpoint_interval),
+            s.checkpoint_records,
+            millis(self.drain()),
+        )
+    }
+
+    /// The settings of a link.
+    pub(crate) fn config_of_link(&self) -> String {
+        let s = &self.settings;
         format!(
             "load.segments = {}\nload.concurrency = {}\napply.batch_items = {}\napply.max_in_flight = {}\n\
              apply.on_rejected = \"{}\"\napply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
              apply.look_ahead_bytes = \"{}MiB\"\nstream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
              stream.discovery_interval = {}\nload.read_capacity = 100000\napply.write_capacity = 100000\n\
-             verify.rate = 100000\n[checkpoint]\nstore = \"{}\"\ninterval = {}\nrecords = {}\n\
-             [service]\ndrain = {}\n",
+             verify.rate = 100000\n",
             s.segments,
             s.concurrency,
             s.batch_items,
             s.max_in_flight,
             if s.dead_letters { "dead_letter" } else { "stop" },
             s.look_ahead_records,
-            ms(s.in_doubt_for),
-            ms(s.attempt_timeout),
+            millis(s.in_doubt_for),
+            millis(s.attempt_timeout),
             self.look_ahead_bytes() >> 20,
             s.concurrent_shards,
-            ms(s.poll_min),
-            ms(s.poll_max),
-            ms(s.discovery),
-            // Where there are several workers, their lease goes with the table.
-            match self.family {
-                Family::Fleet => format!("dynamodb:{STATE}\"\nlease = \"{}ms", fleet::LEASE.as_millis()),
-                _ => "file:unused".to_owned(),
-            },
-            ms(s.checkpoint_interval),
-            s.checkpoint_records,
-            ms(self.drain()),
+            millis(s.poll_min),
+            millis(s.poll_max),
+            millis(s.discovery),
         )
     }
+
+    /// How many links there are.
+    pub(crate) fn num_links(&self) -> usize {
+        if self.family == Family::Links { draws(self.seed, "links").usize(2..=5) } else { 1 }
+    }
+}
+
+fn millis(time: Duration) -> String {
+    format!("\"{}ms\"", time.as_millis())
 }
 
 impl Settings {
@@ -587,7 +610,7 @@ fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
                 episode.down = if scenario == LagScenario::Down { 5 * MINUTE } else { SECOND };
             }
         }
-        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet | Family::Exports => {}
+        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet | Family::Links | Family::Exports => {}
     }
     pad(&mut episodes);
     episodes

@@ -54,6 +54,7 @@ impl KeyShape {
 
 /// The writer of one run. Its writes are done past faults, capacity and credentials: the source's own users.
 pub(crate) struct Writer {
+    table: String,
     sandbox: Sandbox,
     random: fastrand::Rng,
     shape: KeyShape,
@@ -78,6 +79,7 @@ impl Writer {
     pub(crate) fn new(world: &World, poison: Arc<AtomicBool>) -> Self {
         let plan = &world.plan;
         Self {
+            table: TABLE.to_owned(),
             sandbox: world.sandbox.clone(),
             random: fastrand::Rng::with_seed(plan.seed ^ 0x7777),
             shape: plan.shape,
@@ -97,7 +99,14 @@ impl Writer {
 
     /// Another writer, for what happens while this one is at work.
     pub(crate) fn twin(&self, world: &World) -> Self {
-        Self { version: Arc::clone(&self.version), ..Self::new(world, Arc::clone(&self.poison)) }
+        let (version, table) = (Arc::clone(&self.version), self.table.clone());
+        Self { version, table, ..Self::new(world, Arc::clone(&self.poison)) }
+    }
+
+    /// The same for another table.
+    pub(crate) fn of_table(&self, world: &World, table: &str) -> Self {
+        let seed = table.bytes().fold(world.plan.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        Self { table: table.to_owned(), random: fastrand::Rng::with_seed(seed), ..self.twin(world) }
     }
 
     fn next_version(&self) -> u64 {
@@ -159,7 +168,7 @@ impl Writer {
 
     fn put(&mut self, n: usize) {
         let item = self.item(n);
-        self.call("PutItem", &json!({"TableName": TABLE, "Item": item}));
+        self.call("PutItem", &json!({"TableName": self.table, "Item": item}));
     }
 
     fn update(&mut self, n: usize) {
@@ -167,26 +176,26 @@ impl Writer {
         self.call(
             "UpdateItem",
             &json!({
-                "TableName": TABLE, "Key": self.shape.key(n), "UpdateExpression": "SET v = :v REMOVE t, poison",
+                "TableName": self.table, "Key": self.shape.key(n), "UpdateExpression": "SET v = :v REMOVE t, poison",
                 "ExpressionAttributeValues": {":v": {"S": version.to_string()}},
             }),
         );
     }
 
     fn delete(&self, n: usize) {
-        self.call("DeleteItem", &json!({"TableName": TABLE, "Key": self.shape.key(n)}));
+        self.call("DeleteItem", &json!({"TableName": self.table, "Key": self.shape.key(n)}));
     }
 
     fn expire(&self, n: usize) {
-        drop(self.sandbox.expire_ttl(SOURCE, REGION, TABLE, &self.shape.key(n).to_string()));
+        drop(self.sandbox.expire_ttl(SOURCE, REGION, &self.table, &self.shape.key(n).to_string()));
     }
 
     fn transact(&mut self, n: usize) {
         let other = (n + 1) % self.keys;
-        let put = json!({"Put": {"TableName": TABLE, "Item": self.item(n)}});
+        let put = json!({"Put": {"TableName": self.table, "Item": self.item(n)}});
         let mut actions = vec![put];
         if other != n {
-            actions.push(json!({"Delete": {"TableName": TABLE, "Key": self.shape.key(other)}}));
+            actions.push(json!({"Delete": {"TableName": self.table, "Key": self.shape.key(other)}}));
         }
         self.call("TransactWriteItems", &json!({"TransactItems": actions}));
     }

@@ -31,6 +31,14 @@ const EXPORT_IS_OLD: Duration = Duration::from_secs(20 * 3600);
 /// The table of the workers' state, where there are several.
 pub(crate) const STATE: &str = "dynaferry-state";
 
+/// A link and its tables.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    pub(crate) link: String,
+    pub(crate) table: String,
+    pub(crate) copy: String,
+}
+
 /// Everything around the process.
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -95,15 +103,32 @@ impl World {
         }
     }
 
+    /// All links, the first of which is the one that checkers know.
+    pub(crate) fn links(&self) -> Vec<Names> {
+        let more = (2..=self.plan.num_links()).map(|n| {
+            let table = format!("{TABLE}-{n}");
+            Names { link: format!("{LINK}-{n}"), copy: format!("{table}-copy"), table }
+        });
+        let first = Names { link: LINK.to_owned(), table: TABLE.to_owned(), copy: COPY.to_owned() };
+        std::iter::once(first).chain(more).collect()
+    }
+
     /// Makes the source table, unless one is still there.
     pub(crate) fn create_source(&self) -> bool {
-        let definition = self.plan.shape.definition(self.plan.view()).to_string();
+        self.create_table(TABLE)
+    }
+
+    /// Makes a source table of this name.
+    pub(crate) fn create_table(&self, name: &str) -> bool {
+        let mut definition = self.plan.shape.definition(self.plan.view());
+        definition["TableName"] = name.into();
+        let definition = definition.to_string();
         if self.sandbox.call(SOURCE, REGION, "CreateTable", &definition).is_err() {
             return false;
         }
         if self.plan.has_knob("ttl.delete") {
             let on = format!(r#"{{"Enabled":true,"AttributeName":"{EXPIRY}"}}"#);
-            let body = format!(r#"{{"TableName":"{TABLE}","TimeToLiveSpecification":{on}}}"#);
+            let body = format!(r#"{{"TableName":"{name}","TimeToLiveSpecification":{on}}}"#);
             drop(self.sandbox.call(SOURCE, REGION, "UpdateTimeToLive", &body));
         }
         true
@@ -127,10 +152,13 @@ impl World {
     }
 
     fn config(&self) -> Config {
-        let link =
-            format!("[link.{LINK}]\nsource.table = \"{TABLE}\"\ntarget.table = \"{COPY}\"\ntarget.create = true");
-        let export = self.export.as_ref().map_or("", |(line, _)| line);
-        accounts::config(&format!("{link}\n{export}{}", self.plan.config()))
+        let (settings, export) = (self.plan.config_of_link(), self.export.as_ref().map_or("", |(line, _)| line));
+        let links = self.links().into_iter().map(|Names { link, table, copy }| {
+            format!(
+                "[link.{link}]\nsource.table = \"{table}\"\ntarget.table = \"{copy}\"\ntarget.create = true\n{export}{settings}"
+            )
+        });
+        accounts::config(&format!("{}{}", links.collect::<String>(), self.plan.config()))
     }
 
     fn next_context(&mut self, drift: Drift) -> Context {

@@ -5,16 +5,18 @@
 //! again at once in a way; a sign keeps its number until it is answered, and counts from when it was first begun.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::balance::Peer;
+use super::roster::Roster;
 use crate::checkpoint::lease::{LeaseTimes, Moment, Session};
 use crate::checkpoint::{Pulses, Sign, StoreError};
 use crate::context::Context;
@@ -34,6 +36,15 @@ const GOOD_BYE_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct WorkerReport {
     /// Of the links that it holds.
     pub(crate) links: BTreeMap<String, LinkMark>,
+    /// How many links it holds, those that it is opening counted.
+    #[serde(default)]
+    pub(crate) has: usize,
+    /// For how many it waits.
+    #[serde(default)]
+    pub(crate) waits: usize,
+    /// The link that it would like to have from a worker that has more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) asks: Option<String>,
 }
 
 /// One link, as its worker sees it.
@@ -51,6 +62,7 @@ pub(crate) struct PulseSetup {
     pub(crate) context: Context,
     pub(crate) times: LeaseTimes,
     pub(crate) report: Arc<dyn Fn() -> WorkerReport + Send + Sync>,
+    pub(crate) roster: Arc<Roster>,
     pub(crate) metrics: Metrics,
     /// Whether it has a thread of its own.
     pub(crate) apart: bool,
@@ -65,9 +77,48 @@ enum Vitals {
     Dead(Arc<str>),
 }
 
+/// The vitals, for all links to look at. Those that wait for a change hear of it in the order in which they came; tokio's
+/// `watch` wakes them in an order of its own, which would make no two runs of a simulation the same.
+#[derive(Debug)]
+struct Watched {
+    vitals: Mutex<Vitals>,
+    changed: Notify,
+}
+
+impl Watched {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { vitals: Mutex::new(Vitals::Waiting), changed: Notify::new() })
+    }
+
+    fn now(&self) -> Vitals {
+        self.vitals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, vitals: Vitals) -> Vitals {
+        let before = std::mem::replace(&mut *self.vitals.lock().unwrap_or_else(PoisonError::into_inner), vitals);
+        self.changed.notify_waiters();
+        before
+    }
+}
+
+/// However the signs end, nobody waits for another one.
+struct Ending(Arc<Watched>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        match self.0.now() {
+            // It says more of why.
+            Vitals::Dead(_) => return,
+            Vitals::Live(session) => session.end(),
+            Vitals::Waiting => {}
+        }
+        self.0.replace(Vitals::Dead("the signs of life ended".into()));
+    }
+}
+
 /// The signs of life. Dropping it ends them without a good-bye.
 pub(crate) struct Pulse {
-    vitals: watch::Receiver<Vitals>,
+    vitals: Arc<Watched>,
     stop: CancellationToken,
     ended: watch::Receiver<bool>,
     context: Context,
@@ -83,12 +134,15 @@ impl Drop for Pulse {
 impl Pulse {
     /// Begins.
     pub(crate) fn start(setup: PulseSetup) -> Result<Self> {
-        let (vitals, watched) = watch::channel(Vitals::Waiting);
+        let vitals = Watched::new();
         let (ending, ended) = watch::channel(false);
         let stop = CancellationToken::new();
         let (context, apart, token) = (setup.context.clone(), setup.apart, stop.clone());
+        let last = Ending(Arc::clone(&vitals));
+        let watched = Arc::clone(&vitals);
         let beat = async move {
-            Box::pin(run(setup, vitals, token)).await;
+            Box::pin(run(setup, watched, token)).await;
+            drop(last);
             ending.send_replace(true);
         };
         let mut task = None;
@@ -103,14 +157,15 @@ impl Pulse {
             let spawned = tokio::spawn(beat);
             task = Some(AbortOnDropHandle::new(spawned));
         }
-        Ok(Self { vitals: watched, stop, ended, context, _task: task })
+        Ok(Self { vitals, stop, ended, context, _task: task })
     }
 
     /// A session that lives now. Waits for one as long as the table does not answer.
     pub(crate) async fn session(&self) -> Result<Arc<Session>> {
-        let mut vitals = self.vitals.clone();
         loop {
-            match vitals.borrow_and_update().clone() {
+            // Before the look, or a change between the two would be missed.
+            let changed = self.vitals.changed.notified();
+            match self.vitals.now() {
                 Vitals::Live(session) if session.is_live(Moment::now(&self.context)) => return Ok(session),
                 Vitals::Dead(why) => {
                     return Err(Error::new(Exit::Precondition, "give signs of life to other workers")
@@ -119,9 +174,7 @@ impl Pulse {
                 }
                 Vitals::Live(_) | Vitals::Waiting => {}
             }
-            if vitals.changed().await.is_err() {
-                return Err(Error::bug("the signs of life ended"));
-            }
+            changed.await;
         }
     }
 
@@ -134,25 +187,35 @@ impl Pulse {
     }
 }
 
-async fn run(setup: PulseSetup, vitals: watch::Sender<Vitals>, stop: CancellationToken) {
-    let PulseSetup { connect, context, times, report, metrics, .. } = setup;
+async fn run(setup: PulseSetup, vitals: Arc<Watched>, stop: CancellationToken) {
+    let PulseSetup { connect, context, times, report, roster, metrics, .. } = setup;
     let pulses = tokio::select! {
         () = stop.cancelled() => return,
         pulses = connect => match pulses {
             Ok(pulses) => pulses,
             Err(error) => {
-                vitals.send_replace(Vitals::Dead(chain(&error).into()));
+                vitals.replace(Vitals::Dead(chain(&error).into()));
                 return;
             }
         },
     };
-    let mut beating =
-        Beating { pulses, context, times, report, metrics, vitals, counter: 0, first: true, census: Census::default() };
+    let mut beating = Beating {
+        pulses,
+        context,
+        times,
+        report,
+        roster,
+        metrics,
+        vitals,
+        counter: 0,
+        first: true,
+        census: Census::default(),
+    };
     tokio::select! {
         () = stop.cancelled() => {}
         () = Box::pin(beating.beat()) => {}
     }
-    if let Vitals::Live(session) = &*beating.vitals.borrow() {
+    if let Vitals::Live(session) = beating.vitals.now() {
         session.end();
     }
     let good_bye = beating.pulses.forget(beating.context.worker(), beating.counter);
@@ -164,8 +227,9 @@ struct Beating {
     context: Context,
     times: LeaseTimes,
     report: Arc<dyn Fn() -> WorkerReport + Send + Sync>,
+    roster: Arc<Roster>,
     metrics: Metrics,
-    vitals: watch::Sender<Vitals>,
+    vitals: Arc<Watched>,
     /// Of the last sign that was answered.
     counter: u64,
     /// There is no row of ours, as far as we know.
@@ -181,7 +245,8 @@ impl Beating {
         loop {
             // A number that was not answered counts from its first attempt: that one may be what others see.
             let sent = *begun.get_or_insert_with(|| Moment::now(&self.context));
-            let report = serde_json::to_string(&(self.report)()).unwrap_or_default();
+            let report = self.roster.complete((self.report)());
+            let report = serde_json::to_string(&report).unwrap_or_default();
             let worker = self.context.worker().to_owned();
             let sign =
                 Sign { worker, counter: self.counter + 1, lease: self.times.lease, at: self.context.now(), report };
@@ -205,7 +270,7 @@ impl Beating {
                 Ok(Err(StoreError::Gone { place })) if misses + 1 >= MISSES => {
                     self.lose_session();
                     let gone = StoreError::Gone { place }.to_string();
-                    self.vitals.send_replace(Vitals::Dead(gone.as_str().into()));
+                    self.vitals.replace(Vitals::Dead(gone.as_str().into()));
                     // It may be restored from its backups while other links of this process go on.
                     begun = None;
                     gone
@@ -223,18 +288,18 @@ impl Beating {
 
     fn answered(&self, sent: Moment) {
         let now = Moment::now(&self.context);
-        let lives_on = match &*self.vitals.borrow() {
+        let lives_on = match self.vitals.now() {
             Vitals::Live(session) => session.confirmed(sent, now),
             Vitals::Waiting | Vitals::Dead(_) => false,
         };
         if !lives_on {
             let session = Session::begin(self.times, sent, now).map(Arc::new);
-            self.vitals.send_replace(session.map_or(Vitals::Waiting, Vitals::Live));
+            self.vitals.replace(session.map_or(Vitals::Waiting, Vitals::Live));
         }
     }
 
     fn lose_session(&self) {
-        if let Vitals::Live(session) = self.vitals.send_replace(Vitals::Waiting) {
+        if let Vitals::Live(session) = self.vitals.replace(Vitals::Waiting) {
             session.end();
         }
     }
@@ -242,8 +307,12 @@ impl Beating {
     /// Counts the workers, and removes those that are long gone.
     async fn count(&mut self) {
         let Ok(Ok(signs)) = tokio::time::timeout(self.times.attempt(), self.pulses.signs()).await else { return };
-        let gone = self.census.see(&signs, Instant::now());
-        self.metrics.workers(self.census.alive(self.times.lease, Instant::now()));
+        let now = Instant::now();
+        let gone = self.census.see(&signs, now);
+        self.metrics.workers(self.census.alive(self.times.lease, now));
+        let others = signs.iter().filter(|sign| sign.worker != self.context.worker());
+        let alive = others.filter(|sign| self.census.is_alive(&sign.worker, self.times.lease, now));
+        self.roster.look(alive.map(peer).collect());
         // One at a time: the others are found again with the next sign.
         if let Some((worker, counter)) = gone.into_iter().find(|(worker, _)| worker != self.context.worker()) {
             tracing::info!(worker, "a worker that gave no sign for an hour is forgotten");
@@ -275,8 +344,20 @@ impl Census {
 
     /// How many moved within a lease.
     fn alive(&self, lease: Duration, now: Instant) -> usize {
-        self.0.values().filter(|(_, since)| now.duration_since(*since) < lease).count()
+        self.0.keys().filter(|worker| self.is_alive(worker, lease, now)).count()
     }
+
+    fn is_alive(&self, worker: &str, lease: Duration, now: Instant) -> bool {
+        self.0.get(worker).is_some_and(|(_, since)| now.duration_since(*since) < lease)
+    }
+}
+
+/// What another worker says of its links. An older version may say less, and is then asked for nothing.
+fn peer(sign: &Sign) -> Peer {
+    let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
+    let working = report.links.into_iter().filter(|(_, mark)| mark.phase != Phase::Failed);
+    let links = working.map(|(link, _)| link).collect();
+    Peer { worker: sign.worker.clone(), has: report.has, waits: report.waits, asks: report.asks, links }
 }
 
 #[cfg(test)]
@@ -309,10 +390,11 @@ mod tests {
     }
 
     fn pulse(table: &Arc<Table>, lease: Duration) -> Pulse {
-        let pulses = Arc::clone(table) as Arc<dyn Pulses>;
+        let (pulses, context) = (Arc::clone(table) as Arc<dyn Pulses>, Context::system());
         let setup = PulseSetup {
             connect: Box::pin(std::future::ready(Ok(pulses))),
-            context: Context::system(),
+            roster: Arc::new(Roster::new(context.clone(), lease, true)),
+            context,
             times: LeaseTimes { lease },
             report: Arc::new(WorkerReport::default),
             metrics: Metrics::new(),

@@ -1,7 +1,5 @@
 //! How a link ended: what follows from it, and what a command tells of it.
 
-use std::sync::PoisonError;
-
 use super::exporting::NOT_READABLE;
 use super::{Generation, Link};
 use crate::apply::engine::EngineError;
@@ -48,15 +46,14 @@ impl Link {
         beside: Result<()>,
         board: &Board,
     ) -> Result<Generation> {
-        board.metrics().lease_held(false);
         if let (Err(error), Some(_), Mode::Service) = (&ended, &self.shared.fleet, self.shared.mode)
             && is_lease_lost(error)
         {
             tracing::warn!(link = self.config.name, error = chain(error), "this worker stands by now");
-            board.left();
-            *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.leave(board);
             return Ok(Generation::LeaseLost { had_begun: true });
         }
+        board.metrics().lease_held(false);
         beside.inspect_err(|_| board.set_phase(Phase::Failed))?;
         match ended {
             Ok(ReplicaEnd::Stopped) => Ok(Generation::Stopped),

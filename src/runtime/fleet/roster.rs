@@ -1,0 +1,122 @@
+//! The links of this worker, as its tasks tell of them; and how one of them hears that it is to be handed over.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::balance::{Balance, Peer};
+use super::pulse::WorkerReport;
+use crate::context::Context;
+
+/// The links of this worker.
+pub(crate) struct Roster {
+    inner: Mutex<Inner>,
+    /// Whether links move from worker to worker.
+    is_balancing: bool,
+    context: Context,
+}
+
+struct Inner {
+    balance: Balance,
+    offers: BTreeMap<String, Offer>,
+}
+
+/// A link that can be handed over.
+struct Offer {
+    may_leave: Box<dyn Fn() -> bool + Send>,
+    leave: CancellationToken,
+}
+
+impl Roster {
+    pub(crate) fn new(context: Context, lease: Duration, is_balancing: bool) -> Self {
+        let balance = Balance::new(context.worker(), lease, Instant::now());
+        Self { inner: Mutex::new(Inner { balance, offers: BTreeMap::new() }), is_balancing, context }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This worker waits for the link, until what comes back is dropped.
+    pub(super) fn wait_for(self: &Arc<Self>, link: &str) -> Waiting {
+        self.inner().balance.set_waiting(link, true);
+        Waiting { roster: Arc::clone(self), link: link.to_owned() }
+    }
+
+    /// For how long a link that is free is left to other workers.
+    pub(super) fn leaves_to_others(&self, link: &str) -> Duration {
+        if !self.is_balancing {
+            return Duration::ZERO;
+        }
+        self.inner().balance.leaves_to_others(link, Instant::now())
+    }
+
+    /// The link was seen to be another worker's.
+    pub(super) fn is_held(&self, link: &str) {
+        self.inner().balance.is_held(link);
+    }
+
+    /// The link is this worker's.
+    pub(super) fn take(&self, link: &str) {
+        self.inner().balance.take(link, Instant::now());
+    }
+
+    /// The link is this worker's no longer.
+    pub(super) fn let_go(&self, link: &str) {
+        let mut inner = self.inner();
+        inner.balance.let_go(link);
+        inner.offers.remove(link);
+    }
+
+    /// The link went wrong here.
+    pub(super) fn set_troubled(&self, link: &str) {
+        self.inner().balance.set_troubled(link, Instant::now());
+    }
+
+    /// The link may be handed over whenever `may_leave` says so. Cancelled when it is to be: drain, then let go.
+    pub(super) fn offer(&self, link: &str, may_leave: impl Fn() -> bool + Send + 'static) -> CancellationToken {
+        let leave = CancellationToken::new();
+        let offer = Offer { may_leave: Box::new(may_leave), leave: leave.clone() };
+        self.inner().offers.insert(link.to_owned(), offer);
+        leave
+    }
+
+    /// Completes what this worker says with its next sign.
+    pub(super) fn complete(&self, report: WorkerReport) -> WorkerReport {
+        let inner = self.inner();
+        let asks = inner.balance.asks().filter(|_| self.is_balancing).map(str::to_owned);
+        WorkerReport { has: inner.balance.has(), waits: inner.balance.waits(), asks, ..report }
+    }
+
+    /// Takes in what the workers that are alive say, and does what follows.
+    pub(super) fn look(&self, peers: Vec<Peer>) {
+        if !self.is_balancing {
+            return;
+        }
+        // Drawn only where there is a choice, so that other draws do not depend on how often somebody looked.
+        let draw = if peers.iter().any(|peer| peer.links.len() > 1) { self.context.draw() } else { 0.0 };
+        let mut inner = self.inner();
+        let Inner { balance, offers } = &mut *inner;
+        let may_leave = |link: &str| offers.get(link).is_some_and(|offer| (offer.may_leave)());
+        let Some(link) = balance.look(peers, Instant::now(), draw, may_leave) else { return };
+        tracing::info!(link, "handing the link over to a worker that has fewer");
+        if let Some(offer) = offers.remove(&link) {
+            offer.leave.cancel();
+        }
+    }
+}
+
+/// This worker waits for a link as long as this is not dropped.
+pub(super) struct Waiting {
+    roster: Arc<Roster>,
+    link: String,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.roster.inner().balance.set_waiting(&self.link, false);
+    }
+}

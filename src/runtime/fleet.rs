@@ -12,6 +12,7 @@ mod roster;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,15 @@ pub(crate) struct Held {
     pub(crate) takeover: Option<bool>,
 }
 
+/// What a worker waits for that has not got its link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wait<'a> {
+    /// Another worker has it; its name, where it is known.
+    For(Option<&'a str>),
+    /// The table of the state does not answer: should the holder die, this worker could not take over.
+    Blind,
+}
+
 impl Fleet {
     pub(crate) fn new(
         leases: Arc<dyn Leases>,
@@ -64,26 +74,34 @@ impl Fleet {
         Self { leases, pulse: Arc::new(pulse), roster, times, context }
     }
 
-    /// Takes a link. A service waits as long as another worker holds it, and tells whom it waits for; a command gives up
-    /// when that worker is seen to live.
+    /// Takes a link. A service waits as long as another worker holds it, and tells whom it waits for, or that it could not
+    /// take over now; a command gives up when that worker is seen to live.
     ///
     /// # Errors
     /// Exit 6 for a command, and a table that is gone.
-    pub(crate) async fn acquire(&self, link: &str, mode: Mode, waits: impl Fn(Option<&str>)) -> Result<Held> {
+    pub(crate) async fn acquire(&self, link: &str, mode: Mode, waits: impl Fn(Wait<'_>)) -> Result<Held> {
         // A command takes what it can have, and goes.
         let waiting = (mode == Mode::Service).then(|| self.roster.wait_for(link));
         let mut watch = HolderWatch::new(self.times.lease);
         let mut counter_at: Option<Instant> = None;
         let mut free_since: Option<Instant> = None;
         let mut is_told = false;
+        let mut seen_at = Instant::now();
         loop {
-            let session = self.pulse.session().await?;
+            let session = match self.pulse.session().now_or_never() {
+                Some(session) => session?,
+                None => {
+                    waits(Wait::Blind);
+                    self.pulse.session().await?
+                }
+            };
             let asked = Instant::now();
             // Whether it is expired shows with the number alone: while it is left to others, each look asks for it.
             let with_counter =
                 free_since.is_some() || counter_at.is_none_or(|at| asked.duration_since(at) >= COUNTER_EVERY);
             match self.leases.sight(link, with_counter).await {
                 Ok(sighting) => {
+                    seen_at = asked;
                     if with_counter {
                         counter_at = Some(asked);
                     }
@@ -109,7 +127,7 @@ impl Fleet {
                                 self.roster.is_held(link);
                             }
                             let holder = sighting.fence.as_ref().map(|fence| fence.owner.as_str());
-                            waits(holder);
+                            waits(Wait::For(holder));
                             if !std::mem::replace(&mut is_told, true) {
                                 tracing::info!(link, holder, "standing by: another worker has the link");
                             }
@@ -118,6 +136,9 @@ impl Fleet {
                 }
                 Err(error) if error.may_pass() => {
                     tracing::warn!(link, error = %chain(&error), "the link's holder could not be looked up, trying again");
+                    if seen_at.elapsed() > self.times.lease {
+                        waits(Wait::Blind);
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::board::Board;
-use super::fleet::{Fleet, Held, LinkGuard};
+use super::fleet::{Fleet, Held, LinkGuard, Wait};
 use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
 use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSetup};
@@ -346,7 +346,10 @@ impl Link {
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
             return self.open_books((prepared, export), fence, state, Hold::default()).await.map(Some);
         };
-        let waits = |holder: Option<&str>| self.stands_by(Some(holder));
+        let waits = |wait: Wait<'_>| match wait {
+            Wait::For(holder) => self.stands_by(Some(holder)),
+            Wait::Blind => self.stands_by(None),
+        };
         let Held { fence, state, session, takeover } =
             fleet.acquire(&self.config.name, self.shared.mode, waits).await?;
         self.stands_by(None);

@@ -172,6 +172,24 @@ async fn a_worker_whose_signs_are_not_answered_stops_writing_before_another_one_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_could_not_take_over_is_not_ready_to() {
+    let world = world(407);
+    let (holder, _) = worker(&world);
+    until_equal(&holder, &world).await;
+    let (other, border) = worker(&world);
+    other.until("it stands by", || other.status().phase == Phase::Standby).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(other.why_not_ready().is_empty());
+    border.close_to(Some(STATE));
+    other.until("it says so", || !other.why_not_ready().is_empty()).await;
+    border.close_to(None);
+    other.until("it stands by again", || other.why_not_ready().is_empty()).await;
+    holder.stop().await.unwrap();
+    other.until("it took over", || holds(&other)).await;
+    other.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lone_worker_whose_table_was_away_goes_on_by_itself() {
     let world = world(405);
     let (lone, border) = worker(&world);

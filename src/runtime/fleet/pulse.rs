@@ -262,10 +262,12 @@ impl Beating {
                     continue;
                 }
                 Ok(Ok(false)) => {
-                    // Our row was removed, or it never was: whoever did that takes us for dead.
+                    // Our row was removed, or it never was: whoever did that takes us for dead. Or the table is an older one,
+                    // restored from its backups.
                     self.lose_session();
-                    (self.first, begun) = (true, None);
-                    "our row is gone".to_owned()
+                    begun = None;
+                    self.find_own_row().await;
+                    "our row is gone, or not as it was left".to_owned()
                 }
                 Ok(Err(StoreError::Gone { place })) if misses + 1 >= MISSES => {
                     self.lose_session();
@@ -283,6 +285,16 @@ impl Beating {
             };
             tracing::warn!(error = failure, "a sign of life was not taken, trying again");
             tokio::time::sleep(self.times.attempt().mul_f64(0.1 + 0.2 * self.context.draw())).await;
+        }
+    }
+
+    /// Goes on from the number that the table has, whatever ours is; the next sign begins a new session.
+    async fn find_own_row(&mut self) {
+        self.first = true;
+        let looking = tokio::time::timeout(self.times.attempt(), self.pulses.signs());
+        let Ok(Ok(signs)) = looking.await else { return };
+        if let Some(own) = signs.iter().find(|sign| sign.worker == self.context.worker()) {
+            (self.counter, self.first) = (own.counter, false);
         }
     }
 
@@ -389,7 +401,7 @@ mod tests {
         }
     }
 
-    fn pulse(table: &Arc<Table>, lease: Duration) -> Pulse {
+    fn pulse<T: Pulses>(table: &Arc<T>, lease: Duration) -> Pulse {
         let (pulses, context) = (Arc::clone(table) as Arc<dyn Pulses>, Context::system());
         let setup = PulseSetup {
             connect: Box::pin(std::future::ready(Ok(pulses))),
@@ -426,6 +438,44 @@ mod tests {
         let given = table.given.lock().unwrap().clone();
         let longest = given.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
         assert!(longest <= lease / 5 + Duration::from_millis(5), "{longest:?}");
+    }
+
+    /// A table that was restored from a backup: it knows a sign of ours, and not the last.
+    struct Restored(std::sync::Mutex<Option<Sign>>);
+
+    impl Pulses for Restored {
+        fn give<'a>(&'a self, sign: &'a Sign, first: bool) -> BoxFuture<'a, crate::checkpoint::StoreResult<bool>> {
+            let mut row = self.0.lock().unwrap();
+            let may_be = row.as_ref().map_or(first, |row| !first && row.counter + 1 == sign.counter);
+            if may_be {
+                *row = Some(sign.clone());
+            }
+            Box::pin(std::future::ready(Ok(may_be)))
+        }
+
+        fn signs(&self) -> BoxFuture<'_, crate::checkpoint::StoreResult<Vec<Sign>>> {
+            Box::pin(std::future::ready(Ok(self.0.lock().unwrap().iter().cloned().collect())))
+        }
+
+        fn forget<'a>(&'a self, _worker: &'a str, _counter: u64) -> BoxFuture<'a, crate::checkpoint::StoreResult<()>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signs_go_on_from_the_number_that_a_restored_table_has() {
+        let lease = Duration::from_secs(20);
+        let table = Arc::new(Restored(std::sync::Mutex::default()));
+        let pulse = pulse(&table, lease);
+        let before = pulse.session().await.unwrap();
+        tokio::time::sleep(lease * 2).await;
+        let counter = || table.0.lock().unwrap().as_ref().map_or(0, |row| row.counter);
+        assert!(counter() > 8);
+        table.0.lock().unwrap().as_mut().unwrap().counter = 3;
+        tokio::time::sleep(lease).await;
+        assert!((4..9).contains(&counter()), "{}", counter());
+        let after = tokio::time::timeout(lease, pulse.session()).await.expect("a session again").unwrap();
+        assert!(!Arc::ptr_eq(&before, &after), "whoever looked meanwhile saw no sign of the old one");
     }
 
     fn sign(worker: &str, counter: u64) -> Sign {

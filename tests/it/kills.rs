@@ -85,7 +85,7 @@ async fn killed_thirty_times_at_random_it_ends_equal() {
 
     let process = start(&world, &endpoint, "migrate");
     let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
-    let ended = ended.expect("it ends within 90 s").unwrap();
+    let ended = ended.expect("it ends within 180 s").unwrap();
     assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
     world.assert_equal();
     server.abort();
@@ -140,8 +140,8 @@ async fn killed_twenty_times_while_an_export_is_loaded_it_ends_equal() {
         process.kill().await.unwrap();
     }
     world.no_faults();
-    let ended = tokio::time::timeout(Duration::from_secs(90), start("migrate").wait_with_output()).await;
-    let ended = ended.expect("it ends within 90 s").unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(180), start("migrate").wait_with_output()).await;
+    let ended = ended.expect("it ends within 180 s").unwrap();
     assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
     world.assert_equal();
     server.abort();
@@ -207,7 +207,7 @@ async fn workers_killed_frozen_and_replaced_at_random_over_a_table_end_equal() {
     }
     let process = start_with(&world, &endpoint, "migrate", STATE, "15s");
     let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
-    let ended = ended.expect("it ends within 90 s").unwrap();
+    let ended = ended.expect("it ends within 180 s").unwrap();
     assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
     world.assert_equal();
     server.abort();

@@ -273,7 +273,6 @@ fn without_values(message: &str) -> String {
     }
 }
 
-/// The first cause of this type.
 /// The one among the causes that says that no provider has credentials: those for a role are looked for within the call that
 /// assumes it.
 fn not_found<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
@@ -287,6 +286,7 @@ fn not_found<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsE
     None
 }
 
+/// The first cause of this type.
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -4,11 +4,13 @@
 //! tables to open books, `settings` from the configuration to the stages; `healing` and `watching` go on beside the
 //! replica; `ending` says what follows when it stops.
 
+mod clock;
 mod ending;
 mod exporting;
 mod healing;
 mod opening;
 mod settings;
+mod slots;
 mod verified;
 mod watching;
 
@@ -31,17 +33,20 @@ use crate::checkpoint::lease::Session;
 use crate::checkpoint::rows::Fence;
 use crate::checkpoint::{LinkState, StateStore};
 use crate::config::{CheckpointConfig, LinkConfig, OnGap};
-use crate::context::{Context, WallClock};
+use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
 use crate::http::{Heartbeat, Heartbeats};
 use crate::load::export::ExportSource;
 use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
 use crate::telemetry::skew::SkewEstimate;
-use crate::telemetry::{CallMetrics, Metrics, Mode, Phase, Takeover};
+use crate::telemetry::{Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
+pub(crate) use clock::by_aws;
+use clock::{AwsClock, corrected};
 pub(crate) use settings::verify_settings;
+pub(crate) use slots::{BoardSlot, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};
 pub(crate) use watching::applied_until_now;
 use watching::{observer, pause, unless_stopped, watch};
@@ -81,50 +86,6 @@ pub(crate) struct Running {
 
 /// What is done beside a link while it runs; when it is done, the link stops.
 pub(crate) type Companion<'a> = Box<dyn Fn(Running) -> BoxFuture<'a, Result<()>> + Send + Sync + 'a>;
-
-/// Where the board of a link is found, from its first moment on.
-pub(crate) type BoardSlot = Arc<Mutex<Option<Arc<Board>>>>;
-
-/// Whom a link waits for: the name of a worker, where it is known.
-pub(crate) type StandbySlot = Arc<Mutex<Option<Option<String>>>>;
-
-/// Why nothing is copied, and what to try, since the last time the link was opened or ran.
-pub(crate) type TroubleSlot = Arc<Mutex<Option<String>>>;
-
-/// What others see of a link.
-#[derive(Clone)]
-pub(crate) struct LinkSlots {
-    pub(crate) board: BoardSlot,
-    pub(crate) standby: StandbySlot,
-    pub(crate) trouble: TroubleSlot,
-    pub(crate) on_gap: OnGap,
-}
-
-impl LinkSlots {
-    /// Of a link that nothing is known of yet.
-    pub(crate) fn new(on_gap: OnGap) -> Self {
-        Self { board: Arc::default(), standby: Arc::default(), trouble: Arc::default(), on_gap }
-    }
-
-    /// The board, while this process works on the link.
-    pub(crate) fn board(&self) -> Option<Arc<Board>> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whom the link waits for; `None`: it does not.
-    pub(crate) fn standby(&self) -> Option<Option<String>> {
-        self.standby.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Why nothing is copied, from the first opening that failed until one that does not.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-}
 
 /// One link of the configuration.
 pub(crate) struct Link {
@@ -466,27 +427,4 @@ const fn has_stopped(ended: &std::result::Result<ReplicaEnd, ReplicaError>) -> b
 pub(crate) fn link_span(link: &str) -> Span {
     // At the highest level: a filter that leaves out spans would leave out the name of the link in errors, too.
     tracing::error_span!("link", link)
-}
-
-/// A context by AWS's clock, and the observer that it learns that clock from: for what runs no link.
-pub(crate) fn by_aws(context: &Context, calls: CallMetrics) -> (Context, Observer) {
-    let skew = Arc::default();
-    let observer = observer(calls, BoardSlot::default(), Arc::clone(&skew));
-    (context.by_clock(Arc::new(AwsClock { context: context.clone(), skew })), observer)
-}
-
-/// AWS's clock, as far as it is known: ours, corrected by what answers told.
-struct AwsClock {
-    context: Context,
-    skew: Arc<Mutex<SkewEstimate>>,
-}
-
-impl WallClock for AwsClock {
-    fn now(&self) -> WallTime {
-        corrected(&self.skew, &self.context)
-    }
-}
-
-fn corrected(skew: &Mutex<SkewEstimate>, context: &Context) -> WallTime {
-    skew.lock().unwrap_or_else(PoisonError::into_inner).corrected(context.now())
 }

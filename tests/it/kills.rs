@@ -57,6 +57,32 @@ fn start_link(world: &World, endpoint: &str, command: &str, (state, in_doubt_for
         .unwrap()
 }
 
+/// Changes the source, with so many milliseconds in between, and kills the process after as many as `most` at random.
+async fn kill_while_written(
+    world: &World,
+    mut process: Child,
+    random: &mut fastrand::Rng,
+    (most, pause): (u64, u64),
+    text: &str,
+) {
+    let until = tokio::time::Instant::now() + Duration::from_millis(random.u64(100..most));
+    while tokio::time::Instant::now() < until {
+        let n = random.usize(0..3_000);
+        match random.u8(0..4) {
+            0 => world.delete(n % 300, n),
+            _ => world.put(n % 300, n, text),
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    process.kill().await.unwrap();
+}
+
+async fn ends_well(process: Child) {
+    let ended = tokio::time::timeout(Duration::from_secs(180), process.wait_with_output()).await;
+    let ended = ended.expect("it ends within 180 s").unwrap();
+    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_thirty_times_at_random_it_ends_equal() {
     let world = World::new(Options { shard_life: Duration::from_secs(3), ..Options::default() });
@@ -69,24 +95,11 @@ async fn killed_thirty_times_at_random_it_ends_equal() {
 
     let mut random = fastrand::Rng::with_seed(0x6b69_6c6c);
     for kill in 0..KILLS {
-        let mut process = start(&world, &endpoint, "run");
-        let lives = Duration::from_millis(random.u64(100..1_200));
-        let until = tokio::time::Instant::now() + lives;
-        while tokio::time::Instant::now() < until {
-            let n = random.usize(0..3_000);
-            match random.u8(0..4) {
-                0 => world.delete(n % 300, n),
-                _ => world.put(n % 300, n, &format!("at {kill}")),
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        process.kill().await.unwrap();
+        let process = start(&world, &endpoint, "run");
+        kill_while_written(&world, process, &mut random, (1_200, 2), &format!("at {kill}")).await;
     }
 
-    let process = start(&world, &endpoint, "migrate");
-    let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
-    let ended = ended.expect("it ends within 180 s").unwrap();
-    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    ends_well(start(&world, &endpoint, "migrate")).await;
     world.assert_equal();
     server.abort();
 }
@@ -126,23 +139,11 @@ async fn killed_twenty_times_while_an_export_is_loaded_it_ends_equal() {
     world.faults(vec![slow]);
     let mut random = fastrand::Rng::with_seed(0x6578_706f);
     for kill in 0..20 {
-        let mut process = start("run");
-        let lives = Duration::from_millis(random.u64(100..900));
-        let until = tokio::time::Instant::now() + lives;
-        while tokio::time::Instant::now() < until {
-            let n = random.usize(0..3_000);
-            match random.u8(0..4) {
-                0 => world.delete(n % 300, n),
-                _ => world.put(n % 300, n, &format!("at {kill}")),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        process.kill().await.unwrap();
+        let process = start("run");
+        kill_while_written(&world, process, &mut random, (900, 5), &format!("at {kill}")).await;
     }
     world.no_faults();
-    let ended = tokio::time::timeout(Duration::from_secs(180), start("migrate").wait_with_output()).await;
-    let ended = ended.expect("it ends within 180 s").unwrap();
-    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    ends_well(start("migrate")).await;
     world.assert_equal();
     server.abort();
 }
@@ -206,9 +207,7 @@ async fn workers_killed_frozen_and_replaced_at_random_over_a_table_end_equal() {
         assert!(ended.expect("it drains").unwrap().success());
     }
     let process = start_with(&world, &endpoint, "migrate", STATE, "15s");
-    let ended = tokio::time::timeout(Duration::from_secs(90), process.wait_with_output()).await;
-    let ended = ended.expect("it ends within 180 s").unwrap();
-    assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    ends_well(process).await;
     world.assert_equal();
     server.abort();
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dynaferry::checkpoint::LinkState;
-use dynaferry::checkpoint::rows::ShardStatus;
+use dynaferry::checkpoint::rows::{GapScope, ShardStatus};
 use dynaferry::context::WallClock as _;
 use dynaferry::error::Exit;
 use dynaferry::http::NotReady;
+use dynaferry::model::ShardId;
 use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use tokio_util::sync::CancellationToken;
@@ -366,6 +367,29 @@ async fn a_target_made_anew_under_its_name_is_not_taken_for_the_copy() {
     let (exit, text) = failed(world.serve("").end().await);
     assert_eq!(exit, Exit::Precondition, "{text}");
     assert!(text.contains("made anew"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_whose_beginning_was_trimmed_during_an_outage_has_a_gap_of_its_own() {
+    let world = World::paused(Options { initial_shards: 1..=1, shard_life: HOUR * 1000, ..seeded(83) });
+    fill(&world);
+    let service = world.serve("");
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    // The shard ends right after the process, and its child has a change of then and one of a day later.
+    world.sandbox.roll_shards(SOURCE, REGION, "orders").unwrap();
+    let child = world.sandbox.shards(SOURCE, REGION, "orders").unwrap().last().unwrap().id.clone();
+    world.put(1, 0, "is trimmed");
+    world.clock().skip(HOUR * 24);
+    world.put(2, 0, "is kept");
+    world.clock().skip(HOUR);
+    let service = world.serve("");
+    service.until("the last change is copied", || world.num_differences() == 0).await;
+    service.until_equal(&world).await;
+    let of_child = GapScope::Shard(ShardId::new(child));
+    let gaps = world.gaps().await;
+    assert!(gaps.iter().any(|gap| gap.scope == of_child), "{gaps:?}");
+    service.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -174,6 +174,24 @@ async fn without_a_load_history_that_is_trimmed_before_it_is_read_lies_under_a_g
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_settled_of_a_parent_tells_how_old_its_child_may_be() {
+    let (world, start) = world_of_twenty_hours(59);
+    let denied = FaultKind::Error { code: "AccessDeniedException".into(), status: 400 };
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), denied)]);
+    let service = world.serve(&format!("load.method = \"none\"\nstream.start = \"{start}\""));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // The first change is nearly a day old, and the next ones are four hours younger each: only of the shard after the
+    // first one nobody knows how old it may be.
+    world.clock().skip(Duration::from_secs(3 * 3600 + 1800));
+    world.no_faults();
+    service.until_equal(&world).await;
+    let scopes: std::collections::BTreeSet<_> =
+        world.gaps().await.iter().map(|gap| format!("{:?}", gap.scope)).collect();
+    assert_eq!(scopes.len(), 1, "{scopes:?}");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_load_a_beginning_that_no_stream_keeps_is_a_gap() {
     let (world, start) = world_of_twenty_hours(56);
     world.clock().skip(HOUR * 6);

@@ -1,10 +1,10 @@
 //! The store of many processes: a table in the target account.
 //!
 //! # Why it is sound
-//! - *One writer.* A link's rows are written in transactions that ask for the head of the link to be as its owner knows it
-//!   ([`Head`]), and that count it up. [`StateStore::take`] replaces the head first and reads the rows after it: what the
-//!   last owner has written by then is read, and what it tries later is refused. So the reader needs no snapshot, and the
-//!   owner may keep the rows in memory.
+//! - *One writer.* A link's rows are written in transactions that ask for the link's
+//!   [head](super::layout::Head) to be as its owner knows it, and that count it up. [`StateStore::take`] replaces the head
+//!   first and reads the rows after it: what the last owner has written by then is read, and what it tries later is
+//!   refused. So the reader needs no snapshot, and the owner may keep the rows in memory.
 //! - *Lost answers.* A refused transaction is held against its own nonce before it is believed: where the head has it, an
 //!   earlier attempt was carried out. Where the head is still this owner's with another number, an attempt of a commit that
 //!   was given up arrived late: the rows are read anew and the commit is tried again. Where it is another's, this owner

@@ -49,6 +49,8 @@ pub struct Failure {
     pub throttled: bool,
     /// Whether the request may have been carried out although it failed: the answer was lost, or it was a 500.
     pub may_have_happened: bool,
+    /// Whether there was no answer in the time that one attempt may take.
+    pub timed_out: bool,
     /// The service's error code, where it gave one.
     pub code: Option<String>,
     /// The service's text or the transport's; never item contents.

@@ -109,6 +109,7 @@ mod tests {
             fault,
             throttled: false,
             may_have_happened: false,
+            timed_out: false,
             code: None,
             message: String::new(),
             request_id: None,

@@ -21,12 +21,13 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::TargetTable;
 use super::pace::Pacer;
+use super::window::Window;
 use crate::checkpoint::book::Token;
 use crate::checkpoint::keeper::{Keeper, KeeperGone, SyncOrder};
 use crate::context::Context;
@@ -43,6 +44,7 @@ use handle::Message;
 pub(crate) use handle::{Engine, EngineGone};
 pub(crate) use proofs::Look;
 use proofs::Proofs;
+use sending::MAX_BATCH_BYTES;
 use trouble::Trouble;
 
 /// Messages that may wait; senders wait when there are more.
@@ -127,6 +129,8 @@ pub(crate) struct EngineTask {
     arrived: Arrived,
     on_wire: FuturesUnordered<BoxFuture<'static, Answer>>,
     requests_out: usize,
+    bytes_out: usize,
+    window: Window,
     reads_out: usize,
     /// Halves of batches that were rejected as a whole; their keys are under way.
     halves: VecDeque<Vec<Write>>,
@@ -137,6 +141,7 @@ pub(crate) struct EngineTask {
     /// What was read for syncs, and is not proved to be of the table with `source_id`.
     proofs: Proofs,
     source_id: Arc<str>,
+    await_idle: Vec<oneshot::Sender<()>>,
     not_before: Instant,
     reads_not_before: Instant,
     started: Instant,
@@ -174,6 +179,8 @@ impl EngineTask {
             arrived: Arrived::default(),
             on_wire: FuturesUnordered::new(),
             requests_out: 0,
+            bytes_out: 0,
+            window: Window::new(settings.max_in_flight.saturating_mul(MAX_BATCH_BYTES)),
             reads_out: 0,
             halves: VecDeque::new(),
             pacer: Pacer::new(settings.write_limit, Duration::ZERO),
@@ -182,6 +189,7 @@ impl EngineTask {
             looking: Trouble::new(settings.patience),
             proofs: Proofs::new(started),
             source_id,
+            await_idle: Vec::new(),
             not_before: started,
             reads_not_before: started,
             started,
@@ -195,6 +203,7 @@ impl EngineTask {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), EngineError> {
         loop {
             if !stop.is_cancelled() {
+                self.tell_idle();
                 let may_send = self.send_what_may_be_sent()?;
                 let may_look = self.look_at_source();
                 self.step(&stop, may_send.into_iter().chain(may_look).min()).await?;
@@ -241,8 +250,19 @@ impl EngineTask {
             }
             Message::Page(page, items) => self.lanes.push_page(page, items.into_iter())?,
             Message::AbandonPage(page) => self.lanes.abandon_page(page),
+            Message::Idle(ack) => self.await_idle.push(ack),
         }
         Ok(())
+    }
+
+    fn tell_idle(&mut self) {
+        if self.lanes.is_empty() && self.on_wire.is_empty() {
+            for ack in self.await_idle.drain(..) {
+                if ack.send(()).is_err() {
+                    tracing::trace!("nobody waits for the engine to be idle");
+                }
+            }
+        }
     }
 
     fn monotonic(&self) -> Duration {

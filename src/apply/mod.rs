@@ -3,5 +3,6 @@
 pub(crate) mod engine;
 pub mod pace;
 mod target;
+pub mod window;
 
 pub use target::TargetTable;

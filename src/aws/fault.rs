@@ -122,9 +122,12 @@ where
         SdkError::DispatchFailure(dispatch) => {
             let message = chain(error);
             let was_never_sent = dispatch.is_user() || NEVER_SENT.iter().any(|sign| message.contains(sign));
-            Failure { may_have_happened: !was_never_sent, message, ..unknown }
+            // The connection's own clock may strike before the attempt's.
+            let timed_out = dispatch.is_timeout() && !was_never_sent;
+            Failure { may_have_happened: !was_never_sent, timed_out, message, ..unknown }
         }
-        // An attempt that timed out, an answer that broke off or is none. The enum may grow, too: unknown is transient,
+        SdkError::TimeoutError(_) => Failure { timed_out: true, message: chain(error), ..unknown },
+        // An answer that broke off or is none. The enum may grow, too: unknown is transient,
         // and the retry policy has a ceiling and an alarm.
         _ => Failure { message: chain(error), ..unknown },
     }
@@ -146,6 +149,7 @@ pub(super) fn broken(operation: &'static str, message: impl Display) -> Failure 
         fault: Fault::Broken,
         throttled: false,
         may_have_happened: true,
+        timed_out: false,
         code: None,
         message: message.to_string(),
         request_id: None,

@@ -129,6 +129,9 @@ pub(crate) struct Book {
     pages: HashMap<PageId, PageBooks>,
     doubts: BTreeMap<CanonicalKey, Doubt>,
     due: BTreeSet<(WallTime, CanonicalKey)>,
+    /// The numbers of the doubts, in the order in which their keys were listed.
+    listed: BTreeSet<u64>,
+    next_listed: u64,
     gaps: BTreeMap<u64, GapRow>,
     dead_letters: u64,
     last_letter: u64,
@@ -154,6 +157,8 @@ impl Book {
             pages: HashMap::new(),
             doubts: BTreeMap::new(),
             due: BTreeSet::new(),
+            listed: BTreeSet::new(),
+            next_listed: 0,
             gaps: BTreeMap::new(),
             dead_letters: 0,
             last_letter: 0,
@@ -179,7 +184,7 @@ impl Book {
     /// - an item of the load by its page's rows, a sync by its key's: they are [`under_way`](DoubtRow::under_way);
     /// - any other row tells of writes that were sent before it was written, and its own `until` is after the last of them.
     pub(crate) fn take_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
-        let until = now.plus(ghost_life);
+        let until = now.plus(ghost_life + link.signed_ahead);
         let unclean = !link.clean;
         let may_be_out = |row: &ShardRow| row.status != ShardStatus::Finished && row.checkpoint < row.dispatch;
         let has_range = unclean && state.shards.iter().any(may_be_out);
@@ -188,8 +193,9 @@ impl Book {
         let mut book = Self { is_new: false, ..Self::new(link, ghost_life) };
         for mut row in state.shards {
             if unclean && let Some(to) = row.dispatch.filter(|_| may_be_out(&row)) {
-                // It spans what earlier owners left of the range, and lasts longer.
-                row.debts.retain(|debt| debt.to > to);
+                // It spans what earlier owners left of the range, whose signatures may hold longer.
+                let spanned = row.debts.extract_if(.., |debt| debt.to <= to).map(|debt| debt.until);
+                let until = spanned.max().max(Some(until)).unwrap_or(until);
                 row.debts.push(Debt { to, until });
                 book.dirty.shards.insert(book.shards.len());
             }
@@ -241,8 +247,7 @@ impl Book {
                     self.list(DoubtRow { until, page: None, under_way: false, ..row });
                 }
                 _ => {
-                    self.due.insert((row.until, row.key.clone()));
-                    self.doubts.insert(row.key.clone(), Doubt { row, is_syncing: false });
+                    self.insert_doubt(row);
                 }
             }
         }
@@ -302,6 +307,12 @@ impl Book {
     /// When the last key in doubt will be due.
     pub(crate) fn last_due(&self) -> Option<WallTime> {
         self.due.last().map(|(until, _)| *until)
+    }
+
+    /// Which of the keys in doubt has been so longest, counted in the order in which they were listed; and the number of
+    /// the next one.
+    pub(crate) fn listed(&self) -> (Option<u64>, u64) {
+        (self.listed.first().copied(), self.next_listed)
     }
 
     /// Dead letters.

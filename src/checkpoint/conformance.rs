@@ -131,6 +131,8 @@ fn link_row() -> LinkRow {
         clean: false,
         ghosts_until: None,
         settled_until: None,
+        expiry_attributes: [("expires".to_owned(), None), ("before".to_owned(), Some(WallTime::from_secs(77)))].into(),
+        signed_ahead: Duration::from_secs(12),
     }
 }
 

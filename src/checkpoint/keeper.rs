@@ -39,6 +39,12 @@ const FIRST_STORE_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait between two attempts at a failing store.
 const LONGEST_STORE_WAIT: Duration = Duration::from_secs(10);
 
+/// A clock that is ahead by less needs no word: doubts have a minute's margin.
+const CLOCK_STEP: Duration = Duration::from_secs(10);
+
+/// AWS refuses what is signed by a clock that is further ahead. Source: Signature Version 4, by other texts 5 minutes.
+pub(crate) const MOST_AHEAD: Duration = Duration::from_secs(15 * 60);
+
 /// How often the books are written down, and how far reading may run ahead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeeperSettings {
@@ -70,6 +76,9 @@ pub(crate) type SyncOrder = (Key, Token);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BookStatus {
     pub(crate) doubts: usize,
+    /// See [`Book::listed`].
+    pub(crate) first_listed: Option<u64>,
+    pub(crate) next_listed: u64,
     pub(crate) last_doubt_due: Option<WallTime>,
     pub(crate) dead_letters: u64,
     pub(crate) open_gaps: Vec<GapRow>,
@@ -98,6 +107,7 @@ pub(crate) struct KeeperTask {
     fence: Fence,
     store: Arc<dyn StateStore>,
     context: Context,
+    signing: Context,
     settings: KeeperSettings,
     observer: Arc<dyn BookObserver>,
     book: Book,
@@ -127,7 +137,10 @@ pub(crate) struct KeeperSetup {
     pub(crate) link: String,
     pub(crate) fence: Fence,
     pub(crate) store: Arc<dyn StateStore>,
+    /// By AWS's clock.
     pub(crate) context: Context,
+    /// By the clock that requests are signed by.
+    pub(crate) signing: Context,
     pub(crate) settings: KeeperSettings,
     pub(crate) observer: Arc<dyn BookObserver>,
     pub(crate) book: Book,
@@ -147,12 +160,13 @@ impl KeeperTask {
         let (syncs, sync_orders) = mpsc::unbounded_channel();
         let (finished, finished_shards) = mpsc::unbounded_channel();
         let budget = Arc::new(Budget::new(&setup.settings));
-        let KeeperSetup { link, fence, store, context, settings, observer, book } = setup;
+        let KeeperSetup { link, fence, store, context, signing, settings, observer, book } = setup;
         let task = Self {
             link,
             fence,
             store,
             context,
+            signing,
             settings,
             observer,
             book,
@@ -177,9 +191,16 @@ impl KeeperTask {
     /// Keeps the books until they are closed. Dropping it half-way leaves what is durable, which is always enough.
     pub(crate) async fn run(mut self) -> Result<(), KeeperError> {
         self.commit().await?;
+        // The last owner's stands until all is written down that was taken over by it; ours, before anything is sent.
+        if self.book.link().signed_ahead > Duration::ZERO {
+            self.book.update_link(|link| link.signed_ahead = Duration::ZERO);
+        }
+        self.note_clock();
+        self.commit().await?;
         self.report();
         while !self.closing {
             self.wait().await?;
+            self.note_clock();
             self.book.announce_due(self.context.now(), self.room_for_syncs());
             if self.book.is_urgent() || self.is_checkpoint_due() {
                 self.commit().await?;
@@ -216,6 +237,25 @@ impl KeeperTask {
         let next_due = self.book.next_due().filter(|_| self.syncs_out < MAX_SYNCS);
         let due_in = next_due.map(|due| due.since(self.context.now()).max(Duration::from_millis(1)));
         due_in.map_or(tick, |due_in| tick.min(Instant::now() + due_in)).max(Instant::now() + Duration::from_millis(1))
+    }
+
+    /// Until when AWS holds a signature of ours for one that was made then. A request of a machine whose clock is, or was, ahead
+    /// holds so much longer.
+    fn signed_at(&self) -> WallTime {
+        self.context.now().plus(self.book.link().signed_ahead.max(self.clock_ahead()))
+    }
+
+    fn clock_ahead(&self) -> Duration {
+        self.signing.now().since(self.context.now()).min(MOST_AHEAD)
+    }
+
+    /// Lets the link's row say how far the clock of requests is ahead at most, for whoever takes over from an owner that did
+    /// not drain.
+    fn note_clock(&mut self) {
+        let ahead = self.clock_ahead();
+        if ahead > self.book.link().signed_ahead + CLOCK_STEP {
+            self.book.update_link(|link| link.signed_ahead = ahead);
+        }
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -292,14 +332,21 @@ impl KeeperTask {
     fn report(&self) {
         let (records, kib) = self.book.ahead();
         self.observer.ahead(records, kib.saturating_mul(1024));
+        self.observer.status(self.status());
+    }
+
+    fn status(&self) -> BookStatus {
         let open_gaps = self.book.gap_rows().filter(|gap| gap.healed.is_none()).cloned().collect();
-        self.observer.status(BookStatus {
+        let (first_listed, next_listed) = self.book.listed();
+        BookStatus {
             doubts: self.book.num_doubts(),
+            first_listed,
+            next_listed,
             last_doubt_due: self.book.last_due(),
             dead_letters: self.book.num_dead_letters(),
             open_gaps,
             all_gaps: self.book.gap_rows().count(),
-        });
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Plain values with a serde form; every store keeps the same ones. A row never holds an item's contents, except a dead
 //! letter, which is the user's to read and replay.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,13 @@ pub struct LinkRow {
     /// too: written at a drain and now and then before, so that an idle table does not look as old as its last change.
     #[serde(default)]
     pub settled_until: Option<WallTime>,
+    /// The attributes by which items of the source expire, or expired until then, where the target keeps what did
+    /// (`stream.ttl_deletes = "skip"`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expiry_attributes: BTreeMap<String, Option<WallTime>>,
+    /// How far the owner's clock is, or was, ahead of AWS's at most: what it signs holds so much longer.
+    #[serde(default)]
+    pub signed_ahead: Duration,
 }
 
 /// What the last comparison of a link's tables found.

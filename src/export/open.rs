@@ -191,6 +191,7 @@ fn nowhere() -> Failure {
         fault: Fault::Lost,
         throttled: false,
         may_have_happened: false,
+        timed_out: false,
         code: None,
         message: "the object has no key".to_owned(),
         request_id: None,

@@ -146,7 +146,6 @@ impl<T> Lanes<T> {
     }
 
     /// Whether nothing is queued and nothing is under way.
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }

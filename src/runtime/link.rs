@@ -25,7 +25,7 @@ use super::board::Board;
 use super::fleet::{Fleet, Held, LinkGuard, Wait};
 use super::open::{Opened, resumed_line};
 use super::prepare::{Accounts, Needs, Prepared, prepare};
-use super::replica::{Ends, Replica, ReplicaEnd, ReplicaError, ReplicaSetup};
+use super::replica::{Ends, Reading, Replica, ReplicaEnd, ReplicaError, ReplicaSetup};
 use crate::aws::{Clients, Observer};
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::Keeper;
@@ -57,6 +57,14 @@ const STREAM_OFF: &str =
 /// A service that has run once waits this long before it opens its link again after a failure.
 const OPEN_AGAIN: Duration = Duration::from_secs(15);
 
+/// What counts as caught up, where a shard is polled often enough for that.
+const CAUGHT_UP: Duration = Duration::from_secs(5);
+
+/// How far behind a link may be that has caught up: an idle shard is as far behind as its last poll is ago.
+pub(crate) fn caught_up_within(poll_max: Duration) -> Duration {
+    CAUGHT_UP.max(poll_max * 2)
+}
+
 /// What links of one process share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -77,11 +85,16 @@ pub(crate) struct Shared {
 pub(crate) struct Running {
     pub(crate) board: Arc<Board>,
     pub(crate) keeper: Keeper,
+    pub(crate) reading: Reading,
     pub(crate) ends: Ends,
     pub(crate) owns_target: bool,
     /// What the service says that the source holds.
     pub(crate) source_items: u64,
     pub(crate) verify: VerifySettings,
+    /// No further behind than this, it has caught up.
+    pub(crate) caught_up_within: Duration,
+    /// For how long a key is in doubt.
+    pub(crate) in_doubt_for: Duration,
 }
 
 /// What is done beside a link while it runs; when it is done, the link stops.
@@ -231,10 +244,13 @@ impl Link {
         let running = Running {
             board: Arc::clone(&board),
             keeper: replica.keeper().clone(),
+            reading: replica.reading(),
             ends: prepared.ends.clone(),
             owns_target: row.owns_target,
             source_items: prepared.source.item_count,
             verify: running_verify,
+            caught_up_within: caught_up_within(self.config.stream.poll_max),
+            in_doubt_for: self.config.apply.in_doubt_for,
         };
         let leave = self.offer_to_others(&board);
         let stop_replica = stop.child_token();
@@ -338,7 +354,8 @@ impl Link {
         state: LinkState,
         hold: Hold,
     ) -> Result<Begun> {
-        let (opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
+        let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
+        remember_expiry(&prepared, &mut opened.book, self.shared.context.now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
             return Err(Error::new(
@@ -391,6 +408,7 @@ impl Link {
             () = self.heal_gaps(&running, ghosts_until) => Ok(()),
             () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
+            () = self.watch_expiry(prepared, &running.keeper) => Ok(()),
             replaced = self.watch_target(prepared) => replaced,
             never = self.watch_verified(&running.board) => match never {},
         }
@@ -415,6 +433,15 @@ impl Link {
 
     fn patience(&self) -> Patience {
         if self.shared.mode == Mode::Service { Patience::SERVICE } else { Patience::COMMAND }
+    }
+}
+
+/// What expires at the source is told by its state, too, and what is found now is remembered.
+fn remember_expiry(prepared: &Prepared, book: &mut Book, now: WallTime) {
+    let Some(expiry) = &prepared.expiry else { return };
+    expiry.remember(&book.link().expiry_attributes, now);
+    if expiry.all() != book.link().expiry_attributes {
+        book.update_link(|link| link.expiry_attributes = expiry.all());
     }
 }
 

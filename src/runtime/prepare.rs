@@ -10,7 +10,7 @@ mod target;
 use std::sync::Arc;
 
 use super::replica::Ends;
-use super::ttl::KeepExpired;
+use super::ttl::{ExpiryAttributes, KeepExpired};
 use crate::aws;
 use crate::checkpoint::rows::LinkIdentity;
 use crate::config::{LinkConfig, TtlDeletes};
@@ -31,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) source: TableDescription,
     pub(crate) target: TableDescription,
     pub(crate) accounts: Accounts,
+    /// By what items of the source expire, where the target keeps them: what the link's state remembers is added to it.
+    pub(crate) expiry: Option<ExpiryAttributes>,
 }
 
 /// What must be there already.
@@ -69,10 +71,13 @@ pub(crate) async fn prepare(
         target: Arc::clone(&target_table) as _,
         target_reader: target_table,
     };
-    let ends = if link.stream.ttl_deletes == TtlDeletes::Skip {
-        keeping_expired(link, &accounts, context, ends).await?
+    let (ends, expiry) = if link.stream.ttl_deletes == TtlDeletes::Skip {
+        let (source, target) = (Arc::clone(&ends.source), Arc::clone(&ends.target_reader));
+        let expiry = expiry_attributes(link, &accounts, context).await?;
+        let keeps = KeepExpired { source, target, expiry: expiry.clone(), context: context.clone() };
+        (Ends { source: Arc::new(keeps), ..ends }, Some(expiry))
     } else {
-        ends
+        (ends, None)
     };
     let identity = LinkIdentity {
         source: source.arn.clone(),
@@ -82,17 +87,17 @@ pub(crate) async fn prepare(
         target_id: target.id.clone(),
         keys: source.keys.clone(),
     };
-    Ok(Prepared { ends, identity, view, source, target, accounts })
+    Ok(Prepared { ends, identity, view, source, target, accounts, expiry })
 }
 
-/// Where deletes by time to live are left out, what expired stays at the target also when its key is synced.
-async fn keeping_expired(link: &LinkConfig, accounts: &Accounts, context: &Context, ends: Ends) -> Result<Ends> {
-    match patiently(context, || accounts.source.time_to_live(&accounts.source_table)).await {
-        Ok(Some(attribute)) => {
-            let (source, target) = (Arc::clone(&ends.source), Arc::clone(&ends.target_reader));
-            Ok(Ends { source: Arc::new(KeepExpired { source, target, attribute, context: context.clone() }), ..ends })
+/// Where deletes by time to live are left out, what expired stays at the target also when its key is synced: by what it did.
+async fn expiry_attributes(link: &LinkConfig, accounts: &Accounts, context: &Context) -> Result<ExpiryAttributes> {
+    match accounts.time_to_live(context).await {
+        Ok(attribute) => {
+            let expiry = ExpiryAttributes::default();
+            expiry.found(attribute, context.now());
+            Ok(expiry)
         }
-        Ok(None) => Ok(ends),
         // Without it a sync of a key that expired would delete what the user wants to keep.
         Err(failure) => Err(Error::new(
             Exit::Precondition,

@@ -42,6 +42,12 @@ const STATE_TIMEOUT: Duration = Duration::from_secs(3);
 /// wait was well meanwhile, and its next failure is a first one.
 const LINK_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
+/// Of how many links it is told with each sign of life why they failed, and how many characters of it: a worker may have a
+/// thousand links that fail together, and all that it tells is one item of the state table, of 400 KB at most.
+const MOST_FAILED: usize = 50;
+/// See [`MOST_FAILED`].
+const MOST_SAID: usize = 300;
+
 /// How often it is looked whether new tables match a pattern.
 const TABLES_AGAIN: Duration = Duration::from_secs(300);
 
@@ -209,11 +215,13 @@ impl Program {
         }
     }
 
-    /// What this worker says of the links that it holds.
+    /// What this worker says of the links that it holds, and of those that failed under it.
     fn report(&self) -> WorkerReport {
-        let held =
-            self.slots().iter().filter_map(|(name, slots)| Some((name.clone(), slots.board()?))).collect::<Vec<_>>();
-        let links = held.into_iter().map(|(name, board)| {
+        let slots = self.slots().clone();
+        let failed = slots.iter().filter_map(|(name, slots)| Some((name.clone(), shortened(slots.trouble()?))));
+        let failed = failed.take(MOST_FAILED).collect();
+        let held = slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.board()?)));
+        let links = held.map(|(name, board)| {
             let now = board.snapshot();
             let mark = LinkMark {
                 phase: now.phase,
@@ -223,7 +231,7 @@ impl Program {
             };
             (name, mark)
         });
-        WorkerReport { links: links.collect(), ..WorkerReport::default() }
+        WorkerReport { links: links.collect(), failed, ..WorkerReport::default() }
     }
 
     /// Opens the state, and makes it where there is none; `only_look`: nothing is made. A table must be there then; a file
@@ -364,6 +372,15 @@ impl Program {
         }
         Ok(links.into_iter().filter(|link| names.is_empty() || names.contains(&link.name)).collect())
     }
+}
+
+/// The beginning of a text that every sign of life carries.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MOST_SAID) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Opens a link again and again, until it is told to stop; not after a bug, which would strike again.

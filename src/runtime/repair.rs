@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::replica::Ends;
 use crate::apply::engine::Look;
 use crate::aws::was_held_back;
-use crate::checkpoint::keeper::Keeper;
+use crate::checkpoint::keeper::{Keeper, MOST_AHEAD};
 use crate::checkpoint::rows::{DoubtRow, Fence};
 use crate::checkpoint::{StateStore, StateWrite};
 use crate::context::Context;
@@ -40,6 +40,8 @@ pub(crate) struct DirectRepairs {
     pub(crate) ends: Ends,
     /// By AWS's clock: who reads until when a key is in doubt has another machine's.
     pub(crate) by_aws: Context,
+    /// By the clock that requests are signed by.
+    pub(crate) signing: Context,
     pub(crate) in_doubt_for: Duration,
     /// The table that the source was when its account was asked first.
     pub(crate) source_id: String,
@@ -55,7 +57,8 @@ pub(crate) struct Synced {
 impl DirectRepairs {
     /// The row that lists a key from now on. Durable before [`Self::sync_key`], and again after one that may land late.
     pub(crate) fn doubt(&self, key: &Key) -> DoubtRow {
-        let until = self.by_aws.now().plus(self.in_doubt_for);
+        let by_aws = self.by_aws.now();
+        let until = by_aws.plus(self.signing.now().since(by_aws).min(MOST_AHEAD) + self.in_doubt_for);
         let key_json = String::from_utf8_lossy(&key.json).into_owned();
         DoubtRow { key: key.canonical.clone(), key_json, until, page: None, under_way: true }
     }
@@ -109,6 +112,7 @@ impl DirectRepairs {
             fault,
             throttled: false,
             may_have_happened: false,
+            timed_out: false,
             code: None,
             message: what.to_owned(),
             request_id: None,

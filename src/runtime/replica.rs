@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 
 use super::board::Board;
 use crate::apply::TargetTable;
-use crate::apply::engine::{EngineError, EngineSettings, EngineSetup, EngineTask};
+use crate::apply::engine::{Engine, EngineError, EngineSettings, EngineSetup, EngineTask};
 use crate::checkpoint::book::Book;
 use crate::checkpoint::keeper::{Keeper, KeeperError, KeeperSettings, KeeperSetup, KeeperTask};
 use crate::checkpoint::lease::Session;
@@ -80,6 +80,27 @@ pub(crate) struct ReplicaSetup {
     pub(crate) session: Option<Arc<Session>>,
 }
 
+/// Reading of stream and load, which may end before the link does.
+#[derive(Clone)]
+pub(crate) struct Reading {
+    stop: CancellationToken,
+    ended: CancellationToken,
+    engine: Engine,
+}
+
+impl Reading {
+    /// Nothing more is read; resolves when what was read is applied, as far as it was handed over, and nothing is on the
+    /// wire. Keys in doubt are synced until the link is told to stop.
+    pub(crate) async fn end(&self) {
+        self.stop.cancel();
+        self.ended.cancelled().await;
+        if self.engine.idle().await.is_err() {
+            // The link ends, and with it who asked.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Why a link ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplicaError {
@@ -126,6 +147,9 @@ pub(crate) struct Replica {
     tasks: JoinSet<Ended>,
     keeper: Keeper,
     stop_reading: CancellationToken,
+    /// The stream is not read any more.
+    has_read: CancellationToken,
+    engine: Engine,
     stop_engine: CancellationToken,
     /// The load is done: what waits for that begins.
     loaded: CancellationToken,
@@ -152,6 +176,7 @@ impl Replica {
             fence,
             store,
             context: by_aws,
+            signing: context.clone(),
             settings: settings.keeper,
             observer: Arc::clone(&board) as _,
             book,
@@ -182,6 +207,7 @@ impl Replica {
             finished: outputs.finished,
         });
 
+        let writes = engine.clone();
         let (stop_reading, stop_engine) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         // Their log lines name the link, as those of whoever starts them do.
@@ -215,13 +241,32 @@ impl Replica {
         } else if let Some(items) = row.load.as_ref().and_then(|plan| plan.loaded_items) {
             board.was_loaded(items);
         }
-        let drain = settings.drain;
-        Self { tasks, keeper, stop_reading, stop_engine, loaded, board, drain, session, context: clocks }
+        let (drain, has_read) = (settings.drain, CancellationToken::new());
+        let context = clocks;
+        Self {
+            tasks,
+            keeper,
+            stop_reading,
+            has_read,
+            engine: writes,
+            stop_engine,
+            loaded,
+            board,
+            drain,
+            session,
+            context,
+        }
     }
 
     /// The way to the bookkeeper.
     pub(crate) const fn keeper(&self) -> &Keeper {
         &self.keeper
+    }
+
+    /// The way to end reading before the link.
+    pub(crate) fn reading(&self) -> Reading {
+        let (stop, ended) = (self.stop_reading.clone(), self.has_read.clone());
+        Reading { stop, ended, engine: self.engine.clone() }
     }
 
     /// Runs until something ends it: a stop, an exhausted stream, a fault. Drains as far as it can, unless the link is, or
@@ -247,7 +292,7 @@ impl Replica {
                 () = stop.cancelled() => break None,
                 ended = self.tasks.join_next() => match ended {
                     Some(Ok(Ended::Load(Ok(())))) => {
-                        if !stop.is_cancelled() {
+                        if !stop.is_cancelled() && !self.stop_reading.is_cancelled() {
                             self.board.load_ended();
                             self.loaded.cancel();
                         }
@@ -256,7 +301,8 @@ impl Replica {
                         exhausted = true;
                         break None;
                     }
-                    Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => break None,
+                    // Reading was ended, not the link.
+                    Some(Ok(Ended::Stream(Ok(StreamEnd::Stopped)))) => self.has_read.cancel(),
                     Some(Ok(Ended::Keeper(Err(error)))) if is_fenced(&error) => return Err(error.into()),
                     Some(Ok(ended)) => {
                         engine_ended = matches!(ended, Ended::Engine(_));

@@ -440,6 +440,7 @@ fn failure(fault: Fault, throttled: bool) -> Failure {
         fault,
         throttled,
         may_have_happened: false,
+        timed_out: false,
         code: None,
         message: "no".into(),
         request_id: None,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use dynaferry::config::Config;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
-use dynaferry::telemetry::Mode;
 use dynaferry::telemetry::status::LinkStatus;
+use dynaferry::telemetry::{Mode, Phase};
 use tokio::time::Instant;
 
 use crate::accounts;
@@ -174,4 +174,23 @@ async fn without_balance_links_stay_where_they_are() {
     first.stop().await.unwrap();
     second.until("it has all links", || held(&second) == 3.0).await;
     second.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_machine_is_told_why_a_link_fails() {
+    let tables = Tables::new(503, 2);
+    let (worker, _) = tables.worker();
+    worker.until("it has both", || held(&worker) == 2.0 && tables.are_equal()).await;
+    tables.world.call(TARGET, "DeleteTable", r#"{"TableName":"tab1-copy"}"#);
+    let status = || worker.program.status_source().status().links.remove(1);
+    worker.until("one has failed", || status().phase == Phase::Failed).await;
+    let here = status().needs.remove(0);
+    tokio::time::sleep(BEAT * 2).await;
+    let looks = tables.world.program_by_config(tables.config(), Mode::Oneshot);
+    let links = looks.stored_status().await.unwrap().links;
+    assert_eq!((links[0].phase, links[0].needs.len()), (Phase::Replicating, 0), "{:?}", links[0]);
+    assert_eq!(links[1].phase, Phase::Failed);
+    let there = &links[1].needs[0];
+    assert!(there.starts_with("worker ") && there.ends_with(&here), "{there}");
+    worker.stop().await.unwrap();
 }

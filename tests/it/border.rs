@@ -8,8 +8,7 @@ use dynaferry::sandbox::Sandbox;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-#[path = "../shared/connector.rs"]
-mod connector;
+use crate::connector;
 
 /// The border of one process.
 #[derive(Debug, Default)]

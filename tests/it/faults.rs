@@ -4,9 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use dynaferry::context::Context;
 use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::Mode;
+use tokio::time::Instant;
 
-use crate::world::{SOURCE, TARGET, World, metric};
+use crate::line;
+use crate::world::{HOUR, Process, SOURCE, Skewed, TARGET, World, metric};
+
+const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
 
 async fn write_for(world: &World, steps: usize) {
     for n in 0..steps {
@@ -133,6 +139,101 @@ async fn a_write_that_timed_out_and_lands_later_is_put_right() {
     service.until_equal(&world).await;
     service.stop().await.unwrap();
     world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_carries_less_than_is_sent_at_once_carries_all_of_it_in_the_end() {
+    let world = World::paused(Options { seed: 31, ..Options::default() });
+    let text = "x".repeat(10_000);
+    for n in 0..400 {
+        world.put(n, 0, &text);
+    }
+    // Of the requests that are out together a tenth could be carried in the time that each of them has.
+    let http = line::slow_uplink(&world.sandbox, 80_000);
+    let config = world.config(&format!("apply.in_doubt_for = \"16m\"\n{ON_TABLE}"));
+    let service = Process::start(world.program_through(config, Mode::Service, http));
+    let began = Instant::now();
+    service.until("both tables are equal", || world.num_differences() == 0).await;
+    // 4 MB at 80 kB/s take 50 s.
+    assert!(began.elapsed() < Duration::from_secs(240), "{:?}", began.elapsed());
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_write_of_a_host_whose_clock_is_ahead_is_put_right() {
+    // What it signs holds for 15 minutes after its own time, so by AWS's up to 27.
+    let ahead = Duration::from_secs(12 * 60);
+    for is_killed in [false, true] {
+        let world = filled(Options { seed: 32, ..Options::default() });
+        let clock = Skewed(Arc::clone(world.clock()), i64::try_from(ahead.as_millis()).unwrap());
+        let context = Context::new(Arc::new(clock), fastrand::Rng::with_seed(1));
+        let sixteen = world.config("apply.in_doubt_for = \"16m\"");
+        let service = Process::start(world.program_in(sixteen, Mode::Service, context));
+        service.until_equal(&world).await;
+        let late = FaultKind::DeliverLate(Duration::from_secs(25 * 60));
+        world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Next(1), late)]);
+        world.put(1, 1, "old");
+        let told = world.link_row().await.signed_ahead;
+        assert!(told.abs_diff(ahead) < Duration::from_secs(2), "{told:?}");
+        let service = if is_killed {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            service.kill().await;
+            world.put(1, 1, "new");
+            world.serve("apply.in_doubt_for = \"16m\"")
+        } else {
+            service.until("the write is lost", || service.status().in_doubt > 0).await;
+            world.put(1, 1, "new");
+            service
+        };
+        tokio::time::sleep(Duration::from_secs(40 * 60)).await;
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_ends_also_while_the_source_is_written_and_answers_are_lost_all_the_time() {
+    let world = filled(Options { seed: 33, ..Options::default() });
+    world.faults(vec![
+        FaultRule::new("BatchWriteItem", Trigger::Chance(0.2), FaultKind::LoseAnswer).for_account(TARGET),
+    ]);
+    let began = Instant::now();
+    let migration = world.migrate("apply.in_doubt_for = \"16m\"");
+    let writing = async {
+        for n in 0.. {
+            world.put(n % 40, n % 3, &format!("value {n}"));
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert!(began.elapsed() < HOUR * 4, "there is always a key in doubt, and the migration never ends");
+        }
+    };
+    let reports = tokio::select! {
+        reports = migration => reports.unwrap(),
+        () = writing => unreachable!("it writes for ever"),
+    };
+    assert!(reports[0].verification.is_identical());
+    assert!(world.state().await.doubts.is_empty(), "a late write may still land, and nobody would put it right");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_ends_without_a_key_in_doubt_however_much_is_on_its_way() {
+    for seed in 3400..3412 {
+        let world = filled(Options { seed, ..Options::default() });
+        let lost = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(15));
+        world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(0.03), lost)]);
+        let migration = world.migrate("apply.in_doubt_for = \"20s\"\napply.attempt_timeout = \"3s\"");
+        let writing = async {
+            for n in 0..20_000 {
+                world.put(n % 40, n % 3, &format!("value {n}"));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            reports = migration => assert!(reports.unwrap()[0].verification.is_identical()),
+            () = writing => panic!("it does not end"),
+        };
+        assert!(world.state().await.doubts.is_empty(), "seed {seed}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,6 +94,47 @@ async fn what_expired_is_kept_only_where_the_attribute_is_known() {
     assert!(world.migrate("").await.is_ok(), "who applies those deletes needs not know");
 }
 
+fn set_expiry(world: &World, attribute: &str, on: bool) {
+    let ttl = json!({"AttributeName": attribute, "Enabled": on});
+    world.call(SOURCE, "UpdateTimeToLive", &json!({"TableName": "orders", "TimeToLiveSpecification": ttl}).to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_by_an_attribute_that_is_no_longer_in_use_is_kept_by_a_heal() {
+    let world = World::paused(seeded(59));
+    let expire = |pk: usize| {
+        let key = json!({"pk": {"S": format!("p{pk}")}, "sk": {"N": "1"}}).to_string();
+        assert!(world.sandbox.expire_ttl(SOURCE, REGION, "orders", &key).unwrap());
+    };
+    for (pk, attribute) in [(1, "first"), (2, "second"), (3, "third")] {
+        let past = json!({"N": "1700000000"});
+        world.put_json(&json!({"pk": {"S": format!("p{pk}")}, "sk": {"N": "1"}, attribute: past}));
+    }
+    world.put(4, 1, "stays");
+    set_expiry(&world, "first", true);
+    let skip = "stream.ttl_deletes = \"skip\"";
+    let service = world.serve(skip);
+    service.until_equal(&world).await;
+    expire(1);
+    set_expiry(&world, "first", false);
+    // Turned on and off while the link runs.
+    tokio::time::sleep(HOUR * 2).await;
+    set_expiry(&world, "second", true);
+    tokio::time::sleep(HOUR * 2).await;
+    expire(2);
+    set_expiry(&world, "second", false);
+    tokio::time::sleep(HOUR * 2).await;
+    service.stop().await.unwrap();
+    expire(3);
+    world.clock().skip(HOUR * 30);
+    let service = world.serve(skip);
+    service.until("a gap is open", || !service.status().gaps.is_empty()).await;
+    service.until("it is healed", || service.status().gaps.is_empty()).await;
+    let kept = [1, 2, 3, 4].map(|pk| target_has(&world, pk));
+    assert_eq!(kept, [true, true, false, true], "the third was deleted by something else, as far as anybody can know");
+    service.stop().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_off_is_turned_on_only_when_asked() {
     let off =

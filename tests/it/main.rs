@@ -15,12 +15,15 @@ mod balance;
 mod border;
 mod buckets;
 mod conformance;
+#[path = "../shared/connector.rs"]
+mod connector;
 mod exports;
 mod faults;
 mod gaps;
 mod handoff;
 mod kills;
 mod lease;
+mod line;
 mod ministack;
 mod model;
 mod moto;

@@ -21,7 +21,7 @@ const UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
 const DELETING_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) enum Answer {
-    Written { writes: Vec<Write>, estimate: f64, sent: Instant, reply: Result<WriteReply, Failure> },
+    Written { writes: Vec<Write>, bytes: usize, estimate: f64, sent: Instant, reply: Result<WriteReply, Failure> },
     Read { key: Key, sent: Instant, item: Result<Option<RawItem>, Failure> },
     Looked { sent: Instant, found: Result<Look, Failure> },
     Told(Result<(), KeeperGone>),
@@ -30,8 +30,10 @@ pub(super) enum Answer {
 impl EngineTask {
     pub(super) async fn take_answer(&mut self, answer: Answer) -> Result<(), EngineError> {
         match answer {
-            Answer::Written { writes, estimate, sent, reply } => {
+            Answer::Written { writes, bytes, estimate, sent, reply } => {
                 self.requests_out -= 1;
+                self.heed_lateness(sent, bytes, reply.as_ref().err());
+                self.bytes_out -= bytes;
                 match reply {
                     Ok(reply) => self.written(writes, estimate, reply).await,
                     Err(failure) => self.write_failed(writes, estimate, sent, failure).await,
@@ -43,6 +45,24 @@ impl EngineTask {
                 self.read_answered(key.canonical, sent, item)
             }
             Answer::Looked { sent, found } => self.looked(sent, found),
+        }
+    }
+
+    /// Less may be out when a request was not answered in its time, and more again when others are.
+    fn heed_lateness(&mut self, sent: Instant, bytes: usize, failure: Option<&Failure>) {
+        let (sent, now) = (sent.duration_since(self.started), self.monotonic());
+        match failure {
+            Some(failure) if failure.timed_out => {
+                if self.window.late(sent, now, bytes, self.bytes_out) {
+                    tracing::warn!(
+                        bytes = self.bytes_out,
+                        "writes are not answered in time: less is sent at once (a slow line? see `apply.attempt_timeout`)"
+                    );
+                }
+            }
+            // One without a code never reached the service, or its answer did not come back: it says nothing of the line.
+            Some(Failure { code: None, .. }) => {}
+            _ => self.window.answered(sent, now, bytes),
         }
     }
 

@@ -11,6 +11,7 @@ pub(super) enum Message {
     OpenPage(oneshot::Sender<PageNumber>),
     Page(PageNumber, Vec<(Key, RawItem, Token)>),
     AbandonPage(PageNumber),
+    Idle(oneshot::Sender<()>),
 }
 
 /// The engine is gone; the reason is what its task returned.
@@ -45,6 +46,13 @@ impl Engine {
     /// Closes a page that was not received.
     pub(crate) async fn abandon_page(&self, page: PageNumber) -> Result<(), EngineGone> {
         self.tell(Message::AbandonPage(page)).await
+    }
+
+    /// Resolves when nothing is out and nothing waits to be sent, and keys in doubt are not due.
+    pub(crate) async fn idle(&self) -> Result<(), EngineGone> {
+        let (ack, is_idle) = oneshot::channel();
+        self.tell(Message::Idle(ack)).await?;
+        is_idle.await.map_err(|_| EngineGone)
     }
 
     async fn tell(&self, message: Message) -> Result<(), EngineGone> {

@@ -15,7 +15,7 @@ use crate::model::{CanonicalKey, Key, Write};
 /// Reads for `sync` that may be out at once.
 const MAX_READS: usize = 16;
 /// Bytes of JSON in one request: below BatchWriteItem's 16 MB with room for the envelope.
-const MAX_BATCH_BYTES: usize = 15 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = 15 << 20;
 
 impl EngineTask {
     /// Fills the wire. Answers when to come back, where only time is in the way.
@@ -32,13 +32,14 @@ impl EngineTask {
                 self.report_throttle();
                 return Ok(Some(now + wait));
             }
+            let Some(room) = self.window.room(self.bytes_out) else { return Ok(None) };
             if let Some(half) = self.halves.pop_front() {
                 self.send(half);
                 continue;
             }
             let may_read = self.reads_not_before <= now;
             let reads = if may_read && self.proofs.has_room() { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
-            let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES, reads };
+            let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES.min(room), reads };
             let ready = self.lanes.take(limits)?;
             let is_idle = ready.writes.is_empty() && ready.reads.is_empty();
             ready.reads.into_iter().for_each(|key| self.read(key));
@@ -72,13 +73,15 @@ impl EngineTask {
     fn send(&mut self, writes: Vec<Write>) {
         debug_assert!(are_distinct(&writes), "one write per key in a request");
         let estimate = writes.iter().map(|write| units(write.wire_len())).sum();
+        let bytes = writes.iter().map(Write::wire_len).sum();
         self.pacer.sent(estimate);
         self.requests_out += 1;
+        self.bytes_out += bytes;
         let target = Arc::clone(&self.target);
         self.on_wire.push(Box::pin(async move {
             let sent = Instant::now();
             let reply = target.write(&writes).await;
-            Answer::Written { writes, estimate, sent, reply }
+            Answer::Written { writes, bytes, estimate, sent, reply }
         }));
     }
 

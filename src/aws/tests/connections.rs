@@ -50,3 +50,21 @@ async fn a_real_connection_that_breaks_off_leaves_the_write_in_doubt() {
         assert_eq!((failure.fault, failure.may_have_happened), (Fault::Transient, true), "{failure}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_takes_a_write_and_says_nothing_is_late_whichever_clock_strikes_first() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (_, context) = Manual::context();
+    let config = SideConfig { endpoint_url: Some(url), ..side() };
+    let attempt_timeout = Duration::from_millis(50);
+    let clients = Clients { http: None, attempt_timeout, ..clients(&Server::default(), &context) };
+    let account = Account::connect(&config, Side::Target, &clients).await.unwrap();
+    let table = account.table(&orders(), &schema());
+    for _ in 0..10 {
+        // The system takes the connection and the bytes, and nobody reads them.
+        let failure = table.write(&[delete(r#"{"pk":{"S":"b"}}"#)]).await.unwrap_err();
+        assert!(failure.timed_out && failure.may_have_happened, "{failure}");
+    }
+    drop(listener);
+}

@@ -9,12 +9,15 @@ use crate::model::{CanonicalKey, Key, WallTime};
 pub(super) struct Doubt {
     pub(super) row: DoubtRow,
     pub(super) is_syncing: bool,
+    /// Since its key was listed, and has not been off the list: see [`Book::listed`].
+    pub(super) number: u64,
 }
 
 impl Book {
-    /// The outcome of a write of this key is unknown: it is listed until no late one can land.
-    pub(crate) fn in_doubt(&mut self, key: &Key, now: WallTime) {
-        self.doubt(key, now.plus(self.ghost_life), false);
+    /// The outcome of a write of this key, signed no later than this, is unknown: it is listed until it cannot land any
+    /// more.
+    pub(crate) fn in_doubt(&mut self, key: &Key, signed: WallTime) {
+        self.doubt(key, signed.plus(self.ghost_life), false);
     }
 
     /// Lists a key to be synced at once.
@@ -42,10 +45,20 @@ impl Book {
             listed.is_syncing = false;
             self.due.insert((listed.row.until, key.clone()));
         } else {
-            self.due.insert((row.until, key.clone()));
-            self.doubts.insert(key.clone(), Doubt { row, is_syncing: false });
+            self.insert_doubt(row);
         }
         self.dirty.doubts.insert(key);
+    }
+
+    /// Lists a key that is not listed.
+    pub(super) fn insert_doubt(&mut self, row: DoubtRow) {
+        let (key, number) = (row.key.clone(), self.next_listed);
+        self.due.insert((row.until, key.clone()));
+        self.next_listed += 1;
+        self.listed.insert(number);
+        if let Some(before) = self.doubts.insert(key, Doubt { row, is_syncing: false, number }) {
+            self.listed.remove(&before.number);
+        }
     }
 
     /// A key is listed for something new while its sync is out: that sync must not take it off the list.
@@ -106,6 +119,7 @@ impl Book {
         let is_settled = self.doubts.get(&key).is_some_and(|doubt| doubt.row.until <= until);
         if is_settled && let Some(doubt) = self.doubts.remove(&key) {
             self.due.remove(&(doubt.row.until, key.clone()));
+            self.listed.remove(&doubt.number);
             self.dirty.doubts.remove(&key);
             self.dirty.settled.push(doubt.row);
             self.events.push(Event::Synced(key));

@@ -30,6 +30,8 @@ fn link(clean: bool) -> LinkRow {
         clean,
         ghosts_until: None,
         settled_until: None,
+        expiry_attributes: BTreeMap::new(),
+        signed_ahead: Duration::ZERO,
     }
 }
 
@@ -144,6 +146,21 @@ fn a_process_that_dies_again_and_again_owes_no_more_for_it() {
         assert_eq!(row.debts, [Debt { to: number(12), until: at(1060 + n) }]);
         state.shards = vec![row];
     }
+}
+
+#[test]
+fn what_an_owner_with_a_clock_ahead_may_have_sent_is_owed_longer() {
+    let row = ShardRow { checkpoint: Some(number(10)), dispatch: Some(number(12)), ..shard("a") };
+    let ahead = LinkRow { signed_ahead: Duration::from_secs(700), ..link(false) };
+    let state = LinkState { shards: vec![row], ..LinkState::default() };
+    let mut book = Book::take_over(state, ahead, at(100), GHOST);
+    assert_eq!(book.link().ghosts_until, Some(at(1760)));
+    let row = written_shard(&book.take_writes()).clone();
+    assert_eq!(row.debts, [Debt { to: number(12), until: at(1760) }]);
+    // The next one's clock is right, and it dies at once.
+    let state = LinkState { shards: vec![row], ..LinkState::default() };
+    let mut book = Book::take_over(state, link(false), at(110), GHOST);
+    assert_eq!(written_shard(&book.take_writes()).debts, [Debt { to: number(12), until: at(1760) }]);
 }
 
 #[test]
@@ -312,11 +329,17 @@ fn a_key_that_is_listed_again_while_it_is_synced_stays_listed() {
     book.take_writes();
     let (_, token) = book.take_due(at(10), 10).pop().unwrap();
     book.in_doubt(&key(1), at(11));
+    book.in_doubt(&key(2), at(12));
+    assert_eq!(book.listed(), (Some(0), 2));
     book.settle([token]).unwrap();
-    assert_eq!((book.num_doubts(), book.next_due()), (1, Some(at(11 + 960))));
+    assert_eq!(book.listed(), (Some(0), 2), "it was never off the list");
+    assert_eq!((book.num_doubts(), book.next_due()), (2, Some(at(11 + 960))));
     let (_, again) = due(&mut book, at(11 + 960)).pop().unwrap();
     book.settle([again]).unwrap();
-    assert_eq!(book.num_doubts(), 0);
+    assert_eq!((book.num_doubts(), book.listed()), (1, (Some(1), 2)));
+    let (_, other) = due(&mut book, at(12 + 960)).pop().unwrap();
+    book.settle([other]).unwrap();
+    assert_eq!((book.num_doubts(), book.listed()), (0, (None, 2)));
 }
 
 #[test]

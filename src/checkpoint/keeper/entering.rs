@@ -21,8 +21,8 @@ impl KeeperTask {
             Note::Admit(shard, records, ack) => self.admit(&shard, records, ack)?,
             Note::Settled(settled) => self.settle(settled)?,
             Note::InDoubt(keys) => {
-                let now = self.context.now();
-                keys.iter().for_each(|key| self.book.in_doubt(key, now));
+                let sent = self.signed_at();
+                keys.iter().for_each(|key| self.book.in_doubt(key, sent));
             }
             Note::DeadLetter(row, settled) => {
                 self.book.dead_letter(row);
@@ -70,6 +70,8 @@ impl KeeperTask {
                 keys.iter().for_each(|key| self.book.sync_now(key, now));
                 self.sync_waits.push(SyncWait { left: keys.into_iter().map(|key| key.canonical).collect(), ack });
             }
+            // Who no longer waits was cancelled, and needs no answer.
+            Note::Status(ack) => drop(ack.send(self.status())),
             Note::Close(clean, ack) => {
                 self.note_settled(Duration::ZERO);
                 self.book.update_link(|link| link.clean = clean);

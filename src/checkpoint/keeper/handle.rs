@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::BookStatus;
 use super::budget::Budget;
 use crate::checkpoint::book::Token;
 use crate::checkpoint::rows::{DeadLetterRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow};
@@ -35,6 +36,7 @@ pub(super) enum Note {
     HealGaps(Vec<u64>, WallTime, oneshot::Sender<Vec<u64>>),
     Barrier(oneshot::Sender<()>),
     SyncKeys(Vec<Key>, oneshot::Sender<()>),
+    Status(oneshot::Sender<BookStatus>),
     Close(bool, oneshot::Sender<()>),
 }
 
@@ -95,6 +97,11 @@ impl Keeper {
     /// A change was refused for ever: set it aside, and its operation is settled.
     pub(crate) async fn dead_letter(&self, row: DeadLetterRow, settled: Settlement) -> Result<(), KeeperGone> {
         self.tell(Note::DeadLetter(row, settled)).await
+    }
+
+    /// What the books say when everything is entered that was told before.
+    pub(crate) async fn status(&self) -> Result<BookStatus, KeeperGone> {
+        self.ask(Note::Status).await
     }
 
     /// The shard's last page was admitted.

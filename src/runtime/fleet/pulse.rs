@@ -45,6 +45,9 @@ pub(crate) struct WorkerReport {
     /// The link that it would like to have from a worker that has more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) asks: Option<String>,
+    /// Of the links that it could not open, or that failed under it: why, and what to try.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) failed: BTreeMap<String, String>,
 }
 
 /// One link, as its worker sees it.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::ANOTHER_TABLE;
 use super::{BoardSlot, Link};
 use crate::aws::{self, CallRecord, Observer};
+use crate::checkpoint::keeper::Keeper;
 use crate::error::{Error, Exit, Fault, Result};
 use crate::http::Heartbeat;
 use crate::model::{StreamArn, WallTime};
@@ -50,6 +51,28 @@ impl Link {
                     link = self.config.name,
                     "the source has another stream now: the old one is read to its end first"
                 );
+            }
+        }
+    }
+
+    /// Looks whether items of the source expire by another attribute, where the target keeps what expired.
+    pub(super) async fn watch_expiry(&self, prepared: &Prepared, keeper: &Keeper) {
+        let Some(expiry) = &prepared.expiry else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(DESCRIBE_EVERY).await;
+            let attribute = match prepared.accounts.time_to_live(&self.shared.context).await {
+                Ok(attribute) => attribute,
+                Err(failure) => {
+                    tracing::debug!(link = self.config.name, error = %failure, "by what items expire was not told");
+                    continue;
+                }
+            };
+            if expiry.found(attribute, self.shared.context.now()) {
+                tracing::info!(link = self.config.name, "items of the source expire by another attribute now");
+                let all = expiry.all();
+                if keeper.update_link(move |link| link.expiry_attributes = all).await.is_err() {
+                    return std::future::pending().await;
+                }
             }
         }
     }

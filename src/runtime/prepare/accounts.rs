@@ -41,6 +41,11 @@ impl Accounts {
         patiently(context, || self.source.describe(&self.source_table)).await
     }
 
+    /// The attribute by which items of the source expire now; `None`: they do not.
+    pub(crate) async fn time_to_live(&self, context: &Context) -> Result<Option<String>, Failure> {
+        patiently(context, || self.source.time_to_live(&self.source_table)).await
+    }
+
     /// The target as it is now.
     pub(crate) async fn describe_target(&self, context: &Context) -> Result<TableDescription, Failure> {
         patiently(context, || self.target.describe(&self.target_table)).await

@@ -119,6 +119,9 @@ impl Program {
         let (fence, known) = taking.await?;
         if let Some(row) = &known.link {
             check_tables(&config.name, &row.identity, &prepared.identity)?;
+            if let Some(expiry) = &prepared.expiry {
+                expiry.remember(&row.expiry_attributes, self.context.now());
+            }
         }
         let was_clean = known.link.filter(|row| row.clean);
         if let Some(row) = &was_clean {
@@ -130,6 +133,7 @@ impl Program {
         let repairs = DirectRepairs {
             ends: prepared.ends.clone(),
             by_aws,
+            signing: self.context.clone(),
             in_doubt_for: config.apply.in_doubt_for,
             source_id: prepared.source.id.clone(),
         };

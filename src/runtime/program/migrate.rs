@@ -4,21 +4,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::verify::{Comparison, verify_running};
 use super::verifying::Verifying;
 use super::{Program, State};
+use crate::checkpoint::keeper::{BookStatus, KeeperGone};
 use crate::config::LinkConfig;
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
 use crate::runtime::link::{Companion, Running, applied_until_now};
 use crate::verify::VerifyReport;
 
-/// A migration has caught up when it is no further behind than this.
-pub(super) const CAUGHT_UP: Duration = Duration::from_secs(5);
 /// How often a migration looks whether it has caught up.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How much longer than a key is in doubt a migration waits for an instant at which none is, before it ends reading.
+const DOUBTS_MARGIN: Duration = Duration::from_secs(60);
 /// How often it says what it waits for.
 const SAY_EVERY: Duration = Duration::from_secs(30);
 
@@ -103,28 +105,118 @@ pub(super) fn tell_failed(link: &str, error: &Error) {
     tracing::error!(link, error = chain(error), hint = error.hint, "the link failed");
 }
 
-/// Waits until the load is done, the stream is applied, no gap is open and no key in doubt.
+/// Waits until the load is done, the stream is applied, no gap is open, and of the keys that were in doubt then none is.
+/// Those that come into doubt meanwhile are not waited for: with a source that is being written and a network that loses an
+/// answer now and then, there may always be one.
 pub(super) async fn catch_up(name: &str, running: &Running) {
-    let mut said_at = tokio::time::Instant::now();
+    let mut saying = Saying::new(name);
+    let mut awaited: Option<Awaited> = None;
     loop {
         let now = running.board.snapshot();
-        let is_current = now.watermarks.lag(now.now).is_some_and(|lag| lag <= CAUGHT_UP);
-        if !running.board.is_loading() && is_current && now.books.doubts == 0 && now.books.open_gaps.is_empty() {
-            return;
-        }
-        if said_at.elapsed() >= SAY_EVERY {
-            said_at = tokio::time::Instant::now();
-            if is_current && now.books.doubts > 0 {
-                let until = now.books.last_doubt_due.map(|due| due.to_string()).unwrap_or_default();
-                tracing::info!(
-                    link = name,
-                    keys = now.books.doubts,
-                    until,
-                    "waiting for keys in doubt: a late write may still land on them"
-                );
+        let is_current = now.watermarks.lag(now.now).is_some_and(|lag| lag <= running.caught_up_within);
+        if !running.board.is_loading() && is_current && now.books.open_gaps.is_empty() {
+            if awaited.get_or_insert_with(|| Awaited::of(&now.books)).are_settled(&now.books, running.in_doubt_for) {
+                return;
             }
+            saying.wait_for_doubts(&now.books);
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The keys that were in doubt at a time.
+struct Awaited {
+    listed_before: u64,
+    since: Instant,
+}
+
+impl Awaited {
+    fn of(books: &BookStatus) -> Self {
+        Self { listed_before: books.next_listed, since: Instant::now() }
+    }
+
+    /// Whether none of them is in doubt any more; or one comes into doubt anew again and again.
+    fn are_settled(&self, books: &BookStatus, in_doubt_for: Duration) -> bool {
+        books.first_listed.is_none_or(|first| first >= self.listed_before)
+            || self.since.elapsed() >= in_doubt_for * 2 + DOUBTS_MARGIN
+    }
+}
+
+/// Ends reading at an instant at which no key is in doubt and no gap is open, and waits until nothing is out that would put
+/// one in doubt. Where new keys come into doubt all the time there is no such instant: then reading ends first.
+async fn let_doubts_end(name: &str, running: &Running) -> Result<()> {
+    let mut saying = Saying::new(name);
+    let mut awaited: Option<Awaited> = None;
+    loop {
+        let books = books(running).await;
+        if !books.open_gaps.is_empty() {
+            awaited = None;
+        } else if books.doubts == 0 {
+            break;
+        } else {
+            let awaited = awaited.get_or_insert_with(|| Awaited::of(&books));
+            let is_long = awaited.since.elapsed() >= running.in_doubt_for + DOUBTS_MARGIN;
+            if is_long && awaited.are_settled(&books, running.in_doubt_for) {
+                tracing::warn!(
+                    link = name,
+                    keys = books.doubts,
+                    "answers to writes are lost again and again: nothing more is read, so that no further key comes into doubt"
+                );
+                break;
+            }
+        }
+        saying.wait_for_doubts(&books);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    running.reading.end().await;
+    loop {
+        let books = books(running).await;
+        if !books.open_gaps.is_empty() {
+            return Err(Error::new(
+                Exit::Timeout,
+                format!("history of link `{name}` was lost while the migration ended"),
+            )
+            .hint("progress is saved: run the same command again, which compares both tables and heals"));
+        }
+        if books.doubts == 0 {
+            return Ok(());
+        }
+        saying.wait_for_doubts(&books);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What the books say of all that was told to them.
+async fn books(running: &Running) -> BookStatus {
+    match running.keeper.status().await {
+        Ok(books) => books,
+        // The link ends, and with it who asked.
+        Err(KeeperGone) => std::future::pending().await,
+    }
+}
+
+/// Says now and then what is waited for.
+struct Saying<'a> {
+    link: &'a str,
+    said_at: Instant,
+}
+
+impl<'a> Saying<'a> {
+    fn new(link: &'a str) -> Self {
+        Self { link, said_at: Instant::now() }
+    }
+
+    fn wait_for_doubts(&mut self, books: &BookStatus) {
+        if books.doubts == 0 || self.said_at.elapsed() < SAY_EVERY {
+            return;
+        }
+        self.said_at = Instant::now();
+        tracing::info!(
+            link = self.link,
+            keys = books.doubts,
+            until = books.last_doubt_due.map(|due| due.to_string()).unwrap_or_default(),
+            "waiting for keys in doubt: a late write may still land on them"
+        );
     }
 }
 
@@ -140,8 +232,8 @@ async fn finish_migration(
     let watching = verifying.begin(name, running.source_items);
     let how = Comparison { repair: false, show_values: false, report: None, watching };
     let verification = verify_running(name, &running, context, how).await?;
-    // A write that was lost meanwhile may still land: the migration ends when it no longer can.
-    catch_up(name, &running).await;
+    // A write whose answer was lost may still land: the migration ends when it no longer can.
+    let_doubts_end(name, &running).await?;
     let now = running.board.snapshot();
     Ok(MigrateReport {
         link: name.to_owned(),

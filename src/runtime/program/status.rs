@@ -55,7 +55,7 @@ impl Program {
                 tell_holder(&mut link, sighting, &signs, trouble.is_none(), now);
             }
             link.needs.extend(trouble);
-            links.push(link);
+            links.push(with_trouble(link, told_trouble(&name, sighting.as_ref(), &signs, now)));
         }
         Ok(Status::new(self.context.now(), links))
     }
@@ -202,6 +202,25 @@ fn sign_of_holder<'a>(sighting: &Sighting, signs: &'a [Sign]) -> Option<&'a Sign
     signs.iter().find(|sign| sign.worker == holder.owner)
 }
 
+/// Why a link failed, as the worker that has it said with its last sign; of one that nobody has, as any worker that lives
+/// says.
+fn told_trouble(link: &str, sighting: Option<&Sighting>, signs: &[Sign], now: WallTime) -> Option<String> {
+    let sighting = sighting?;
+    let tells = |sign: &Sign| {
+        let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
+        report.failed.get(link).map(|why| format!("worker {}: {why}", sign.worker))
+    };
+    match sign_of_holder(sighting, signs).filter(|sign| silence(sign, now) <= sign.lease) {
+        Some(holder) => tells(holder),
+        None => signs.iter().filter(|sign| silence(sign, now) <= sign.lease).find_map(tells),
+    }
+}
+
+/// For how long a worker gave no sign. By two machines' clocks: good enough to be looked at.
+fn silence(sign: &Sign, now: WallTime) -> Duration {
+    Duration::from_secs(now.since(sign.at).as_secs())
+}
+
 /// Why nobody works on a link, as far as its rows tell; `None`: somebody does.
 fn holder_trouble(sighting: &Sighting, signs: &[Sign], now: WallTime) -> Option<String> {
     let Some(holder) = sighting.fence.as_ref().filter(|_| !sighting.released).map(|fence| fence.owner.as_str()) else {
@@ -210,8 +229,7 @@ fn holder_trouble(sighting: &Sighting, signs: &[Sign], now: WallTime) -> Option<
     let Some(sign) = sign_of_holder(sighting, signs) else {
         return Some(format!("worker {holder}, which has this link, is gone"));
     };
-    // By two machines' clocks: good enough to be looked at.
-    let silent = Duration::from_secs(now.since(sign.at).as_secs());
+    let silent = silence(sign, now);
     (silent > sign.lease).then(|| format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"))
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::migrate::{CAUGHT_UP, catch_up, tell_failed};
+use super::migrate::{catch_up, tell_failed};
 use super::verifying::Watching;
 use super::{Program, State};
 use crate::aws::{Clients, SendGuard};
@@ -18,7 +18,8 @@ use crate::error::{Error, Exit, Result, chain};
 use crate::retry::Patience;
 use crate::runtime::fleet::LinkGuard;
 use crate::runtime::link::{
-    Companion, Running, applied_until_now, by_aws, keep_verified, link_span, verified_row, verify_settings,
+    Companion, Running, applied_until_now, by_aws, caught_up_within, keep_verified, link_span, verified_row,
+    verify_settings,
 };
 use crate::runtime::prepare::{Accounts, Needs, prepare};
 use crate::runtime::repair::{ApartRepairs, DirectRepairs, KeeperRepairs};
@@ -159,7 +160,13 @@ impl Program {
         let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
         let (ends, in_doubt_for) = (prepared.ends.clone(), config.apply.in_doubt_for);
         let repairer = ours.map(|Ours { store, fence, doubts, .. }| {
-            let repairs = DirectRepairs { ends, by_aws, in_doubt_for, source_id: prepared.source.id.clone() };
+            let repairs = DirectRepairs {
+                ends,
+                by_aws,
+                signing: self.context.clone(),
+                in_doubt_for,
+                source_id: prepared.source.id.clone(),
+            };
             Arc::new(ApartRepairs::new(repairs, store, &config.name, (fence, &doubts))) as Arc<dyn verify::Repairer>
         });
         let owns_target = config.target_exclusive.unwrap_or(false);
@@ -170,7 +177,7 @@ impl Program {
             target: Arc::clone(&prepared.ends.target_reader),
             settings: verify::VerifySettings { show_values: how.show_values, ..settings },
             context: self.context.clone(),
-            settle: Settle::After(CAUGHT_UP + config.stream.poll_max * 2),
+            settle: Settle::After(caught_up_within(config.stream.poll_max) + config.stream.poll_max * 2),
             repairer,
             report: how.out.map(SharedReport::boxed),
             progress: Some(watching.progress()),

@@ -21,6 +21,7 @@ fn failure(fault: Fault, code: &str) -> Failure {
         fault,
         throttled: false,
         may_have_happened: false,
+        timed_out: false,
         code: Some(code.to_owned()),
         message: String::new(),
         request_id: None,

@@ -197,6 +197,7 @@ impl StreamDriver {
             fault: Fault::Broken,
             throttled: false,
             may_have_happened: false,
+            timed_out: false,
             code: None,
             message: source.to_string(),
             request_id: None,

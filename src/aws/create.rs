@@ -141,17 +141,21 @@ impl Account {
         Err(broken(TAGS, format_args!("no end after {MAX_PAGES} pages")))
     }
 
-    /// The attribute by which the service deletes items, where that is on (or being turned on).
+    /// The attribute by which the service deletes items: where that is on or being turned on, and also while it is being
+    /// turned off, which takes up to an hour. Source: API reference, `UpdateTimeToLive`.
     ///
     /// # Errors
     /// [`Failure`].
     pub async fn time_to_live(&self, table: &TableRef) -> Result<Option<String>, Failure> {
         let send = self.dynamodb.describe_time_to_live().table_name(table.to_string()).send();
         let output = self.caller.typed(TTL, send.boxed()).await?;
-        let on = |ttl: &types::TimeToLiveDescription| {
-            matches!(ttl.time_to_live_status(), Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
+        let works = |ttl: &types::TimeToLiveDescription| {
+            matches!(
+                ttl.time_to_live_status(),
+                Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling | TimeToLiveStatus::Disabling)
+            )
         };
-        Ok(output.time_to_live_description.filter(on).and_then(|ttl| ttl.attribute_name))
+        Ok(output.time_to_live_description.filter(works).and_then(|ttl| ttl.attribute_name))
     }
 
     /// Looks until the table is as wanted. A table that was just made may not be found yet, and failures that pass are

@@ -24,6 +24,7 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::keeper::MOST_AHEAD;
 use super::rows::{DeadLetterRow, Debt, DoubtRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus};
 use super::{LinkState, Ordinal, StateWrite, WatermarkError};
 use crate::invariant::{Invariant, Violation};
@@ -220,7 +221,7 @@ impl Book {
     /// The books of a link that never ran, over the rows that may be there all the same. A pin of many transactions may have
     /// broken off before the link's row: its shards and segments are another listing's and another plan's, so they are
     /// removed before anything is written. Keys that were left in doubt without a link stay so, as after an owner that did
-    /// not drain.
+    /// not drain; nobody wrote down how far their clocks were ahead.
     pub(crate) fn pin_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
         let mut book = Self::new(link, ghost_life);
         if !state.segments.is_empty() {
@@ -231,7 +232,8 @@ impl Book {
             let finished = ShardRow { status: ShardStatus::Finished, ..row };
             book.dirty.leftovers.extend([StateWrite::Shard(finished), StateWrite::ForgetShard(id)]);
         }
-        book.inherit_doubts(state.doubts, true, now.plus(ghost_life));
+        // Nobody wrote down how far the clocks of those were ahead.
+        book.inherit_doubts(state.doubts, true, now.plus(ghost_life + MOST_AHEAD));
         (book.dead_letters, book.last_letter) = state.dead_letters;
         book
     }

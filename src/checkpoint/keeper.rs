@@ -45,6 +45,11 @@ const CLOCK_STEP: Duration = Duration::from_secs(10);
 /// AWS refuses what is signed by a clock that is further ahead. Source: Signature Version 4, by other texts 5 minutes.
 pub(crate) const MOST_AHEAD: Duration = Duration::from_secs(15 * 60);
 
+/// How far the clock that requests are signed by is ahead of AWS's, as far as that lengthens their lives.
+pub(crate) fn ahead(signing: &Context, by_aws: &Context) -> Duration {
+    signing.now().since(by_aws.now()).min(MOST_AHEAD)
+}
+
 /// How often the books are written down, and how far reading may run ahead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeeperSettings {
@@ -246,7 +251,7 @@ impl KeeperTask {
     }
 
     fn clock_ahead(&self) -> Duration {
-        self.signing.now().since(self.context.now()).min(MOST_AHEAD)
+        ahead(&self.signing, &self.context)
     }
 
     /// Lets the link's row say how far the clock of requests is ahead at most, for whoever takes over from an owner that did

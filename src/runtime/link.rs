@@ -236,7 +236,7 @@ impl Link {
             proved_before: opened.proved_before,
             view,
             context: context.clone(),
-            by_aws: context.by_clock(Arc::new(AwsClock { context: context.clone(), skew: Arc::clone(&self.skew) })),
+            by_aws: self.by_aws(),
             settings: self.settings(&prepared, &row),
             board: Arc::clone(&board),
             session: hold.session,
@@ -319,7 +319,7 @@ impl Link {
             self.check_names(row.as_ref())?;
             let export = self.find_export(&accounts, row.as_ref()).await?;
             let needs = Needs { stream: true, target: row.is_some() };
-            let prepared = prepare(&self.config, accounts, context, needs).await?;
+            let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
             return self.open_books((prepared, export), fence, state, Hold::default()).await.map(Some);
         };
@@ -336,7 +336,7 @@ impl Link {
             self.check_names(state.link.as_ref())?;
             let export = self.find_export(&accounts, state.link.as_ref()).await?;
             let needs = Needs { stream: true, target: state.link.is_some() };
-            let prepared = prepare(&self.config, accounts, context, needs).await?;
+            let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             self.open_books((prepared, export), fence, state, hold).await
         };
         tokio::select! {
@@ -355,7 +355,7 @@ impl Link {
         hold: Hold,
     ) -> Result<Begun> {
         let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
-        remember_expiry(&prepared, &mut opened.book, self.shared.context.now());
+        remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
             return Err(Error::new(
@@ -429,6 +429,12 @@ impl Link {
     /// AWS's time: what the load begins with is compared with creation times, and doubts outlast owners.
     pub(crate) fn aws_now(&self) -> WallTime {
         corrected(&self.skew, &self.shared.context)
+    }
+
+    /// The context by that time.
+    fn by_aws(&self) -> Context {
+        let context = self.shared.context.clone();
+        self.shared.context.by_clock(Arc::new(AwsClock { context, skew: Arc::clone(&self.skew) }))
     }
 
     fn patience(&self) -> Patience {

@@ -44,7 +44,8 @@ pub(crate) struct Needs {
     pub(crate) target: bool,
 }
 
-/// Looks at both tables, makes what is to be made, and refuses what cannot work.
+/// Looks at both tables, makes what is to be made, and refuses what cannot work. The context is by AWS's clock: what expires
+/// does so by that.
 pub(crate) async fn prepare(
     link: &LinkConfig,
     accounts: Accounts,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::replica::Ends;
 use crate::apply::engine::Look;
 use crate::aws::was_held_back;
-use crate::checkpoint::keeper::{Keeper, MOST_AHEAD};
+use crate::checkpoint::keeper::{Keeper, ahead};
 use crate::checkpoint::rows::{DoubtRow, Fence};
 use crate::checkpoint::{StateStore, StateWrite};
 use crate::context::Context;
@@ -57,8 +57,7 @@ pub(crate) struct Synced {
 impl DirectRepairs {
     /// The row that lists a key from now on. Durable before [`Self::sync_key`], and again after one that may land late.
     pub(crate) fn doubt(&self, key: &Key) -> DoubtRow {
-        let by_aws = self.by_aws.now();
-        let until = by_aws.plus(self.signing.now().since(by_aws).min(MOST_AHEAD) + self.in_doubt_for);
+        let until = self.by_aws.now().plus(ahead(&self.signing, &self.by_aws) + self.in_doubt_for);
         let key_json = String::from_utf8_lossy(&key.json).into_owned();
         DoubtRow { key: key.canonical.clone(), key_json, until, page: None, under_way: true }
     }

@@ -67,7 +67,7 @@ impl Link {
                     continue;
                 }
             };
-            if expiry.found(attribute, self.shared.context.now()) {
+            if expiry.found(attribute, self.aws_now()) {
                 tracing::info!(link = self.config.name, "items of the source expire by another attribute now");
                 let all = expiry.all();
                 if keeper.update_link(move |link| link.expiry_attributes = all).await.is_err() {

@@ -7,6 +7,7 @@ use tracing::Instrument as _;
 
 use super::{Program, State};
 use crate::aws::Clients;
+use crate::checkpoint::keeper::ahead;
 use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow};
 use crate::checkpoint::{LinkState, StateStore, StateWrite};
 use crate::config::LinkConfig;
@@ -115,18 +116,19 @@ impl Program {
         taking: impl Future<Output = Result<(Fence, LinkState)>>,
     ) -> Result<RetryReport> {
         let store = &state.store;
-        let prepared = prepare(config, accounts, &self.context, Needs { stream: false, target: true }).await?;
+        let prepared = prepare(config, accounts, &by_aws, Needs { stream: false, target: true }).await?;
         let (fence, known) = taking.await?;
         if let Some(row) = &known.link {
             check_tables(&config.name, &row.identity, &prepared.identity)?;
             if let Some(expiry) = &prepared.expiry {
-                expiry.remember(&row.expiry_attributes, self.context.now());
+                expiry.remember(&row.expiry_attributes, by_aws.now());
             }
         }
         let was_clean = known.link.filter(|row| row.clean);
         if let Some(row) = &was_clean {
             // From now on a write may be on the wire, of whose time whoever takes over from us knows nothing.
-            let unclean = StateWrite::Link(LinkRow { clean: false, ..row.clone() });
+            let signed_ahead = row.signed_ahead.max(ahead(&self.context, &by_aws));
+            let unclean = StateWrite::Link(LinkRow { clean: false, signed_ahead, ..row.clone() });
             store.commit(&config.name, &fence, vec![unclean]).await?;
         }
         let codec = KeyCodec::new(&prepared.identity.keys);

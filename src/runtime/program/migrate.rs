@@ -144,7 +144,7 @@ impl Awaited {
 
 /// Ends reading at an instant at which no key is in doubt and no gap is open, and waits until nothing is out that would put
 /// one in doubt. Where new keys come into doubt all the time there is no such instant: then reading ends first.
-async fn let_doubts_end(name: &str, running: &Running) -> Result<()> {
+pub(super) async fn let_doubts_end(name: &str, running: &Running) -> Result<()> {
     let mut saying = Saying::new(name);
     let mut awaited: Option<Awaited> = None;
     loop {
@@ -172,11 +172,8 @@ async fn let_doubts_end(name: &str, running: &Running) -> Result<()> {
     loop {
         let books = books(running).await;
         if !books.open_gaps.is_empty() {
-            return Err(Error::new(
-                Exit::Timeout,
-                format!("history of link `{name}` was lost while the migration ended"),
-            )
-            .hint("progress is saved: run the same command again, which compares both tables and heals"));
+            return Err(Error::new(Exit::Timeout, format!("history of link `{name}` was lost at the end"))
+                .hint("progress is saved: run the same command again, which compares both tables and heals"));
         }
         if books.doubts == 0 {
             return Ok(());

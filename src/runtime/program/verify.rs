@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::migrate::{catch_up, tell_failed};
+use super::migrate::{catch_up, let_doubts_end, tell_failed};
 use super::verifying::Watching;
 use super::{Program, State};
 use crate::aws::{Clients, SendGuard};
@@ -157,7 +157,7 @@ impl Program {
         let (by_aws, observer) = by_aws(&self.context, self.metrics.calls(&config.name));
         let accounts = Accounts::connect(config, &clients, Some(observer)).await?;
         let create_nothing = LinkConfig { target_create: false, ..config.clone() };
-        let prepared = prepare(&create_nothing, accounts, &self.context, Needs::default()).await?;
+        let prepared = prepare(&create_nothing, accounts, &by_aws, Needs::default()).await?;
         let (ends, in_doubt_for) = (prepared.ends.clone(), config.apply.in_doubt_for);
         let repairer = ours.map(|Ours { store, fence, doubts, .. }| {
             let repairs = DirectRepairs {
@@ -201,6 +201,8 @@ impl Program {
                 let watching = verifying.begin(&name, running.source_items);
                 let how = Comparison { repair: true, show_values, report, watching };
                 let found = verify_running(&name, &running, context, how).await?;
+                // A write whose answer was lost may still land, and then nobody runs that would mend it.
+                let_doubts_end(&name, &running).await?;
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
                 Ok(())
             })

@@ -82,8 +82,14 @@ const REJECTIONS: [&str; 8] = [
 ];
 
 /// Codes of what is not there.
-const ABSENCES: [&str; 5] =
-    ["TrimmedDataAccessException", "ResourceNotFoundException", "TableNotFoundException", "NoSuchKey", "NoSuchBucket"];
+const ABSENCES: [&str; 6] = [
+    "TrimmedDataAccessException",
+    "ResourceNotFoundException",
+    "TableNotFoundException",
+    "ExportNotFoundException",
+    "NoSuchKey",
+    "NoSuchBucket",
+];
 
 /// Turns an error of the SDK into a failure with a fate.
 pub(super) fn failure<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
@@ -329,6 +335,7 @@ mod tests {
             ("ExpiredIteratorException", Fault::Expired),
             ("TrimmedDataAccessException", Fault::Lost),
             ("ResourceNotFoundException", Fault::Lost),
+            ("ExportNotFoundException", Fault::Lost),
             ("NoSuchKey", Fault::Lost),
             ("PreconditionFailed", Fault::Rejected),
             ("SlowDown", Fault::Transient),

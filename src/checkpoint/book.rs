@@ -24,7 +24,6 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::keeper::MOST_AHEAD;
 use super::rows::{DeadLetterRow, Debt, DoubtRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus};
 use super::{LinkState, Ordinal, StateWrite, WatermarkError};
 use crate::invariant::{Invariant, Violation};
@@ -221,7 +220,7 @@ impl Book {
     /// The books of a link that never ran, over the rows that may be there all the same. A pin of many transactions may have
     /// broken off before the link's row: its shards and segments are another listing's and another plan's, so they are
     /// removed before anything is written. Keys that were left in doubt without a link stay so, as after an owner that did
-    /// not drain; nobody wrote down how far their clocks were ahead.
+    /// not drain.
     pub(crate) fn pin_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
         let mut book = Self::new(link, ghost_life);
         if !state.segments.is_empty() {
@@ -232,8 +231,7 @@ impl Book {
             let finished = ShardRow { status: ShardStatus::Finished, ..row };
             book.dirty.leftovers.extend([StateWrite::Shard(finished), StateWrite::ForgetShard(id)]);
         }
-        // Nobody wrote down how far the clocks of those were ahead.
-        book.inherit_doubts(state.doubts, true, now.plus(ghost_life + MOST_AHEAD));
+        book.inherit_doubts(state.doubts, true, now.plus(ghost_life));
         (book.dead_letters, book.last_letter) = state.dead_letters;
         book
     }

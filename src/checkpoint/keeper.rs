@@ -43,7 +43,7 @@ const LONGEST_STORE_WAIT: Duration = Duration::from_secs(10);
 const CLOCK_STEP: Duration = Duration::from_secs(10);
 
 /// AWS refuses what is signed by a clock that is further ahead. Source: Signature Version 4, by other texts 5 minutes.
-pub(crate) const MOST_AHEAD: Duration = Duration::from_secs(15 * 60);
+const MOST_AHEAD: Duration = Duration::from_secs(15 * 60);
 
 /// How far the clock that requests are signed by is ahead of AWS's, as far as that lengthens their lives.
 pub(crate) fn ahead(signing: &Context, by_aws: &Context) -> Duration {

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::model::{GapScope, ShardStatus};
 
-use crate::model::{CanonicalKey, ExportPlace, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime};
+use crate::model::{
+    CanonicalKey, ExportArn, ExportPlace, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime,
+};
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
 ///
@@ -88,6 +90,9 @@ impl LoadPlan {
 pub struct ExportPlan {
     /// Where it is.
     pub place: ExportPlace,
+    /// Its name, where the user gave that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arn: Option<ExportArn>,
     /// The time of which it is an image, give or take a minute.
     pub time: WallTime,
     /// SHA-256 of what its list says of its files, in hex: segments are numbered by it.

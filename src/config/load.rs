@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::section::{Complaint, Section, Word, defaults, integer};
 use super::tree::Value;
 use super::units::Capacity;
-use crate::model::ExportPlace;
+use crate::model::ExportRef;
 
 /// The service's own limit on `TotalSegments` (API reference, `Scan`).
 pub const SEGMENTS_RANGE: RangeInclusive<u32> = 1..=1_000_000;
@@ -74,7 +74,7 @@ pub struct LoadConfig {
     /// Default `scan`; `export` where `from_export` is set.
     pub method: LoadMethod,
     /// The export that is loaded.
-    pub from_export: Option<ExportPlace>,
+    pub from_export: Option<ExportRef>,
     /// The account that must own the export's bucket: 12 digits. Default: anybody may.
     pub bucket_owner: Option<String>,
     /// Default `auto`. More segments spread the reads and make restarts cheaper; each has its own cursor.
@@ -99,7 +99,7 @@ impl LoadConfig {
         let default = if place.is_some() { LoadMethod::Export } else { LoadMethod::Scan };
         let read = Self {
             method: section.word("method", default),
-            from_export: section.text("from_export", export_place),
+            from_export: section.text("from_export", export),
             bucket_owner: section.text("bucket_owner", account),
             segments: Segments::read(&mut section),
             read_capacity: section.capacity("read_capacity", DEFAULT_READ_CAPACITY),
@@ -123,10 +123,10 @@ impl LoadConfig {
 
 const FROM_EXPORT: &str = "add `from_export = \"s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/\"`";
 
-fn export_place(text: &str) -> Result<ExportPlace, Complaint> {
+fn export(text: &str) -> Result<ExportRef, Complaint> {
     text.parse().map_err(|_| {
         Complaint::new(
-            "is not the folder of an export",
+            "is neither the folder of an export nor its ARN",
             "as in \"s3://BUCKET/PREFIX/AWSDynamoDB/01604473200000-a1b2c3d4/\"",
         )
     })

@@ -23,7 +23,7 @@ use crate::decode::KeyCodec;
 use crate::error::Failure;
 use crate::export::open::{Endurance, PART_BYTES, read_first, read_part};
 use crate::export::{Cursor, DataFile, FileEntry, FileError, Manifest, ObjectReader, Page, PartRequest, Step};
-use crate::model::ExportPlace;
+use crate::model::{ExportArn, ExportPlace};
 
 /// So much of what the stream keeps may be used up before somebody is told: what it drops is in no export.
 const WARN_AT: Duration = Duration::from_secs(18 * 3600);
@@ -32,6 +32,8 @@ const WARN_AT: Duration = Duration::from_secs(18 * 3600);
 #[derive(Clone)]
 pub(crate) struct ExportSource {
     pub(crate) place: ExportPlace,
+    /// Its name, where the user gave that.
+    pub(crate) arn: Option<ExportArn>,
     pub(crate) manifest: Arc<Manifest>,
     /// Its bucket.
     pub(crate) reader: Arc<dyn ObjectReader>,

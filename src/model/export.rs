@@ -1,9 +1,11 @@
-//! Where an export is.
+//! Where an export is, and what its account says of it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use super::{TableArn, WallTime};
 
 const SUMMARY: &str = "manifest-summary.json";
 
@@ -16,9 +18,55 @@ pub struct ExportPlace {
     pub folder: String,
 }
 
+/// The ARN of an export: `arn:aws:dynamodb:REGION:ACCOUNT:table/TABLE/export/ID`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExportArn {
+    /// The table that was exported.
+    pub table: TableArn,
+    /// The export's own part, as in `01604473200000-a1b2c3d4`.
+    pub id: String,
+}
+
+/// An export, as a user names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ExportRef {
+    /// By where it is.
+    Place(ExportPlace),
+    /// By its name in the account of its table, which says where it is.
+    Arn(ExportArn),
+}
+
+/// What `DescribeExport` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportReport {
+    /// How far it is.
+    pub status: ExportStatus,
+    /// Whether it is of the whole table, and no part or increment of it.
+    pub is_full: bool,
+    /// Its bucket.
+    pub bucket: String,
+    /// The account that owns the bucket, where that was given.
+    pub bucket_owner: Option<String>,
+    /// The key of its summary.
+    pub manifest: Option<String>,
+    /// When it was begun.
+    pub started: Option<WallTime>,
+}
+
+/// How far an export is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExportStatus {
+    /// DynamoDB is writing it.
+    InProgress,
+    /// It is whole.
+    Completed,
+    /// It will never be; why.
+    Failed(String),
+}
+
 /// What is wrong with an export's place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is not the folder of an export: want s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/")]
+#[error("{given:?} is no export: want s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/, or its ARN")]
 pub struct BadExportPlace {
     given: String,
 }
@@ -64,6 +112,41 @@ impl FromStr for ExportPlace {
     }
 }
 
+impl FromStr for ExportArn {
+    type Err = BadExportPlace;
+
+    fn from_str(text: &str) -> Result<Self, BadExportPlace> {
+        let bad = || BadExportPlace { given: text.to_owned() };
+        let (table, id) = text.split_once("/export/").ok_or_else(bad)?;
+        let is_legal = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let table = table.parse().ok().filter(|_| is_legal).ok_or_else(bad)?;
+        Ok(Self { table, id: id.to_owned() })
+    }
+}
+
+impl fmt::Display for ExportArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/export/{}", self.table, self.id)
+    }
+}
+
+impl FromStr for ExportRef {
+    type Err = BadExportPlace;
+
+    fn from_str(text: &str) -> Result<Self, BadExportPlace> {
+        if text.starts_with("arn:") { text.parse().map(Self::Arn) } else { text.parse().map(Self::Place) }
+    }
+}
+
+impl fmt::Display for ExportRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Place(place) => place.fmt(f),
+            Self::Arn(arn) => arn.fmt(f),
+        }
+    }
+}
+
 /// Source: S3 User Guide, bucket naming rules.
 fn is_bucket(text: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
@@ -76,17 +159,23 @@ impl fmt::Display for ExportPlace {
     }
 }
 
-impl Serialize for ExportPlace {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+macro_rules! as_text {
+    ($($name:ty),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
 }
 
-impl<'de> Deserialize<'de> for ExportPlace {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(ExportPlace, ExportArn, ExportRef);
 
 #[cfg(test)]
 mod tests {
@@ -100,6 +189,25 @@ mod tests {
         }
         let place: ExportPlace = "s3://bucket/AWSDynamoDB/1-a".parse().unwrap();
         assert_eq!(place.summary_key(), "AWSDynamoDB/1-a/manifest-summary.json");
+    }
+
+    #[test]
+    fn an_export_is_named_by_its_place_or_by_its_arn() {
+        let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/01604473200000-a1b2c3d4";
+        let Ok(ExportRef::Arn(read)) = arn.parse() else { panic!("an ARN") };
+        assert_eq!((read.table.name.as_str(), read.id.as_str()), ("orders", "01604473200000-a1b2c3d4"));
+        assert_eq!(ExportRef::Arn(read.clone()).to_string(), arn);
+        assert_eq!(serde_json::from_str::<ExportArn>(&serde_json::to_string(&read).unwrap()).unwrap(), read);
+        let place = "s3://bucket/AWSDynamoDB/1-a/";
+        assert_eq!(place.parse::<ExportRef>().unwrap().to_string(), place);
+        for bad in [
+            "arn:aws:dynamodb:eu-west-1:111122223333:table/orders",
+            "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/",
+            "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/1/2",
+            "arn:aws:dynamodb:eu-west-1:1:table/orders/export/1-a",
+        ] {
+            assert!(bad.parse::<ExportRef>().is_err(), "{bad}");
+        }
     }
 
     #[test]

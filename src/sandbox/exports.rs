@@ -1,8 +1,9 @@
 //! Point-in-time recovery, as far as it is asked for, and full exports to S3.
 //!
-//! An export is an image of the moment in which it is asked for, and complete at once: no history of a table is kept. Its
-//! time is a minute off, at most. A file for each quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
+//! An export is an image of the moment in which it is asked for: no history of a table is kept. Its time is a minute off, at
+//! most. Its objects are there when it is complete. A file for each quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use base64::Engine as _;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::auth::Caller;
 use super::reply::ApiError;
+use super::s3::Bucket;
 use super::value::write_item;
 use super::world::{World, body, parse};
 use crate::model::WallTime;
@@ -26,13 +28,55 @@ const FILES: u64 = 4;
 
 type Request = Map<String, Json>;
 
+/// An export that was asked for.
+pub(super) struct Export {
+    described: Request,
+    /// What is to come, and when.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    due: WallTime,
+    bucket: String,
+    objects: Vec<(String, Bytes)>,
+}
+
+impl Export {
+    /// Completes it, or lets it fail, when its time has come.
+    fn advance(&mut self, now: WallTime, fails: bool, buckets: &mut BTreeMap<String, Bucket>) {
+        let Some(pending) = self.pending.take_if(|pending| pending.due <= now) else { return };
+        let mut say = |member: &str, value: Json| self.described.insert(member.to_owned(), value);
+        say("EndTime", seconds(now).into());
+        match buckets.get_mut(&pending.bucket).filter(|_| !fails) {
+            Some(bucket) => {
+                bucket.objects.extend(pending.objects);
+                say("ExportStatus", "COMPLETED".into());
+            }
+            None => {
+                say("ExportStatus", "FAILED".into());
+                say("FailureCode", "S3NoSuchBucket".into());
+                say("FailureMessage", "The specified bucket does not exist".into());
+            }
+        }
+    }
+}
+
+impl World {
+    /// Brings exports up to now.
+    pub(super) fn advance_exports(&mut self) {
+        let (now, fails) = (self.moment.now, self.moment.options.exports_fail);
+        self.exports.values_mut().for_each(|export| export.advance(now, fails, &mut self.buckets));
+    }
+}
+
 pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes: &[u8]) -> Result<Bytes, ApiError> {
     let request: Request = parse(bytes)?;
     let answer = match operation {
         "ExportTableToPointInTime" => export(world, caller, &request)?,
         "DescribeExport" => {
             let arn = text(&request, "ExportArn")?;
-            let described = world.exports.get(arn).filter(|_| arn.contains(&format!(":{}:", caller.account)));
+            let described = world.exports.get(arn).map(|export| &export.described);
+            let described = described.filter(|_| arn.contains(&format!(":{}:", caller.account)));
             let described = described.ok_or_else(|| ApiError::new("ExportNotFoundException", "Export not found"))?;
             json!({"ExportDescription": described})
         }
@@ -103,12 +147,15 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     let time = WallTime::from_millis(now.millis() + world.moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS));
     let id = format!("{:014}-{:08x}", now.millis(), world.moment.rng.u32(..));
     let names: Vec<String> = files.iter().map(|_| name(&mut world.moment.rng)).collect();
-    let bucket = world.buckets.get_mut(bucket_name).filter(|bucket| bucket.lets_in(&caller.account));
-    let bucket = bucket.ok_or_else(|| ApiError::validation("the bucket does not exist or may not be written"))?;
+    if !world.buckets.get(bucket_name).is_some_and(|bucket| bucket.lets_in(&caller.account)) {
+        return Err(ApiError::validation("the bucket does not exist or may not be written"));
+    }
+    let end = now.plus(world.moment.options.export_takes);
 
     // As in AWS's own samples: what the manifests say of keys is without the prefix.
     let folder = format!("AWSDynamoDB/{id}");
-    let mut put = |key: &str, bytes: Bytes| bucket.objects.insert(format!("{prefix}{folder}/{key}"), bytes);
+    let mut objects = Vec::new();
+    let mut put = |key: &str, bytes: Bytes| objects.push((format!("{prefix}{folder}/{key}"), bytes));
     put("_started", Bytes::new());
     let mut list = String::new();
     let mut count = 0;
@@ -129,7 +176,7 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     put("manifest-files.json", list.into());
     let export_arn = format!("{table_arn}/export/{id}");
     let summary = json!({
-        "version": "2020-06-30", "exportArn": export_arn, "startTime": now.to_string(), "endTime": now.to_string(),
+        "version": "2020-06-30", "exportArn": export_arn, "startTime": now.to_string(), "endTime": end.to_string(),
         "tableArn": table_arn, "tableId": table_id, "exportTime": time.to_string(),
         "s3Bucket": bucket_name, "s3Prefix": member("S3Prefix"), "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": null,
         "manifestFilesS3Key": format!("{folder}/manifest-files.json"),
@@ -138,13 +185,18 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     put("manifest-summary.md5", STANDARD.encode(Md5::digest(summary.to_string())).into());
     put("manifest-summary.json", summary.to_string().into());
     let described = json!({
-        "ExportArn": export_arn, "ExportStatus": "COMPLETED", "StartTime": seconds(now), "EndTime": seconds(now),
+        "ExportArn": export_arn, "ExportStatus": "IN_PROGRESS", "StartTime": seconds(now),
         "ExportManifest": format!("{prefix}{folder}/manifest-summary.json"), "TableArn": table_arn, "TableId": table_id,
         "ExportTime": seconds(time), "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
         "ExportFormat": "DYNAMODB_JSON", "BilledSizeBytes": billed, "ItemCount": count, "ExportType": "FULL_EXPORT",
     });
-    world.exports.insert(export_arn, described.clone());
-    Ok(json!({"ExportDescription": described}))
+    let pending = Some(Pending { due: end, bucket: bucket_name.to_owned(), objects });
+    let described = described.as_object().cloned().unwrap_or_default();
+    let mut export = Export { described, pending };
+    export.advance(now, world.moment.options.exports_fail, &mut world.buckets);
+    let answer = json!({"ExportDescription": export.described});
+    world.exports.insert(export_arn, export);
+    Ok(answer)
 }
 
 /// As long as the service's names of data files.

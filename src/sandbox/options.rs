@@ -97,6 +97,10 @@ pub struct Options {
     pub stale_reads: Duration,
     /// Deletes items by their tables' time to live, at most so much too late; `None` leaves them.
     pub ttl_lateness: Option<Duration>,
+    /// How long an export to S3 takes, at the least. The service: minutes to hours, by size.
+    pub export_takes: Duration,
+    /// Exports fail when they are due.
+    pub exports_fail: bool,
     /// Refuse requests whose time is 5 min or more off the sandbox's clock.
     pub check_request_time: bool,
 }
@@ -141,6 +145,8 @@ impl Default for Options {
             on_demand_writes: None,
             stale_reads: Duration::ZERO,
             ttl_lateness: None,
+            export_takes: Duration::ZERO,
+            exports_fail: false,
             check_request_time: false,
         }
     }

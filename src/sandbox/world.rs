@@ -83,8 +83,8 @@ pub(super) struct World {
     pub(super) buckets: BTreeMap<String, Bucket>,
     /// Ids of tables whose point-in-time recovery is on.
     pub(super) recoverable: BTreeSet<String>,
-    /// Descriptions, by ARN.
-    pub(super) exports: BTreeMap<String, serde_json::Value>,
+    /// By ARN.
+    pub(super) exports: BTreeMap<String, exports::Export>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
     late: BTreeMap<(WallTime, u64), Late>,
 }
@@ -147,6 +147,7 @@ impl World {
         }
         self.moment.now = now;
         self.date.advance(now);
+        self.advance_exports();
         if self.moment.options.ttl_lateness.is_some() && self.ttl_due <= now {
             self.ttl_due = expiry::expire_items(self);
         }

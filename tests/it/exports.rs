@@ -9,6 +9,7 @@ use bytes::Bytes;
 use dynaferry::checkpoint::rows::Stage;
 use dynaferry::error::{Error, Exit, chain};
 use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::Phase;
 use serde_json::{Value, json};
 
 use crate::world::{HOUR, ORDERS, REGION, SOURCE, TARGET, World, failed};
@@ -38,6 +39,13 @@ fn export(world: &World) -> String {
     let asked = json!({"TableArn": arn(), "S3Bucket": BUCKET, "S3Prefix": "team/a b"}).to_string();
     let manifest = world.ask(SOURCE, "ExportTableToPointInTime", &asked)["ExportDescription"]["ExportManifest"].clone();
     format!("s3://{BUCKET}/{}", manifest.as_str().unwrap())
+}
+
+/// The same, by its name.
+fn export_arn(world: &World) -> String {
+    let asked = json!({"TableArn": arn(), "S3Bucket": BUCKET, "S3Prefix": "team/a b"}).to_string();
+    let export = world.ask(SOURCE, "ExportTableToPointInTime", &asked)["ExportDescription"]["ExportArn"].clone();
+    export.as_str().unwrap().to_owned()
 }
 
 fn from(place: &str) -> String {
@@ -579,4 +587,66 @@ fn unzipped_all(object: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     flate2::read::MultiGzDecoder::new(object).read_to_end(&mut text).unwrap();
     text
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_is_named_by_its_arn_is_waited_for_and_loaded() {
+    let world = world(950);
+    fill(&world, 500);
+    world.sandbox.change_options(|options| options.export_takes = HOUR);
+    let name = export_arn(&world);
+    let service = world.serve(&from(&name));
+    write_for(&world, 200).await;
+    tokio::time::sleep(HOUR / 2).await;
+    assert_eq!((service.status().phase, world.sandbox.objects(BUCKET).len()), (Phase::Starting, 0));
+    assert!(!service.has_ended() && world.sandbox.snapshot(TARGET, REGION, "orders-copy").is_err());
+    tokio::time::sleep(HOUR / 2).await;
+    service.until_equal(&world).await;
+    let loaded = service.metric("dynaferry_initial_load_items_total", &[]);
+    assert!(loaded > 400.0, "{loaded}");
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_goes_on_by_the_name_that_it_began_with_also_when_that_is_forgotten() {
+    let world = world(951);
+    fill(&world, 2_000);
+    let name = export_arn(&world);
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(3)))]);
+    let service = world.serve(&from(&name));
+    service.until("it loads", || service.metric("dynaferry_initial_load_items_total", &[]) > 0.0).await;
+    service.kill().await;
+    world.no_faults();
+    // The account lists an export for 90 days, and the load is begun.
+    let gone = FaultKind::Error { code: "ExportNotFoundException".to_owned(), status: 400 };
+    world.faults(vec![FaultRule::new("DescribeExport", Trigger::Chance(1.0), gone)]);
+    let (exit, text) = failed(world.migrate(&from("s3://exports/AWSDynamoDB/01604473200000-a1b2c3d4/")).await);
+    assert!(exit == Exit::Precondition && text.contains("began from another export"), "{text}");
+    let reports = world.migrate(&from(&name)).await.unwrap();
+    assert!(reports[0].verification.is_identical());
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_its_account_does_not_have_or_that_failed_is_refused_before_anything_is_written() {
+    let world = world(952);
+    fill(&world, 10);
+    let missing = format!("{}/export/01604473200000-a1b2c3d4", arn());
+    let error = world.migrate(&from(&missing)).await.expect_err("it is not there");
+    assert_eq!(error.exit, Exit::Precondition);
+    assert!(
+        whole(&error).contains("ExportNotFoundException") && whole(&error).contains("90 days"),
+        "{}",
+        whole(&error)
+    );
+    world.sandbox.change_options(|options| (options.export_takes, options.exports_fail) = (HOUR, true));
+    let name = export_arn(&world);
+    let error = world.migrate(&from(&name)).await.expect_err("it fails");
+    assert!(whole(&error).contains("S3NoSuchBucket") && whole(&error).contains("export the table again"));
+    let denied = FaultKind::Error { code: "AccessDeniedException".to_owned(), status: 400 };
+    world.faults(vec![FaultRule::new("DescribeExport", Trigger::Chance(1.0), denied)]);
+    let error = world.migrate(&from(&name)).await.expect_err("nobody may look");
+    assert!(whole(&error).contains("dynamodb:DescribeExport"), "{}", whole(&error));
+    assert!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").is_err() && world.state().await.link.is_none());
 }

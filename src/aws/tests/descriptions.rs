@@ -191,6 +191,7 @@ async fn names_and_tags_are_read_to_their_last_page() {
         Reply::ok(r#"{"Tags":[{"Key":"k","Value":"v"}],"NextToken":"n"}"#),
         Reply::ok(r#"{"Tags":[{"Key":"l","Value":"w"}]}"#),
         Reply::ok(r#"{"TimeToLiveDescription":{"TimeToLiveStatus":"ENABLED","AttributeName":"expires"}}"#),
+        Reply::ok(r#"{"TimeToLiveDescription":{"TimeToLiveStatus":"DISABLING","AttributeName":"expires"}}"#),
         Reply::ok(r#"{"TimeToLiveDescription":{"TimeToLiveStatus":"DISABLED"}}"#),
     ]);
     let from = description(&described()).await.unwrap();
@@ -199,6 +200,7 @@ async fn names_and_tags_are_read_to_their_last_page() {
     let tags = account.list_tags(&from).await.unwrap();
     assert_eq!(tags, [("k".to_owned(), "v".to_owned()), ("l".to_owned(), "w".to_owned())]);
     assert_eq!(account.time_to_live(&orders()).await.unwrap().as_deref(), Some("expires"));
+    assert_eq!(account.time_to_live(&orders()).await.unwrap().as_deref(), Some("expires"), "items still expire");
     assert_eq!(account.time_to_live(&orders()).await.unwrap(), None);
     assert_eq!(server.seen()[1].json()["ExclusiveStartTableName"], "b-1");
 }

@@ -1,18 +1,26 @@
 //! The export that a link's load is made of: found, and looked at before anything is written.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Link;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Fault, Result};
 use crate::export::Manifest;
 use crate::export::open::{OpenError, open};
 use crate::load::export::ExportSource;
-use crate::model::{ExportPlace, StreamArn, TableDescription, WallTime};
+use crate::model::{ExportArn, ExportPlace, ExportRef, ExportStatus, StreamArn, TableDescription, WallTime};
 use crate::runtime::open::LOAD_MARGIN;
-use crate::runtime::prepare::Accounts;
+use crate::runtime::prepare::{Accounts, patiently};
 use crate::stream::gaps::UNCONFIRMED_AFTER;
+
+/// How often an export that is being written is looked at, and how often it is said that it is waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// See [`LOOK_EVERY`].
+const SAY_EVERY: Duration = Duration::from_secs(300);
 
 impl Link {
     /// The export that the link's load begins with, or goes on with; `None`: there is none to load, or no more.
@@ -23,24 +31,29 @@ impl Link {
             Some(row) if row.stage == Stage::Streaming => return Ok(None),
             Some(row) => Some(row.load.as_ref().and_then(|plan| plan.export.as_ref())),
         };
-        let place = match (begun, wanted) {
+        let owner = self.config.load.bucket_owner.clone();
+        let (place, arn, owner) = match (begun, wanted) {
             (None | Some(None), None) => return Ok(None),
-            (None, Some(place)) => place,
-            (Some(Some(plan)), Some(place)) if plan.place == *place => place,
+            (None, Some(ExportRef::Place(place))) => (place.clone(), None, owner),
+            (None, Some(ExportRef::Arn(arn))) => {
+                let (place, its_owner) = self.finished_export(accounts, arn).await?;
+                (place, Some(arn.clone()), owner.or(its_owner))
+            }
+            (Some(Some(plan)), Some(wanted)) if is_of(plan, wanted) => (plan.place.clone(), plan.arn.clone(), owner),
             (Some(begun), _) => return Err(self.began_otherwise(begun)),
         };
-        let source = self.read_export(accounts, place).await?;
+        let source = self.read_export(accounts, &place, arn, owner.as_deref()).await?;
         match begun.flatten() {
             Some(plan) if plan.fingerprint != source.manifest.fingerprint => Err(self
-                .refused("go on with", place)
+                .refused("go on with", &place)
                 .hint("its list of files is not the one that the load began with: load again with a fresh state, into an empty target")),
             Some(_) => Ok(Some(source)),
             None => {
                 let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
-                    self.refused("find the table of", place).because(failure)
+                    self.refused("find the table of", &place).because(failure)
                 })?;
                 check(&source.manifest, &table, self.aws_now())
-                    .map_err(|why| self.refused("load", place).hint(why))?;
+                    .map_err(|why| self.refused("load", &place).hint(why))?;
                 let Manifest { files, items, summary, .. } = &*source.manifest;
                 tracing::info!(
                     link = self.config.name,
@@ -56,17 +69,71 @@ impl Link {
         }
     }
 
+    /// Where an export is, and whose its bucket is, when it is whole: one that is being written is waited for.
+    async fn finished_export(&self, accounts: &Accounts, arn: &ExportArn) -> Result<(ExportPlace, Option<String>)> {
+        let mut told_at: Option<Instant> = None;
+        loop {
+            let report = patiently(&self.shared.context, || accounts.source.describe_export(arn)).await;
+            let report = report.map_err(|failure| {
+                let hint = match failure.fault {
+                    Fault::Denied => "allow dynamodb:DescribeExport on it to the source's identity, or name its folder",
+                    Fault::Lost => {
+                        "is it an export of the source's account and Region, of the last 90 days? or name its folder"
+                    }
+                    _ => "try again, or name its folder: s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/",
+                };
+                self.refused("find", arn).hint(hint).because(failure)
+            })?;
+            if !report.is_full {
+                return Err(self
+                    .refused("load", arn)
+                    .hint("it is not of the whole table, in DynamoDB JSON: export it so"));
+            }
+            match report.status {
+                ExportStatus::Failed(why) => {
+                    return Err(self.refused("load", arn).hint(format!("it failed ({why}): export the table again")));
+                }
+                ExportStatus::Completed => {
+                    let place = report.manifest.map(|manifest| format!("s3://{}/{manifest}", report.bucket));
+                    let place = place.and_then(|place| place.parse().ok());
+                    let place = place.ok_or_else(|| {
+                        self.refused("find", arn).hint("its account does not say where it is: name its folder")
+                    })?;
+                    return Ok((place, report.bucket_owner));
+                }
+                ExportStatus::InProgress => {
+                    if told_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                        told_at = Some(Instant::now());
+                        let minutes = report.started.map(|started| self.aws_now().since(started).as_secs() / 60);
+                        tracing::info!(
+                            link = self.config.name,
+                            export = arn.to_string(),
+                            minutes,
+                            "the export is being written: waiting for it"
+                        );
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+    }
+
     /// The manifests, by the identity of the source or else of the target: the bucket may be of either account, or of a third.
-    async fn read_export(&self, accounts: &Accounts, place: &ExportPlace) -> Result<ExportSource> {
+    async fn read_export(
+        &self,
+        accounts: &Accounts,
+        place: &ExportPlace,
+        arn: Option<ExportArn>,
+        owner: Option<&str>,
+    ) -> Result<ExportSource> {
         let mut denied: Option<OpenError> = None;
         for account in [&accounts.source, &accounts.target] {
-            let owner = self.config.load.bucket_owner.as_deref();
             let reader = Arc::new(Account::bucket(account, &place.bucket, owner));
             match open(&*reader, place, &self.shared.context).await {
                 Ok(manifest) => {
                     let side = account.side().as_str();
                     tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
-                    return Ok(ExportSource { place: place.clone(), manifest: Arc::new(manifest), reader });
+                    return Ok(ExportSource { place: place.clone(), arn, manifest: Arc::new(manifest), reader });
                 }
                 Err(error) if error.is_denied() => denied = Some(denied.unwrap_or(error)),
                 Err(error) => {
@@ -86,8 +153,8 @@ impl Link {
         })
     }
 
-    fn refused(&self, what: &str, place: &ExportPlace) -> Error {
-        Error::new(Exit::Precondition, format!("{what} the export {place} of link `{}`", self.config.name))
+    fn refused(&self, what: &str, export: &dyn std::fmt::Display) -> Error {
+        Error::new(Exit::Precondition, format!("{what} the export {export} of link `{}`", self.config.name))
     }
 
     fn began_otherwise(&self, begun: Option<&ExportPlan>) -> Error {
@@ -96,11 +163,19 @@ impl Link {
             Some(plan) => Error::new(Exit::Precondition, format!("the load of link `{name}` began from another export"))
                 .hint(format!(
                     "set `load.from_export = \"{}\"` until it is done, or load again with a fresh state, into an empty target",
-                    plan.place
+                    plan.arn.as_ref().map_or_else(|| plan.place.to_string(), ExportArn::to_string)
                 )),
             None => Error::new(Exit::Precondition, format!("the load of link `{name}` began with a scan"))
                 .hint("remove `load.from_export` until it is done, or load again with a fresh state, into an empty target"),
         }
+    }
+}
+
+/// Whether a load began from this export.
+fn is_of(plan: &ExportPlan, wanted: &ExportRef) -> bool {
+    match wanted {
+        ExportRef::Place(place) => plan.place == *place,
+        ExportRef::Arn(arn) => plan.arn.as_ref() == Some(arn),
     }
 }
 

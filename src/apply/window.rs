@@ -15,7 +15,8 @@ const LEAST: usize = 32 << 10;
 const GROW_EVERY: Duration = Duration::from_secs(10);
 /// Requests that were answered are remembered, so many at most.
 const MOST_ANSWERED: usize = 64;
-/// A smaller size is not remembered as too large: a target that hesitated for a moment would be written slowly for minutes.
+/// A smaller size is remembered as too large only if requests were late together not long ago, too: a target that hesitated
+/// once would be written slowly for minutes.
 const LEAST_REMEMBERED: usize = 256 << 10;
 /// For how long a size that was too large is not tried again.
 const REMEMBERED: Duration = Duration::from_secs(300);
@@ -27,6 +28,8 @@ pub struct Window {
     size: usize,
     too_large: Option<TooLarge>,
     shrunk: Option<Shrunk>,
+    /// When several requests were late together last.
+    late_together: Option<Duration>,
     changed_at: Duration,
     /// Whether a request was answered that was sent since it became smaller.
     works: bool,
@@ -55,7 +58,7 @@ impl Window {
     #[must_use]
     pub fn new(most: usize) -> Self {
         let (changed_at, answered) = (Duration::ZERO, VecDeque::new());
-        Self { most, size: most, too_large: None, shrunk: None, changed_at, works: true, answered }
+        Self { most, size: most, too_large: None, shrunk: None, late_together: None, changed_at, works: true, answered }
     }
 
     /// How many bytes may be sent besides those that are out; `None`: no request at all.
@@ -97,9 +100,9 @@ impl Window {
         }
     }
 
-    /// Whether a request that was sent later, and was not much smaller, was answered.
+    /// Whether a request that was sent later, and was as large, was answered.
     fn is_refuted(&self, sent: Duration, bytes: usize) -> bool {
-        self.answered.iter().any(|(later, size)| *later > sent && *size >= bytes / 2)
+        self.answered.iter().any(|(later, size)| *later > sent && *size >= bytes)
     }
 
     /// A request of so many bytes was not answered in its time, while so many were out with it. Answers whether the line seems
@@ -111,7 +114,11 @@ impl Window {
         if let Some(shrunk) = self.shrunk.filter(|shrunk| sent < shrunk.at) {
             // Where nothing is answered at all, smaller sizes say no more than the first.
             let is_news = self.too_large.is_none_or(|seen| shrunk.worked && shrunk.out < seen.size);
-            if is_news && shrunk.out >= LEAST_REMEMBERED {
+            let again = self
+                .late_together
+                .replace(shrunk.at)
+                .is_some_and(|before| before < shrunk.at && now - before < REMEMBERED);
+            if is_news && (again || shrunk.out >= LEAST_REMEMBERED) {
                 self.too_large = Some(TooLarge { size: shrunk.out, until: now + REMEMBERED });
             }
             return false;

@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::types::{
     ProvisionedThroughput, ScalarAttributeType, SseSpecification, SseType, StreamSpecification, StreamViewType, Tag,
     TimeToLiveStatus,
 };
+use aws_smithy_types::DateTime;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
@@ -180,14 +181,20 @@ impl Account {
             }
             other => return Err(broken(EXPORT, format_args!("a status that nobody knows: {other:?}"))),
         };
+        let time = |time: Option<DateTime>| time.and_then(|time| time.to_millis().ok()).map(WallTime::from_millis);
         let is_json = export.export_format.is_none_or(|format| format == types::ExportFormat::DynamodbJson);
         Ok(ExportReport {
             status,
-            is_full: is_json && export.export_type.is_none_or(|kind| kind == types::ExportType::FullExport),
+            is_full: is_json
+                && export.filter_specification.is_none()
+                && export.export_type.is_none_or(|kind| kind == types::ExportType::FullExport),
+            table: export.table_arn.and_then(|arn| arn.parse().ok()),
+            table_id: export.table_id,
+            time: time(export.export_time),
             bucket: export.s3_bucket.ok_or_else(|| missing("bucket"))?,
             bucket_owner: export.s3_bucket_owner.filter(|owner| !owner.is_empty()),
             manifest: export.export_manifest,
-            started: export.start_time.and_then(|time| time.to_millis().ok()).map(WallTime::from_millis),
+            started: time(export.start_time),
         })
     }
 

@@ -93,6 +93,9 @@ pub struct ExportPlan {
     /// Its name, where the user gave that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arn: Option<ExportArn>,
+    /// The account that owns its bucket, where that is known: a bucket of that name that is somebody else's is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket_owner: Option<String>,
     /// The time of which it is an image, give or take a minute.
     pub time: WallTime,
     /// SHA-256 of what its list says of its files, in hex: segments are numbered by it.

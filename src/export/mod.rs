@@ -17,5 +17,5 @@ pub(crate) mod open;
 mod reader;
 
 pub(crate) use file::{Cursor, DataFile, FileError, Page, Step};
-pub(crate) use manifest::{FileEntry, Manifest};
+pub(crate) use manifest::{FileEntry, Manifest, Summary};
 pub use reader::{ObjectPart, ObjectReader, PartRequest};

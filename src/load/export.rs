@@ -34,6 +34,8 @@ pub(crate) struct ExportSource {
     pub(crate) place: ExportPlace,
     /// Its name, where the user gave that.
     pub(crate) arn: Option<ExportArn>,
+    /// The account that owns its bucket, where that is known.
+    pub(crate) bucket_owner: Option<String>,
     pub(crate) manifest: Arc<Manifest>,
     /// Its bucket.
     pub(crate) reader: Arc<dyn ObjectReader>,

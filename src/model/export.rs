@@ -41,8 +41,14 @@ pub enum ExportRef {
 pub struct ExportReport {
     /// How far it is.
     pub status: ExportStatus,
-    /// Whether it is of the whole table, and no part or increment of it.
+    /// Whether it is of the whole table in DynamoDB JSON, and no part, selection or increment of it.
     pub is_full: bool,
+    /// The table, and the id that it had.
+    pub table: Option<TableArn>,
+    /// See above.
+    pub table_id: Option<String>,
+    /// The time of which it is an image, give or take a minute.
+    pub time: Option<WallTime>,
     /// Its bucket.
     pub bucket: String,
     /// The account that owns the bucket, where that was given.

@@ -127,10 +127,11 @@ fn owed_from(start: StreamStart, now: WallTime) -> WallTime {
 }
 
 /// The plan of a load from an export: a segment for each of its files.
-fn from_export(ExportSource { place, arn, manifest, .. }: &ExportSource, scan: LoadPlan) -> LoadPlan {
+fn from_export(ExportSource { place, arn, bucket_owner, manifest, .. }: &ExportSource, scan: LoadPlan) -> LoadPlan {
     let export = ExportPlan {
         place: place.clone(),
         arn: arn.clone(),
+        bucket_owner: bucket_owner.clone(),
         // One without a time was refused.
         time: manifest.summary.time.unwrap_or(scan.began),
         fingerprint: manifest.fingerprint.clone(),

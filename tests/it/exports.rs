@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynaferry::checkpoint::rows::Stage;
+use dynaferry::context::WallClock as _;
 use dynaferry::error::{Error, Exit, chain};
 use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Phase;
@@ -649,4 +650,18 @@ async fn an_export_that_its_account_does_not_have_or_that_failed_is_refused_befo
     let error = world.migrate(&from(&name)).await.expect_err("nobody may look");
     assert!(whole(&error).contains("dynamodb:DescribeExport"), "{}", whole(&error));
     assert!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").is_err() && world.state().await.link.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_will_be_too_old_is_not_waited_for() {
+    let world = world(953);
+    fill(&world, 10);
+    world.sandbox.change_options(|options| options.export_takes = HOUR * 40);
+    let name = export_arn(&world);
+    let began = world.clock().now();
+    let (exit, _) = failed(world.migrate(&from(&name)).await);
+    let waited = world.clock().now().since(began);
+    assert!(exit == Exit::Precondition && waited > HOUR * 22 && waited < HOUR * 24, "{waited:?}");
+    let (exit, text) = failed(world.migrate(&from(&name)).await);
+    assert!(exit == Exit::Precondition && text.contains("load the export"), "{text}");
 }

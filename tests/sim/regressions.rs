@@ -209,4 +209,9 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         family: Some("outages"),
         found: "the records of a shard that came back after its end were numbered from 0 again: exit 1",
     },
+    Regression {
+        seed: 7_008_017,
+        family: None,
+        found: "C5 put what was lost behind the stream that was read under the gap before that stream",
+    },
 ];

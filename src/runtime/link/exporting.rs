@@ -9,10 +9,10 @@ use super::Link;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
 use crate::error::{Error, Exit, Fault, Result};
-use crate::export::Manifest;
 use crate::export::open::{OpenError, open};
+use crate::export::{Manifest, Summary};
 use crate::load::export::ExportSource;
-use crate::model::{ExportArn, ExportPlace, ExportRef, ExportStatus, StreamArn, TableDescription, WallTime};
+use crate::model::{ExportArn, ExportPlace, ExportRef, ExportStatus, StreamArn, TableArn, TableDescription, WallTime};
 use crate::runtime::open::LOAD_MARGIN;
 use crate::runtime::prepare::{Accounts, patiently};
 use crate::stream::gaps::UNCONFIRMED_AFTER;
@@ -39,7 +39,9 @@ impl Link {
                 let (place, its_owner) = self.finished_export(accounts, arn).await?;
                 (place, Some(arn.clone()), owner.or(its_owner))
             }
-            (Some(Some(plan)), Some(wanted)) if is_of(plan, wanted) => (plan.place.clone(), plan.arn.clone(), owner),
+            (Some(Some(plan)), Some(wanted)) if is_of(plan, wanted) => {
+                (plan.place.clone(), plan.arn.clone(), owner.or_else(|| plan.bucket_owner.clone()))
+            }
             (Some(begun), _) => return Err(self.began_otherwise(begun)),
         };
         let source = self.read_export(accounts, &place, arn, owner.as_deref()).await?;
@@ -52,7 +54,12 @@ impl Link {
                 let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
                     self.refused("find the table of", &place).because(failure)
                 })?;
-                check(&source.manifest, &table, self.aws_now())
+                let Summary { table: of, table_id, time, .. } = &source.manifest.summary;
+                let Some(time) = time else {
+                    let why = "its summary has no exportTime, so nobody knows from where the stream goes on";
+                    return Err(self.refused("load", &place).hint(why));
+                };
+                check((of, table_id.as_deref()), *time, &table, self.aws_now())
                     .map_err(|why| self.refused("load", &place).hint(why))?;
                 let Manifest { files, items, summary, .. } = &*source.manifest;
                 tracing::info!(
@@ -88,6 +95,13 @@ impl Link {
                 return Err(self
                     .refused("load", arn)
                     .hint("it is not of the whole table, in DynamoDB JSON: export it so"));
+            }
+            if let Some((of, time)) = report.table.as_ref().zip(report.time) {
+                // Before it is waited for in vain.
+                let table = accounts.describe_source(&self.shared.context).await;
+                let table = table.map_err(|failure| self.refused("find the table of", arn).because(failure))?;
+                let why = check((of, report.table_id.as_deref()), time, &table, self.aws_now());
+                why.map_err(|why| self.refused("load", arn).hint(why))?;
             }
             match report.status {
                 ExportStatus::Failed(why) => {
@@ -133,7 +147,8 @@ impl Link {
                 Ok(manifest) => {
                     let side = account.side().as_str();
                     tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
-                    return Ok(ExportSource { place: place.clone(), arn, manifest: Arc::new(manifest), reader });
+                    let (place, bucket_owner) = (place.clone(), owner.map(str::to_owned));
+                    return Ok(ExportSource { place, arn, bucket_owner, manifest: Arc::new(manifest), reader });
                 }
                 Err(error) if error.is_denied() => denied = Some(denied.unwrap_or(error)),
                 Err(error) => {
@@ -171,11 +186,12 @@ impl Link {
     }
 }
 
-/// Whether a load began from this export.
+/// Whether a load began from this export, by whichever of its names.
 fn is_of(plan: &ExportPlan, wanted: &ExportRef) -> bool {
-    match wanted {
-        ExportRef::Place(place) => plan.place == *place,
-        ExportRef::Arn(arn) => plan.arn.as_ref() == Some(arn),
+    match (wanted, &plan.arn) {
+        (ExportRef::Place(place), _) => plan.place == *place,
+        (ExportRef::Arn(arn), Some(begun)) => arn == begun,
+        (ExportRef::Arn(arn), None) => plan.place.folder.ends_with(&format!("AWSDynamoDB/{}/", arn.id)),
     }
 }
 
@@ -184,18 +200,19 @@ pub(super) const NOT_READABLE: &str = "allow s3:GetObject on its folder (and kms
     source's or the target's identity, in the bucket's policy, too, where that is another account's; or there is no such \
     object: without s3:ListBucket S3 does not tell the difference; or the bucket is not of `load.bucket_owner`";
 
-/// Whether the stream goes on from where the export ends; else why not.
-fn check(manifest: &Manifest, table: &TableDescription, now: WallTime) -> std::result::Result<(), String> {
-    let summary = &manifest.summary;
-    if summary.table != table.arn {
-        return Err(format!("it is an export of {}", summary.table));
+/// Whether the stream goes on from where an export of this table, with this id, and time ends; else why not.
+fn check(
+    (exported, id): (&TableArn, Option<&str>),
+    time: WallTime,
+    table: &TableDescription,
+    now: WallTime,
+) -> std::result::Result<(), String> {
+    if *exported != table.arn {
+        return Err(format!("it is an export of {exported}"));
     }
-    if summary.table_id.as_ref().is_some_and(|id| *id != table.id) {
+    if id.is_some_and(|id| id != table.id) {
         return Err("the table was deleted and made anew since: export it again".to_owned());
     }
-    let Some(time) = summary.time else {
-        return Err("its summary has no exportTime, so nobody knows from where the stream goes on".to_owned());
-    };
     let from = time.minus(LOAD_MARGIN);
     if from > now {
         return Err(format!("it is an image of {time}, which is yet to come"));

@@ -124,13 +124,14 @@ impl Program {
                 expiry.remember(&row.expiry_attributes, by_aws.now());
             }
         }
-        let was_clean = known.link.filter(|row| row.clean);
-        if let Some(row) = &was_clean {
+        let ahead = ahead(&self.context, &by_aws);
+        if let Some(row) = known.link.iter().find(|row| row.clean || row.signed_ahead < ahead) {
             // From now on a write may be on the wire, of whose time whoever takes over from us knows nothing.
-            let signed_ahead = row.signed_ahead.max(ahead(&self.context, &by_aws));
+            let signed_ahead = row.signed_ahead.max(ahead);
             let unclean = StateWrite::Link(LinkRow { clean: false, signed_ahead, ..row.clone() });
             store.commit(&config.name, &fence, vec![unclean]).await?;
         }
+        let was_clean = known.link.filter(|row| row.clean);
         let codec = KeyCodec::new(&prepared.identity.keys);
         let repairs = DirectRepairs {
             ends: prepared.ends.clone(),

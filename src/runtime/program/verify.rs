@@ -88,7 +88,7 @@ impl Program {
             let name = config.name.clone();
             let report = tokio::select! {
                 biased;
-                () = stop.cancelled() => Err(Error::new(Exit::Timeout, "stopped before both tables were compared")),
+                () = stop.cancelled() => Err(Error::new(Exit::Timeout, "stopped before the comparison was done, and no key in doubt")),
                 report = Box::pin(self.verify_one(config, state, how.clone())).instrument(link_span(&name)) => report,
             };
             match &report {
@@ -201,10 +201,9 @@ impl Program {
                 let watching = verifying.begin(&name, running.source_items);
                 let how = Comparison { repair: true, show_values, report, watching };
                 let found = verify_running(&name, &running, context, how).await?;
-                // A write whose answer was lost may still land, and then nobody runs that would mend it.
-                let_doubts_end(&name, &running).await?;
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-                Ok(())
+                // A write whose answer was lost may still land, and then nobody runs that would mend it.
+                let_doubts_end(&name, &running).await
             })
         });
         Box::pin(link.run(Some(companion), CancellationToken::new())).await?;

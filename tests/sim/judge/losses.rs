@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dynaferry::checkpoint::rows::{GapRow, GapScope, ShardRow, ShardStatus};
-use dynaferry::model::{SequenceNumber, ShardId, WallTime};
+use dynaferry::model::{SequenceNumber, ShardId, StreamArn, WallTime};
 
 use super::{Judge, since_start};
 use crate::truth::{Lost, Record};
@@ -66,8 +66,9 @@ impl Judge {
         // What was lost later is for the next gap to say.
         let open_at = self.open_at.get(&row.id).copied().unwrap_or(at);
         let lost = std::mem::take(&mut self.truth.lost);
-        let (covered, rest): (Vec<_>, Vec<_>) =
-            lost.into_iter().partition(|lost| lost.at <= open_at && self.covers(row, lost));
+        let (covered, rest): (Vec<_>, Vec<_>) = lost
+            .into_iter()
+            .partition(|lost| lost.at <= open_at && self.covers(row, lost) && !self.is_behind_stream(lost));
         self.truth.lost = rest;
         for lost in covered {
             if !self.is_right(&lost) {
@@ -97,6 +98,13 @@ impl Judge {
             let what = format!("gap {} of {id} says {}, but nothing is lost there", row.id, row.cause);
             self.violated("C5", at, what);
         }
+    }
+
+    /// What was written while no stream was on, after the one that the link reads now: the link reads that to its end first,
+    /// and then opens a gap for what follows.
+    fn is_behind_stream(&self, lost: &Lost) -> bool {
+        let began = self.link.as_ref().and_then(|link| turned_on(&link.identity.stream));
+        lost.shard.is_none() && began.is_some_and(|began| lost.at > began)
     }
 
     fn is_right(&self, lost: &Lost) -> bool {
@@ -145,4 +153,11 @@ impl Judge {
         }
         self.truth.lost = lost;
     }
+}
+
+/// When a stream was turned on, by its label.
+fn turned_on(stream: &StreamArn) -> Option<WallTime> {
+    let label: jiff::civil::DateTime = stream.0.rsplit('/').next()?.parse().ok()?;
+    let time = label.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    Some(WallTime::from_millis(time.timestamp().as_millisecond()))
 }

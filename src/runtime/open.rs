@@ -31,6 +31,10 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// Fewest and most segments of an automatic plan.
 const AUTO_SEGMENTS: (u64, u64) = (16, 10_000);
 
+/// What to do when the source is not the table that was copied.
+pub(crate) const ANOTHER_TABLE: &str = "its history is another one: load again with a fresh state, into an empty target; not \
+    before 16 minutes from now, for what was sent may land until then, and a fresh state knows nothing of it";
+
 /// A link's books and forest, ready to run.
 pub(crate) struct Opened {
     pub(crate) book: Book,
@@ -215,8 +219,9 @@ pub(crate) fn check_tables(link: &str, known: &LinkIdentity, found: &LinkIdentit
         return Err(target_made_anew(link));
     }
     if known.source_id != found.source_id {
-        return Err(Error::new(Exit::Lost, format!("the source table of link `{link}` was made anew"))
-            .hint("its history is another one: load again with a fresh state, into an empty target"));
+        return Err(
+            Error::new(Exit::Lost, format!("the source table of link `{link}` was made anew")).hint(ANOTHER_TABLE)
+        );
     }
     Ok(())
 }

@@ -12,8 +12,9 @@ use crate::model::WallTime;
 /// What `Date` leaves out: it is in whole seconds, rounded down. Source: RFC 9110, section 5.6.7.
 const RESOLUTION_MILLIS: i64 = 1000;
 
-/// How much two clocks may drift apart: one part in this many. A bad crystal is off by 100 parts in a million.
-const DRIFT_ONE_IN: u128 = 10_000;
+/// How much two clocks may drift apart: one part in this many. A bad crystal is off by 100 parts in a million, and one that
+/// is being put right by 500 more. Source: ntpd's documentation, slewing.
+const DRIFT_ONE_IN: u128 = 1_000;
 
 /// Bounds of AWS's clock less ours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -158,6 +159,27 @@ mod tests {
                 prop_assert!(bounds.high_millis - bounds.low_millis <= 1000 + took + 1);
                 let error = (skew.offset_millis().unwrap() - offset).abs();
                 prop_assert!(error <= bounds.high_millis - bounds.low_millis);
+            }
+        }
+
+        #[test]
+        fn bounds_hold_the_offset_of_a_clock_that_is_being_put_right(
+            offset in -100_000_i64..100_000,
+            parts_in_a_million in -600_i64..600,
+            requests in prop::collection::vec((1_i64..20_000, 0_i64..800, 0_i64..=100), 1..60),
+        ) {
+            let mut skew = SkewEstimate::default();
+            let mut ours = 0;
+            let theirs = |ours: i64| ours + offset + ours * parts_in_a_million / 1_000_000;
+            for (pause, took, share) in requests {
+                ours += pause;
+                let (sent, received) = (ours, ours + took);
+                let stamped = after(theirs(sent + took * share / 100)).millis().div_euclid(1000);
+                skew.observe(after(sent), after(received), WallTime::from_secs(stamped));
+                ours = received;
+                let (bounds, now) = (skew.bounds.unwrap(), theirs(ours) - ours);
+                // A millisecond for the rounding of both.
+                prop_assert!(bounds.low_millis - 1 <= now && now <= bounds.high_millis + 1, "{bounds:?} {now}");
             }
         }
 

@@ -214,4 +214,19 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         family: None,
         found: "C5 put what was lost behind the stream that was read under the gap before that stream",
     },
+    Regression {
+        seed: 7_017_983,
+        family: None,
+        found: "a host's clock that drifted by 440 parts in a million: the watermark claimed 13 ms more than was applied",
+    },
+    Regression {
+        seed: 7_019_755,
+        family: None,
+        found: "C1 wanted what a late write of a state that was thrown away had put into the new target to be put right",
+    },
+    Regression {
+        seed: 7_023_714,
+        family: None,
+        found: "C1 wanted what a late write of a state that was thrown away had put into the new target to be put right",
+    },
 ];

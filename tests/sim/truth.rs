@@ -38,6 +38,8 @@ pub(crate) struct KeyTruth {
     pub(crate) exported: Option<VersionIndex>,
     /// The first version that is not of the table that the link was begun with, but of one under the same name.
     pub(crate) foreign_from: Option<VersionIndex>,
+    /// What it has came late, of a state that was thrown away: whose operator had to wait until nothing could land any more.
+    pub(crate) is_forgotten: bool,
 }
 
 impl KeyTruth {
@@ -52,6 +54,7 @@ impl KeyTruth {
             read: None,
             exported: None,
             foreign_from: None,
+            is_forgotten: false,
         }
     }
 
@@ -263,7 +266,12 @@ impl Truth {
     /// Whether both sides look the same for this key.
     pub(crate) fn is_equal(&self, key: usize) -> bool {
         let truth = &self.keys[key];
-        truth.target == truth.versions[truth.last()].number
+        truth.is_forgotten || truth.target == truth.versions[truth.last()].number
+    }
+
+    /// Keys that nobody answers for.
+    pub(crate) fn num_forgotten(&self) -> usize {
+        self.keys.iter().filter(|key| key.is_forgotten).count()
     }
 
     /// Whether the target has what this version was, or a later one: it was right once since.

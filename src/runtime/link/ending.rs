@@ -9,13 +9,10 @@ use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::load::driver::LoadError;
 use crate::runtime::board::Board;
 use crate::runtime::fleet::lapsed;
+pub(super) use crate::runtime::open::ANOTHER_TABLE;
 use crate::runtime::replica::{ReplicaEnd, ReplicaError};
 use crate::stream::driver::StreamError;
 use crate::telemetry::{Mode, Phase};
-
-/// What to do when the source is not the table that was copied.
-pub(crate) const ANOTHER_TABLE: &str =
-    "its history is another one: load again with a fresh state, into an empty target";
 
 /// What to do when a file of an export is not as its manifest says.
 const DAMAGED: &str = "the export is damaged or not whole, and the stream was not begun: put the file back as it was and run again, \

@@ -45,9 +45,10 @@ impl Judge {
         let is_older = truth.high.is_some_and(|high| newest < high);
         truth.high = truth.high.max(Some(newest));
         truth.target = number;
+        let is_forgotten = change.is_late && self.forgets_until.is_some_and(|until| change.at <= until);
+        truth.is_forgotten = is_forgotten;
         if change.is_late {
             self.late_writes += 1;
-            let is_forgotten = self.forgets_until.is_some_and(|until| change.at <= until);
             if is_older && !is_forgotten && !self.is_owed(key, newest) {
                 let what = format!(
                     "a late write took key {key} back to version {newest}, and nothing says that it is owed another"

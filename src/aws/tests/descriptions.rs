@@ -1,6 +1,7 @@
 //! Tables: what is said of them, and those that are made.
 
 use super::*;
+use crate::model::ExportStatus;
 
 /// What DescribeTable says of a table with everything.
 fn described() -> serde_json::Value {
@@ -203,4 +204,42 @@ async fn names_and_tags_are_read_to_their_last_page() {
     assert_eq!(account.time_to_live(&orders()).await.unwrap().as_deref(), Some("expires"), "items still expire");
     assert_eq!(account.time_to_live(&orders()).await.unwrap(), None);
     assert_eq!(server.seen()[1].json()["ExclusiveStartTableName"], "b-1");
+}
+
+#[tokio::test]
+async fn an_export_is_full_only_where_nothing_was_left_out_of_it() {
+    let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/01604473200000-a1b2c3d4";
+    let reply = |more: &str| {
+        let fields = format!(
+            r#""ExportArn":"{arn}","ExportStatus":"COMPLETED","S3Bucket":"b","ExportManifest":"AWSDynamoDB/1-a/manifest-summary.json""#
+        );
+        Reply::ok(format!(r#"{{"ExportDescription":{{{fields}{more}}}}}"#))
+    };
+    let server = Server::new([
+        reply(
+            r#","ExportType":"FULL_EXPORT","ExportFormat":"DYNAMODB_JSON","ExportTime":1604473200,"StartTime":1604473210"#,
+        ),
+        reply(""),
+        reply(r#","ExportType":"FULL_EXPORT","FilterSpecification":{"FilterExpression":"a = :a"}"#),
+        reply(r#","ExportType":"INCREMENTAL_EXPORT""#),
+        reply(r#","ExportFormat":"ION""#),
+        Reply::ok(
+            r#"{"ExportDescription":{"ExportStatus":"FAILED","S3Bucket":"b","FailureCode":"S3AccessDenied","FailureMessage":"no"}}"#,
+        ),
+        Reply::ok(r#"{"ExportDescription":{"ExportStatus":"PAUSED","S3Bucket":"b"}}"#),
+    ]);
+    let account = account(&server).await;
+    let arn = arn.parse().unwrap();
+    let whole = account.describe_export(&arn).await.unwrap();
+    assert!(whole.is_full && whole.status == ExportStatus::Completed);
+    assert_eq!(
+        (whole.time, whole.started),
+        (Some(WallTime::from_secs(1_604_473_200)), Some(WallTime::from_secs(1_604_473_210)))
+    );
+    for is_full in [true, false, false, false] {
+        assert_eq!(account.describe_export(&arn).await.unwrap().is_full, is_full);
+    }
+    let failed = account.describe_export(&arn).await.unwrap();
+    assert_eq!(failed.status, ExportStatus::Failed("S3AccessDenied: no".to_owned()));
+    assert_eq!(account.describe_export(&arn).await.unwrap_err().fault, Fault::Broken);
 }

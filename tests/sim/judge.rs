@@ -243,28 +243,43 @@ impl Judge {
     }
 
     /// The time of the oldest change that a stream tells of and that the target lacks, unless an open gap says so.
-    pub(crate) fn oldest_unapplied(&self) -> Option<WallTime> {
-        self.oldest(|record| !self.is_settled(record))
+    pub(crate) fn oldest_unapplied(&self) -> Option<Lost> {
+        self.oldest(|_, record| !self.is_settled(record))
+    }
+
+    /// As [`Self::oldest_unapplied`], of shards that can be known: one whose parent was trimmed away before it was listed nobody
+    /// waits for, nor for what descends from it.
+    pub(crate) fn oldest_that_is_owed(&self) -> Option<Lost> {
+        self.oldest(|id, record| !self.is_hidden(id) && !self.is_settled(record))
+    }
+
+    fn is_hidden(&self, id: &ShardId) -> bool {
+        let is_unknown = !self.rows.contains_key(id) && !self.shown.contains_key(id);
+        let parent = self.truth.shards.get(id).and_then(|shard| shard.parent.as_ref());
+        is_unknown
+            && parent.is_some_and(|parent| {
+                self.truth.shards.get(parent).is_some_and(|shard| shard.is_gone) || self.is_hidden(parent)
+            })
     }
 
     /// As [`Self::oldest_unapplied`], or not read yet: what the target has already may have come by a later record or a
     /// read of the source, and who has not read the record cannot know that.
     pub(crate) fn oldest_unread(&self) -> Option<WallTime> {
-        self.oldest(|record| !self.given.contains(&record.sequence) || !self.is_settled(record))
+        self.oldest(|_, record| !self.given.contains(&record.sequence) || !self.is_settled(record))
+            .map(|oldest| oldest.at)
     }
 
     /// The oldest such record outside of all open gaps.
-    fn oldest(&self, is_such: impl Fn(&Record) -> bool) -> Option<WallTime> {
+    fn oldest(&self, is_such: impl Fn(&ShardId, &Record) -> bool) -> Option<Lost> {
         let of_shard = |(id, shard): (&ShardId, &ShardTruth)| {
-            let record = shard.records.iter().find(|record| {
-                let Record { key, version, at, .. } = **record;
-                let lost = Lost { key, version, at, shard: Some(id.clone()) };
+            shard.records.iter().filter(|record| is_such(id, record)).find_map(|record| {
+                let Record { key, version, at, .. } = *record;
+                let unapplied = Lost { key, version, at, shard: Some(id.clone()) };
                 let mut open = self.gaps.values().filter(|gap| gap.healed.is_none());
-                is_such(record) && !open.any(|gap| self.covers(gap, &lost))
-            });
-            record.map(|record| record.at)
+                (!open.any(|gap| self.covers(gap, &unapplied))).then_some(unapplied)
+            })
         };
-        self.truth.shards.iter().filter_map(of_shard).min()
+        self.truth.shards.iter().filter_map(of_shard).min_by_key(|oldest| oldest.at)
     }
 
     /// How often shards were opened lately.

@@ -225,6 +225,16 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         found: "C1 wanted what a late write of a state that was thrown away had put into the new target to be put right",
     },
     Regression {
+        seed: 8_001_631,
+        family: None,
+        found: "C5 wanted a gap from a process that could not start: its clock was refused",
+    },
+    Regression {
+        seed: 8_003_746,
+        family: None,
+        found: "the lag was to know of a child that is listed minutes after its parent was trimmed away",
+    },
+    Regression {
         seed: 7_023_714,
         family: None,
         found: "C1 wanted what a late write of a state that was thrown away had put into the new target to be put right",

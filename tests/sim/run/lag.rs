@@ -28,14 +28,14 @@ impl Run {
             self.last_claim = None;
             return;
         };
-        let (now, oldest) = (self.now(), self.world.court.judge().oldest_unapplied());
+        let (now, oldest) = (self.now(), self.world.court.judge().oldest_that_is_owed());
         if self.last_claim.is_some_and(|before| claimed < before) {
             self.violated("lag", format!("the watermark went back to {claimed:?}"));
         }
         self.last_claim = Some(claimed);
-        if let Some(oldest) = oldest.filter(|oldest| *oldest < claimed) {
-            let ahead = claimed.since(oldest);
-            self.violated("lag", format!("the watermark claims {ahead:?} more than is applied"));
+        if let Some(oldest) = oldest.filter(|oldest| oldest.at < claimed) {
+            let ahead = claimed.since(oldest.at);
+            self.violated("lag", format!("the watermark claims {ahead:?} more than is applied: {oldest:?}"));
         }
         let unread = self.world.court.judge().oldest_unread();
         let truth = unread.map_or(Duration::ZERO, |oldest| now.since(oldest));

@@ -62,8 +62,11 @@ impl Run {
         // Now, not at the end: a later outage may heal what this one did.
         let time = poll * 6 + self.world.plan.settings.discovery * 2 + 10 * MINUTE;
         self.supervise(&mut Actor::idle(), None, tokio::time::sleep(time)).await;
-        let now = self.now();
-        self.world.court.judge().check_losses(now);
+        // A process whose clock is refused never looked.
+        if self.lag().is_some() {
+            let now = self.now();
+            self.world.court.judge().check_losses(now);
+        }
         if episode.has_faults {
             self.turn_on();
         }

@@ -313,7 +313,7 @@ impl Reach {
         for step in std::mem::take(&mut plan.steps) {
             head = self.transact(link, &head, step).await?;
         }
-        known.apply(link, plan, head)?;
+        plan.apply_to(&mut known, link, head)?;
         memory.image = Some(known);
         Ok(())
     }

@@ -224,6 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_late_by_the_line_unless_one_as_large_came_through_after_it() {
+        let at = Duration::from_secs;
+        for (bytes, is_the_line) in [(1 << 10, true), (1 << 18, false)] {
+            let mut window = Window::new(16 << 20);
+            window.answered(at(2), at(3), bytes);
+            assert_eq!(window.late(at(1), at(6), 1 << 18, 1 << 20), is_the_line, "{bytes} bytes were answered");
+        }
+    }
+
+    #[test]
     fn a_target_that_was_silent_for_an_hour_is_written_at_full_speed_a_minute_after() {
         let mut window = Window::new(16 << 20);
         for minute in 1..60 {

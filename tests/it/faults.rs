@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use dynaferry::context::Context;
 use dynaferry::sandbox::{Exchange, FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use tokio::time::Instant;
 
 use crate::line;
-use crate::world::{HOUR, Process, SOURCE, Skewed, TARGET, World, metric};
+use crate::world::{HOUR, Process, SOURCE, TARGET, World, metric};
 
 const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
 
@@ -165,9 +164,8 @@ async fn a_late_write_of_a_host_whose_clock_is_ahead_is_put_right() {
     let ahead = Duration::from_secs(12 * 60);
     for is_killed in [false, true] {
         let world = filled(Options { seed: 32, ..Options::default() });
-        let clock = Skewed(Arc::clone(world.clock()), i64::try_from(ahead.as_millis()).unwrap());
-        let context = Context::new(Arc::new(clock), fastrand::Rng::with_seed(1));
         let sixteen = world.config("apply.in_doubt_for = \"16m\"");
+        let context = world.context_off_by(i64::try_from(ahead.as_millis()).unwrap());
         let service = Process::start(world.program_in(sixteen, Mode::Service, context));
         service.until_equal(&world).await;
         let late = FaultKind::DeliverLate(Duration::from_secs(25 * 60));

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use dynaferry::context::{Context, WallClock as _};
+use dynaferry::context::WallClock as _;
 use dynaferry::error::Exit;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{HOUR, ORDERS, OURS, REGION, SOURCE, Skewed, TARGET, World, failed};
+use crate::world::{HOUR, ORDERS, OURS, REGION, SOURCE, TARGET, World, failed};
 
 fn seeded(seed: u64) -> Options {
     Options { seed, ..Options::default() }
@@ -301,9 +301,8 @@ async fn a_host_whose_clock_is_ten_minutes_off_loses_nothing() {
         for n in 0..50 {
             world.put(n, 1, "before");
         }
-        let clock = Skewed(std::sync::Arc::clone(world.clock()), offset);
-        let context = Context::new(std::sync::Arc::new(clock), fastrand::Rng::with_seed(1));
-        let service = crate::world::Process::start(world.program_in(world.config(""), Mode::Service, context));
+        let program = world.program_in(world.config(""), Mode::Service, world.context_off_by(offset));
+        let service = crate::world::Process::start(program);
         write_for(&world, 300).await;
         service.until_equal(&world).await;
         service.stop().await.unwrap();

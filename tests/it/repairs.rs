@@ -34,16 +34,21 @@ fn poison_target(world: &World, attribute: Option<&str>) {
 /// Two tables that differ by `p7`, which was set aside, and no process.
 async fn with_a_dead_letter(seed: u64) -> World {
     let world = World::paused(Options { seed, ..Options::default() });
+    sets_one_aside(&world, process(&world, Mode::Service).0).await;
+    world
+}
+
+/// The same, by this service.
+async fn sets_one_aside(world: &World, program: Arc<Program>) {
     (0..20).for_each(|n| world.put(n, 0, "x"));
-    let service = Process::start(process(&world, Mode::Service).0);
-    service.until_equal(&world).await;
-    poison_target(&world, Some("poison"));
+    let service = Process::start(program);
+    service.until_equal(world).await;
+    poison_target(world, Some("poison"));
     world.put_json(&serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "poison": {"S": "x"}}));
     service.until("one is set aside", || service.status().dead_letters == 1).await;
     service.stop().await.unwrap();
-    poison_target(&world, None);
+    poison_target(world, None);
     assert_eq!(world.num_differences(), 1);
-    world
 }
 
 /// The target's writes fail by these faults.
@@ -165,6 +170,46 @@ async fn a_replay_that_dies_leaves_in_doubt_what_it_has_on_the_wire() {
     world.no_faults();
     world.put(7, 0, "newer than what the replay has sent");
     puts_a_late_write_right(&world, Process::start(process(&world, Mode::Service).0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_dies_on_a_host_whose_clock_is_ahead_says_so_to_whoever_takes_over() {
+    let config = "apply.in_doubt_for = \"16m\"\napply.on_rejected = \"dead_letter\"";
+    let world = World::paused(Options { seed: 508, ..Options::default() });
+    sets_one_aside(&world, world.program(world.config(config), Mode::Service)).await;
+    failing_writes(&world, [throttled()]);
+    let program = world.program_in(world.config(config), Mode::Oneshot, world.context_off_by(12 * 60 * 1000));
+    let mut replay = Box::pin(program.retry_dead_letters(&[]));
+    // Until the key is in doubt no more by what its row says.
+    still_runs(&mut replay, Duration::from_secs(30 * 60)).await;
+    failing_writes(&world, [(Trigger::Chance(1.0), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(25 * 60)))]);
+    still_runs(&mut replay, Duration::from_secs(20)).await;
+    drop(replay);
+    drop(program);
+    world.no_faults();
+    world.put(7, 0, "newer than what the replay has sent");
+    let service = Process::start(world.program(world.config(config), Mode::Service));
+    tokio::time::sleep(Duration::from_secs(40 * 60)).await;
+    ends_equal(&world, service).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_of_a_link_ends_when_none_of_its_writes_can_land_any_more() {
+    let world = World::paused(Options { seed: 509, ..Options::default() });
+    (0..20).for_each(|n| world.put(n, 0, "x"));
+    let service = Process::start(process(&world, Mode::Service).0);
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.put_at(TARGET, "orders-copy", 7, 0, "different");
+    failing_writes(&world, [(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240)))]);
+    let program = process(&world, Mode::Oneshot).0;
+    let mut repair = Box::pin(program.verify(repairing(), CancellationToken::new()));
+    still_runs(&mut repair, Duration::from_secs(60)).await;
+    world.put(7, 0, "newer than what the repair has sent");
+    let reports = repair.await.unwrap();
+    assert_eq!(reports[0].1.differences.repaired.total(), 1, "{reports:?}");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.num_differences(), 0, "an older image has landed, and nobody runs");
 }
 
 /// A source with items, and an empty target that nobody has copied to.

@@ -55,7 +55,7 @@ impl WallClock for VirtualClock {
 }
 
 /// A clock that is off by so much.
-pub(crate) struct Skewed(pub(crate) Arc<VirtualClock>, pub(crate) i64);
+struct Skewed(Arc<VirtualClock>, i64);
 
 impl WallClock for Skewed {
     fn now(&self) -> WallTime {
@@ -171,6 +171,11 @@ impl World {
             }
             None => Context::system(),
         }
+    }
+
+    /// Of a host whose clock is ahead of AWS's by so many milliseconds.
+    pub(crate) fn context_off_by(&self, millis: i64) -> Context {
+        Context::new(Arc::new(Skewed(Arc::clone(self.clock()), millis)), fastrand::Rng::with_seed(1))
     }
 
     /// A new process.

@@ -200,12 +200,14 @@ async fn a_repair_of_a_link_ends_when_none_of_its_writes_can_land_any_more() {
     let service = Process::start(process(&world, Mode::Service).0);
     service.until_equal(&world).await;
     service.stop().await.unwrap();
-    world.put_at(TARGET, "orders-copy", 7, 0, "different");
+    world.put_at(TARGET, "orders-copy", 8, 0, "different");
+    world.put(7, 0, "older");
+    // Of the stream, which the repair reads first.
     failing_writes(&world, [(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(240)))]);
     let program = process(&world, Mode::Oneshot).0;
     let mut repair = Box::pin(program.verify(repairing(), CancellationToken::new()));
     still_runs(&mut repair, Duration::from_secs(60)).await;
-    world.put(7, 0, "newer than what the repair has sent");
+    world.put(7, 0, "newer than what is still on its way");
     let reports = repair.await.unwrap();
     assert_eq!(reports[0].1.differences.repaired.total(), 1, "{reports:?}");
     tokio::time::sleep(Duration::from_secs(600)).await;

@@ -12,7 +12,7 @@
 //! The link's head holds the owner, the epoch, and the number of the last transaction: see [`Head`].
 //!
 //! # Order
-//! [`plan`] cuts a commit between its writes, so that each transaction leaves the state as it is after some prefix of
+//! [`plan()`] cuts a commit between its writes, so that each transaction leaves the state as it is after some prefix of
 //! them, with two exceptions that no reader can be hurt by. What takes keys out of a pack goes last: until then a key is in
 //! doubt for longer than need be. And a single write that is larger than a transaction is itself cut: forgetting thousands
 //! of segments, which is begun when nobody needs them any more, or a page too large for one, which nobody relies on before

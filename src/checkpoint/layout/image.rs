@@ -52,9 +52,9 @@ impl Rows for Image {
 /// Items of a link, as they were read.
 #[derive(Debug, Default)]
 pub(crate) struct Items {
-    /// Of [`Places::rows`] and [`Places::letter_numbers`].
+    /// Of [`Places::rows`](super::Places::rows) and [`Places::letter_numbers`](super::Places::letter_numbers).
     pub(crate) rows: Vec<(Vec<u8>, Fields)>,
-    /// Of [`Places::parts`].
+    /// Of [`Places::parts`](super::Places::parts).
     pub(crate) parts: Vec<(Vec<u8>, Fields)>,
 }
 

@@ -36,6 +36,8 @@ pub(crate) use clerk::Clerk;
 
 /// Changes created so long before the load began are in its pages (`src/runtime/open.rs`).
 const LOAD_MARGIN: Duration = Duration::from_secs(300);
+/// What an export's time may be off, and a clock that shows seconds.
+const LOAD_TIME_SLACK: Duration = Duration::from_secs(90);
 
 /// A promise that was broken.
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub(crate) struct Judge {
     /// The rows as they are durable.
     rows: BTreeMap<ShardId, ShardRow>,
     link: Option<LinkRow>,
+    /// When the load's first page was read, or its export was made.
+    loaded_at: Option<WallTime>,
     gaps: BTreeMap<u64, GapRow>,
     /// When each gap was written down as open, the last time.
     open_at: HashMap<u64, WallTime>,
@@ -113,6 +117,7 @@ impl Court {
             faults: BTreeMap::new(),
             rows: BTreeMap::new(),
             link: None,
+            loaded_at: None,
             gaps: BTreeMap::new(),
             open_at: HashMap::new(),
             limits,
@@ -167,7 +172,7 @@ impl Judge {
             Event::Changed(change) if change.account == SOURCE && change.table == TABLE => self.source_changed(change),
             Event::Changed(change) if change.account == TARGET && change.table == COPY => self.target_changed(change),
             Event::Trimmed { shard, through, at, shard_gone, .. } => self.trimmed(shard, *through, *at, *shard_gone),
-            Event::ShardOpened { stream, shard, parent, at, .. } => {
+            Event::ShardOpened { stream, shard, parent, at, listed_from } => {
                 self.trace.say(*at, || format!("  shard {shard} opened, child of {parent:?}"));
                 if self.opened.last() != Some(at) {
                     self.opened.push(*at);
@@ -175,6 +180,7 @@ impl Judge {
                 let id = ShardId::new(*shard);
                 let truth = self.truth.shards.entry(id).or_default();
                 (truth.parent, truth.stream) = (parent.map(ShardId::new), Some((*stream).to_owned()));
+                truth.listed_from = Some(*listed_from);
             }
             Event::ShardClosed { shard, at, .. } => {
                 self.trace.say(*at, || format!("  shard {shard} closed"));
@@ -218,18 +224,19 @@ impl Judge {
             && later.filter_map(|version| version.number).any(|number| self.poison.contains(&number))
     }
 
-    /// Changes of so long ago are in the load's pages.
+    /// Changes of so long ago are in the load's pages, by what the link says and by when they were read.
     fn is_filtered(&self, at: WallTime) -> bool {
-        let began =
-            self.link.as_ref().and_then(|link| link.load.as_ref()).map(|load| load.holds_until().minus(LOAD_MARGIN));
+        let Some(load) = self.link.as_ref().and_then(|link| link.load.as_ref()) else { return false };
+        let said = load.holds_until();
+        let held = self.loaded_at.map_or(said, |read| said.min(read.plus(LOAD_TIME_SLACK)));
         let created = WallTime::from_secs(at.millis().div_euclid(1000));
-        began.is_some_and(|began| created < began)
+        created < held.minus(LOAD_MARGIN)
     }
 
     /// C1, at the end.
     pub(crate) fn check_equal(&mut self, at: WallTime) {
         for key in 0..self.truth.keys.len() {
-            if !self.truth.is_equal(key) {
+            if !self.truth.is_equal(key) && !self.truth.keys[key].is_forgotten {
                 let truth = &self.truth.keys[key];
                 let what = format!(
                     "key {key} ended as {:?}, not as version {}, last written by {:?}",
@@ -247,19 +254,19 @@ impl Judge {
         self.oldest(|_, record| !self.is_settled(record))
     }
 
-    /// As [`Self::oldest_unapplied`], of shards that can be known: one whose parent was trimmed away before it was listed nobody
-    /// waits for, nor for what descends from it.
+    /// As [`Self::oldest_unapplied`], of shards that can be known: one whose parent was trimmed away before it could be listed
+    /// nobody waits for, nor for what descends from it.
     pub(crate) fn oldest_that_is_owed(&self) -> Option<Lost> {
         self.oldest(|id, record| !self.is_hidden(id) && !self.is_settled(record))
     }
 
     fn is_hidden(&self, id: &ShardId) -> bool {
         let is_unknown = !self.rows.contains_key(id) && !self.shown.contains_key(id);
-        let parent = self.truth.shards.get(id).and_then(|shard| shard.parent.as_ref());
-        is_unknown
-            && parent.is_some_and(|parent| {
-                self.truth.shards.get(parent).is_some_and(|shard| shard.is_gone) || self.is_hidden(parent)
-            })
+        let Some(shard) = self.truth.shards.get(id).filter(|_| is_unknown) else { return false };
+        shard.parent.as_ref().is_some_and(|parent| {
+            let gone_at = self.truth.shards.get(parent).and_then(|parent| parent.gone_at);
+            gone_at.is_some_and(|gone| Some(gone) <= shard.listed_from) || self.is_hidden(parent)
+        })
     }
 
     /// As [`Self::oldest_unapplied`], or not read yet: what the target has already may have come by a later record or a
@@ -312,6 +319,8 @@ impl Judge {
     pub(crate) fn state_dropped(&mut self, store: Arc<MemoryStore>, forgets_until: WallTime) {
         self.store = store;
         self.forgets_until = Some(forgets_until);
+        self.truth.keys.iter_mut().for_each(|key| key.known_at_drop = key.versions.len());
+        self.loaded_at = None;
         self.rows.clear();
         self.gaps.clear();
         self.open_at.clear();

@@ -38,6 +38,8 @@ pub(crate) struct KeyTruth {
     pub(crate) exported: Option<VersionIndex>,
     /// The first version that is not of the table that the link was begun with, but of one under the same name.
     pub(crate) foreign_from: Option<VersionIndex>,
+    /// How many versions there were when the state was thrown away.
+    pub(crate) known_at_drop: VersionIndex,
     /// What it has came late, of a state that was thrown away: whose operator had to wait until nothing could land any more.
     pub(crate) is_forgotten: bool,
 }
@@ -54,6 +56,7 @@ impl KeyTruth {
             read: None,
             exported: None,
             foreign_from: None,
+            known_at_drop: 0,
             is_forgotten: false,
         }
     }
@@ -118,8 +121,10 @@ pub(crate) struct ShardTruth {
     pub(crate) stream: Option<String>,
     pub(crate) parent: Option<ShardId>,
     pub(crate) records: VecDeque<Record>,
+    /// DescribeStream does not show it before.
+    pub(crate) listed_from: Option<WallTime>,
     pub(crate) is_closed: bool,
-    pub(crate) is_gone: bool,
+    pub(crate) gone_at: Option<WallTime>,
     /// Bytes of all records that it ever had.
     bytes: usize,
 }
@@ -231,6 +236,7 @@ impl Truth {
             None => truth.absents.push(index),
         }
         truth.versions.push(version);
+        truth.is_forgotten = false;
         index
     }
 
@@ -253,6 +259,7 @@ impl Truth {
     pub(crate) fn target_deleted(&mut self) {
         for key in &mut self.keys {
             (key.target, key.high, key.read) = (None, None, key.exported);
+            key.is_forgotten = false;
             key.streamed = vec![0];
         }
         self.lost.clear();
@@ -266,12 +273,12 @@ impl Truth {
     /// Whether both sides look the same for this key.
     pub(crate) fn is_equal(&self, key: usize) -> bool {
         let truth = &self.keys[key];
-        truth.is_forgotten || truth.target == truth.versions[truth.last()].number
+        truth.target == truth.versions[truth.last()].number
     }
 
-    /// Keys that nobody answers for.
-    pub(crate) fn num_forgotten(&self) -> usize {
-        self.keys.iter().filter(|key| key.is_forgotten).count()
+    /// Whether nobody answers for the key of these canonical bytes.
+    pub(crate) fn is_forgotten(&self, canonical: &[u8]) -> bool {
+        self.by_canonical.get(canonical).is_some_and(|key| self.keys[*key].is_forgotten)
     }
 
     /// Whether the target has what this version was, or a later one: it was right once since.

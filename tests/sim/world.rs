@@ -92,7 +92,7 @@ impl World {
         let objects = self.sandbox.objects(BUCKET);
         let summary = objects.keys().find(|key| key.ends_with("summary.json")).expect("a summary");
         self.export = Some((format!("load.from_export = \"s3://{BUCKET}/{summary}\"\n"), self.clock.now()));
-        self.court.judge().source_was_exported();
+        self.court.judge().source_was_exported(self.clock.now());
     }
 
     /// The operator makes another export, where no link has begun with the one that is there and it grows old.

@@ -17,7 +17,9 @@ impl Judge {
         let id = ShardId::new(shard);
         let through = through.and_then(|text| dynaferry::model::SequenceNumber::parse(text).ok());
         let Some(truth) = self.truth.shards.get_mut(&id) else { return };
-        truth.is_gone |= is_gone;
+        if is_gone {
+            truth.gone_at.get_or_insert(at);
+        }
         let mut gone = Vec::new();
         while let Some(record) = truth.records.pop_front_if(|record| is_gone || Some(record.sequence) <= through) {
             gone.push(record);
@@ -47,7 +49,7 @@ impl Judge {
             |(number, lost): &mut (SequenceNumber, Lost)| lost.shard.as_ref() == Some(&row.id) && is_over(*number);
         let passed: Vec<_> = self.unread.extract_if(.., of_row).collect();
         for (number, lost) in passed {
-            if !self.gaps.values().any(|gap| self.covers(gap, &lost)) {
+            if !self.gaps.values().any(|gap| self.tells_of(gap, &lost)) {
                 let what = format!("record {number} of shard {} was trimmed unread, and no gap says so", row.id);
                 self.violated("C5", at, what);
             }
@@ -85,7 +87,7 @@ impl Judge {
     fn check_alarm(&mut self, row: &GapRow, at: WallTime) {
         let GapScope::Shard(id) = &row.scope else { return };
         let is_new = !self.gaps.contains_key(&row.id);
-        let is_there = |id: &ShardId| self.truth.shards.get(id).is_some_and(|shard| !shard.is_gone);
+        let is_there = |id: &ShardId| self.truth.shards.get(id).is_some_and(|shard| shard.gone_at.is_none());
         let is_known = |id: &ShardId| is_there(id) && self.shown.get(id).is_some_and(|times| *times >= KNOWN_AFTER);
         let parent = self.truth.shards.get(id).and_then(|shard| shard.parent.as_ref());
         let is_false = match row.cause.as_str() {
@@ -116,6 +118,13 @@ impl Judge {
             || self.is_poison(lost.key, lost.version)
     }
 
+    /// Whether a gap says of a loss that it is to be made good, or that it was: one that is closed says nothing of what was
+    /// lost after it was written down the last time.
+    fn tells_of(&self, gap: &GapRow, lost: &Lost) -> bool {
+        let is_in_time = || self.open_at.get(&gap.id).is_some_and(|open_at| lost.at <= *open_at);
+        self.covers(gap, lost) && (gap.healed.is_none() || is_in_time())
+    }
+
     pub(super) fn covers(&self, gap: &GapRow, lost: &Lost) -> bool {
         // The program's clock may be off by ten minutes and more; the interval is by it.
         let slack = Duration::from_secs(700);
@@ -137,7 +146,7 @@ impl Judge {
         let lost = std::mem::take(&mut self.truth.lost);
         let lost: Vec<Lost> = lost.into_iter().filter(|lost| !self.is_right(lost)).collect();
         for lost in &lost {
-            if !self.gaps.values().any(|gap| self.covers(gap, lost)) {
+            if !self.gaps.values().any(|gap| self.tells_of(gap, lost)) {
                 self.violated(
                     "C5",
                     at,

@@ -30,6 +30,10 @@ impl Judge {
             "GetRecords" if reply.status() == 200 => self.records_were_given(reply.body()),
             "GetRecords" if !may_be_lost => self.check_iterator(exchange.request, reply.body(), exchange.at),
             "Scan" | "GetItem" if exchange.account == SOURCE && reply.status() == 200 => {
+                let is_loading = self.link.as_ref().is_some_and(|link| link.load.is_some());
+                if is_loading && exchange.operation == "Scan" {
+                    self.loaded_at.get_or_insert(exchange.at);
+                }
                 self.source_was_read(exchange.operation, reply.body());
             }
             _ => {}
@@ -79,7 +83,8 @@ impl Judge {
     }
 
     /// An export holds all that the source has now: it may be written from now on.
-    pub(crate) fn source_was_exported(&mut self) {
+    pub(crate) fn source_was_exported(&mut self, at: WallTime) {
+        self.loaded_at = Some(at);
         for key in &mut self.truth.keys {
             key.exported = key.versions[key.last()].number.is_some().then_some(key.last());
         }

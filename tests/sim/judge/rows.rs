@@ -74,7 +74,7 @@ impl Judge {
         let is_of_parent = |gap: &GapRow| gap.healed.is_none() && gap.scope == GapScope::Shard(parent.clone());
         let is_finished = match self.rows.get(parent) {
             Some(row) => row.status == ShardStatus::Finished || self.gaps.values().any(is_of_parent),
-            None => self.truth.shards.get(parent).is_none_or(|shard| shard.is_gone),
+            None => self.truth.shards.get(parent).is_none_or(|shard| shard.gone_at.is_some()),
         };
         if is_first && !is_finished && !self.is_misled(&row.id) {
             self.violated("C4", at, format!("shard {} is dispatched before its parent {parent} is finished", row.id));

@@ -45,7 +45,9 @@ impl Judge {
         let is_older = truth.high.is_some_and(|high| newest < high);
         truth.high = truth.high.max(Some(newest));
         truth.target = number;
-        let is_forgotten = change.is_late && self.forgets_until.is_some_and(|until| change.at <= until);
+        let is_of_the_dropped = candidates.iter().any(|version| *version < truth.known_at_drop);
+        let may_land = self.forgets_until.is_some_and(|until| change.at <= until);
+        let is_forgotten = change.is_late && may_land && is_of_the_dropped;
         truth.is_forgotten = is_forgotten;
         if change.is_late {
             self.late_writes += 1;

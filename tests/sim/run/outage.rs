@@ -1,12 +1,15 @@
 //! The target refuses everything for hours, then the process is away: each alone is shorter than what a stream keeps, and
 //! both together are not. What was read in time is trimmed before it is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use dynaferry::context::WallClock as _;
 use dynaferry::sandbox::{FaultKind, FaultRule, Trigger};
 
 use super::acts::Actor;
 use super::{HOUR, MINUTE, Run, SECOND};
+use crate::clocks::ProcessClock;
 use crate::plan::{Episode, Family};
 use crate::state::StateFaults;
 use crate::world::{REGION, SOURCE, TABLE, TARGET};
@@ -15,6 +18,8 @@ use crate::world::{REGION, SOURCE, TABLE, TARGET};
 pub(crate) const KNOB: &str = "target.away_for_hours";
 /// A process that polls more often than this would take a minute over it.
 const SLOW: Duration = Duration::from_secs(20);
+/// A clock that is off by more may be refused, in milliseconds: five minutes, and what a poll takes.
+const REFUSED_OFF: u64 = 290_000;
 
 impl Run {
     /// What draws it, if it comes after this episode.
@@ -62,8 +67,10 @@ impl Run {
         // Now, not at the end: a later outage may heal what this one did.
         let time = poll * 6 + self.world.plan.settings.discovery * 2 + 10 * MINUTE;
         self.supervise(&mut Actor::idle(), None, tokio::time::sleep(time)).await;
+        let clock = ProcessClock { world: Arc::clone(&self.world.clock), drift: self.drift };
+        let off = clock.now().millis().abs_diff(self.now().millis());
         // A process whose clock is refused never looked.
-        if self.lag().is_some() {
+        if off < REFUSED_OFF || !self.world.plan.world().check_request_time {
             let now = self.now();
             self.world.court.judge().check_losses(now);
         }

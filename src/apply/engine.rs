@@ -44,7 +44,6 @@ use handle::Message;
 pub(crate) use handle::{Engine, EngineGone};
 pub(crate) use proofs::Look;
 use proofs::Proofs;
-use sending::MAX_BATCH_BYTES;
 use trouble::Trouble;
 
 /// Messages that may wait; senders wait when there are more.
@@ -66,6 +65,10 @@ pub(crate) struct EngineSettings {
     pub(crate) max_in_flight: usize,
     /// Writes in a request: 1 to 25.
     pub(crate) batch_items: usize,
+    /// Bytes of JSON in one request, or a single write.
+    pub(crate) batch_bytes: usize,
+    /// Write units for each started KB.
+    pub(crate) units_per_kb: f64,
     /// Write units per second; `None`: only the service limits.
     pub(crate) write_limit: Option<f64>,
     /// What happens to rejected items.
@@ -180,7 +183,7 @@ impl EngineTask {
             on_wire: FuturesUnordered::new(),
             requests_out: 0,
             bytes_out: 0,
-            window: Window::new(settings.max_in_flight.saturating_mul(MAX_BATCH_BYTES)),
+            window: Window::new(settings.max_in_flight.saturating_mul(settings.batch_bytes)),
             reads_out: 0,
             halves: VecDeque::new(),
             pacer: Pacer::new(settings.write_limit, Duration::ZERO),

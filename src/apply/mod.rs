@@ -5,4 +5,4 @@ pub mod pace;
 mod target;
 pub mod window;
 
-pub use target::TargetTable;
+pub use target::{ConditionalTarget, TargetTable};

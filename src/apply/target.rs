@@ -19,3 +19,15 @@ pub trait TargetTable: Send + Sync + 'static {
     /// Source: DynamoDB API reference, `BatchWriteItem`.
     fn write<'a>(&'a self, writes: &'a [Write]) -> BoxFuture<'a, Result<WriteReply, Failure>>;
 }
+
+/// A table that can be written on a condition on another item of its account and Region.
+pub trait ConditionalTarget: Send + Sync + 'static {
+    /// As [`TargetTable::write`], all or nothing, and only if the condition holds when it is carried out: the members of a
+    /// `ConditionCheck` as JSON. `None`: it does not. At most 99 writes and 4 MB, two write units for each KB.
+    /// Source: DynamoDB API reference, `TransactWriteItems`.
+    fn write_if<'a>(
+        &'a self,
+        condition: &'a [u8],
+        writes: &'a [Write],
+    ) -> BoxFuture<'a, Result<Option<WriteReply>, Failure>>;
+}

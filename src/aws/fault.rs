@@ -247,7 +247,7 @@ fn speaks_of_no_values(code: &str) -> bool {
 }
 
 /// The service's text, without what may be a value.
-fn service_message(code: Option<&str>, message: Option<&str>) -> String {
+pub(super) fn service_message(code: Option<&str>, message: Option<&str>) -> String {
     match message {
         None => "no message".to_owned(),
         Some(message) if code.is_some_and(speaks_of_no_values) => message.to_owned(),

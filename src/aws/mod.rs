@@ -17,6 +17,7 @@ mod streams;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod wire;
 
 pub use accounts::{AccessKey, Account, Clients, Identity};

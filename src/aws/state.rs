@@ -15,8 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::accounts::Account;
 use super::call::Caller;
-use super::fault::{THROTTLES, broken};
+use super::fault::broken;
 use super::raw::{RawOperation, probe};
+use super::transaction::Cancelled;
 use crate::checkpoint::table::{
     Field, Fields, Found, Guard, ItemKey, ItemWrite, PARTITION, Page, Range, SORT, StateTable, Written,
 };
@@ -194,29 +195,10 @@ impl State {
             Ok(_) => return Ok(Written::Done),
             Err((failure, said)) => (failure, said.unwrap_or_default()),
         };
-        if failure.code.as_deref() != Some("TransactionCanceledException") {
-            return Err(failure);
+        match Cancelled::read(failure, &said)? {
+            Cancelled { refused: Some((_, found)), .. } => refusal(&self.transact, found.as_ref()),
+            Cancelled { failure, refused: None } => Err(failure),
         }
-        let said = parse(&self.transact, &said)?;
-        let reasons = said.get("CancellationReasons").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        self.cancelled(failure, reasons)
-    }
-
-    /// A transaction that was cancelled was not carried out: the first guard that did not hold says what is there.
-    fn cancelled(&self, failure: Failure, reasons: &[Value]) -> Result<Written, Failure> {
-        let code = |reason: &Value| reason.get("Code").and_then(Value::as_str).unwrap_or("None").to_owned();
-        if let Some(reason) = reasons.iter().find(|reason| code(reason) == "ConditionalCheckFailed") {
-            return refusal(&self.transact, reason.get("Item"));
-        }
-        let codes: Vec<String> = reasons.iter().map(code).filter(|code| code != "None").collect();
-        let throttled = codes.iter().any(|code| {
-            ["ProvisionedThroughputExceeded", "ThrottlingError"].contains(&code.as_str())
-                || THROTTLES.contains(&code.as_str())
-        });
-        let passes = throttled || codes.is_empty() || codes.iter().all(|code| code == "TransactionConflict");
-        let fault = if passes { Fault::Transient } else { Fault::Rejected };
-        let message = format!("the transaction was cancelled: {}", codes.join(", "));
-        Err(Failure { fault, throttled, may_have_happened: false, message, ..failure })
     }
 }
 
@@ -263,7 +245,7 @@ fn key_json(key: &ItemKey) -> Value {
     json!({ PARTITION: {"S": key.partition}, SORT: binary(&key.sort) })
 }
 
-/// The members of a put or a delete.
+/// The members of a put or a delete, or of a check, which has those of a delete.
 fn write_json(table: &str, write: &ItemWrite) -> Value {
     let mut body = json!({"TableName": table});
     match &write.fields {
@@ -322,6 +304,11 @@ fn fields_of(item: &Value) -> Option<(Vec<u8>, Fields)> {
 impl StateTable for State {
     fn place(&self) -> String {
         format!("dynamodb:{}", self.name)
+    }
+
+    fn condition(&self, key: &ItemKey, guard: &Guard) -> Vec<u8> {
+        let check = ItemWrite::new(key.clone(), None).guarded(guard.clone());
+        bytes_of(&write_json(&self.name, &check))
     }
 
     fn find(&self) -> BoxFuture<'_, Result<Found, Failure>> {

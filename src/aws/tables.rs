@@ -9,7 +9,8 @@ use super::call::Caller;
 use super::fault::broken;
 use super::raw::{RawOperation, Sender, probe};
 use super::schema;
-use crate::apply::TargetTable;
+use super::transaction::Cancelled;
+use crate::apply::{ConditionalTarget, TargetTable};
 use crate::config::TableRef;
 use crate::decode::{KeyCodec, ScanPage, WriteReply, one_item, write_reply};
 use crate::error::Failure;
@@ -27,6 +28,7 @@ pub struct Table {
     scan: RawOperation,
     get_item: RawOperation,
     batch_write: RawOperation,
+    transact: RawOperation,
 }
 
 impl Table {
@@ -36,6 +38,7 @@ impl Table {
             scan: scan(&client, sender, &reference),
             get_item: get_item(&client, sender, &reference),
             batch_write: batch_write(&client, sender, &reference),
+            transact: transact(&client, sender),
             client,
             caller,
             reference,
@@ -66,6 +69,22 @@ impl Table {
         let answer = self.caller.raw(&self.batch_write, body).await?;
         write_reply(&answer, &self.keys).map_err(|error| broken(self.batch_write.name(), error))
     }
+
+    async fn transact_if(&self, condition: &[u8], writes: &[Write]) -> Result<Option<WriteReply>, Failure> {
+        let body = conditional_request(&self.reference, condition, writes);
+        let (failure, said) = match self.caller.raw_or_refusal(&self.transact, body).await {
+            Ok(answer) => {
+                let reply = write_reply(&answer, &self.keys);
+                return reply.map(Some).map_err(|error| broken(self.transact.name(), error));
+            }
+            Err((failure, said)) => (failure, said.unwrap_or_default()),
+        };
+        match Cancelled::read(failure, &said)? {
+            // The condition stands first, and the writes have none.
+            Cancelled { refused: Some(_), .. } => Ok(None),
+            Cancelled { failure, refused: None } => Err(failure),
+        }
+    }
 }
 
 fn scan(client: &Client, sender: &Sender, table: &str) -> RawOperation {
@@ -81,6 +100,14 @@ fn batch_write(client: &Client, sender: &Sender, table: &str) -> RawOperation {
         "DynamoDB_20120810.BatchWriteItem",
         sender,
         probe!(Builder, client.batch_write_item().request_items(table, Vec::new())),
+    )
+}
+
+fn transact(client: &Client, sender: &Sender) -> RawOperation {
+    RawOperation::new(
+        "DynamoDB_20120810.TransactWriteItems",
+        sender,
+        probe!(Builder, client.transact_write_items().set_transact_items(Some(Vec::new()))),
     )
 }
 
@@ -101,6 +128,16 @@ impl TableReader for Table {
 impl TargetTable for Table {
     fn write<'a>(&'a self, writes: &'a [Write]) -> BoxFuture<'a, Result<WriteReply, Failure>> {
         self.write_batch(writes).boxed()
+    }
+}
+
+impl ConditionalTarget for Table {
+    fn write_if<'a>(
+        &'a self,
+        condition: &'a [u8],
+        writes: &'a [Write],
+    ) -> BoxFuture<'a, Result<Option<WriteReply>, Failure>> {
+        self.transact_if(condition, writes).boxed()
     }
 }
 
@@ -156,5 +193,29 @@ pub(super) fn write_request(table: &str, writes: &[Write]) -> Vec<u8> {
         body.extend_from_slice(b"}}");
     }
     body.extend_from_slice(br#"]},"ReturnConsumedCapacity":"TOTAL"}"#);
+    body
+}
+
+/// The same, in one transaction that is carried out only if the condition holds.
+pub(super) fn conditional_request(table: &str, condition: &[u8], writes: &[Write]) -> Vec<u8> {
+    let table = serde_json::Value::from(table).to_string();
+    let of_each = table.len() + 40;
+    let of_writes: usize = writes.iter().map(|write| write.wire_len() + of_each).sum();
+    let mut body = Vec::with_capacity(of_writes + condition.len() + 96);
+    body.extend_from_slice(br#"{"TransactItems":[{"ConditionCheck":"#);
+    body.extend_from_slice(condition);
+    body.push(b'}');
+    for write in writes {
+        let (action, member, json): (&[u8], &[u8], _) = match &write.image {
+            Some(image) => (br#",{"Put":{"TableName":"#, br#","Item":"#, image.json()),
+            None => (br#",{"Delete":{"TableName":"#, br#","Key":"#, &write.key.json),
+        };
+        body.extend_from_slice(action);
+        body.extend_from_slice(table.as_bytes());
+        body.extend_from_slice(member);
+        body.extend_from_slice(json);
+        body.extend_from_slice(b"}}");
+    }
+    body.extend_from_slice(br#"],"ReturnConsumedCapacity":"TOTAL"}"#);
     body
 }

@@ -133,6 +133,8 @@ fn link_row() -> LinkRow {
         settled_until: None,
         expiry_attributes: [("expires".to_owned(), None), ("before".to_owned(), Some(WallTime::from_secs(77)))].into(),
         signed_ahead: Duration::from_secs(12),
+        gates: 16,
+        is_gated: true,
     }
 }
 

@@ -21,6 +21,7 @@
 //!
 //! The task is [`TableTask`]; whoever holds the [`TableStore`] sends it what is to be done. Links do not wait for each other.
 
+mod gates;
 mod reach;
 
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +33,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::gates::Gates;
 use super::layout::{Image, Places};
 use super::rows::{DeadLetterRow, DoubtRow, Fence, VerifiedRow};
 use super::table::StateTable;
@@ -249,6 +251,10 @@ impl StateStore for TableStore {
     }
 
     fn leases(&self) -> Option<Arc<dyn Leases>> {
+        Some(Arc::new(self.clone()))
+    }
+
+    fn gates(&self) -> Option<Arc<dyn Gates>> {
         Some(Arc::new(self.clone()))
     }
 

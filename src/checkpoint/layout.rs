@@ -18,12 +18,14 @@
 //! of segments, which is begun when nobody needs them any more, or a page too large for one, which nobody relies on before
 //! its commit is done.
 
+mod gate;
 mod head;
 mod image;
 mod items;
 mod places;
 mod plan;
 
+pub(super) use gate::{gate_fields, gate_guard, guard_of_gate};
 pub(super) use head::{Head, counter_of, guard_of_counter, lease_of, sign_fields, sign_of};
 pub(super) use image::{Image, Items};
 pub(super) use items::{VALUE, parts_of, whole};

@@ -11,6 +11,7 @@ pub(crate) mod book;
 mod database;
 pub(crate) mod dynamodb;
 mod file;
+mod gates;
 pub(crate) mod keeper;
 mod layout;
 pub(crate) mod lease;
@@ -26,6 +27,7 @@ mod watermark;
 mod conformance;
 
 pub use file::FileStore;
+pub use gates::{Gate, Gates};
 pub use lease::Sighting;
 pub use memory::MemoryStore;
 pub use store::{Leases, LinkState, Pulses, Sign, StateStore, StateWrite, StoreError, StoreResult};

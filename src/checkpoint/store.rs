@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::gates::Gates;
 use super::lease::Sighting;
 use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow};
 use crate::error::{Error, Exit};
@@ -242,6 +243,11 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Leases, where many workers may share the store. `None`: it is this process's alone.
     fn leases(&self) -> Option<Arc<dyn Leases>> {
+        None
+    }
+
+    /// Gates, where a transaction of the target's account can ask for what is in the store.
+    fn gates(&self) -> Option<Arc<dyn Gates>> {
         None
     }
 

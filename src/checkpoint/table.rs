@@ -115,6 +115,9 @@ pub(crate) trait StateTable: Send + Sync + 'static {
     /// Its name as it is set: `dynamodb:TABLE`.
     fn place(&self) -> String;
 
+    /// That the item of this key is as the guard wants it, as the members of a `ConditionCheck`: for a transaction of others.
+    fn condition(&self, key: &ItemKey, guard: &Guard) -> Vec<u8>;
+
     /// What is there.
     fn find(&self) -> BoxFuture<'_, Result<Found, Failure>>;
 

@@ -14,6 +14,8 @@ pub const DEFAULT_WRITE_CAPACITY: Capacity = Capacity::Percent(50);
 pub const DEFAULT_MAX_IN_FLIGHT: u32 = 16;
 /// Beyond a thousand, connections cost more than they bring.
 pub const MAX_IN_FLIGHT_RANGE: RangeInclusive<u32> = 1..=1024;
+/// Requests on the wire where each needs an item of the state table for itself, which whoever takes over renews.
+pub const MAX_FENCED_IN_FLIGHT: u32 = 64;
 /// Items of one request: as many as `BatchWriteItem` takes.
 pub const DEFAULT_BATCH_ITEMS: u32 = 25;
 /// The service's limit (API reference, `BatchWriteItem`).
@@ -52,6 +54,21 @@ impl Word for OnRejected {
     const WORDS: &'static [(&'static str, Self)] = &[("stop", Self::Stop), ("dead_letter", Self::DeadLetter)];
 }
 
+/// What keeps a write from landing when its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteFence {
+    /// Nothing: its key is in doubt meanwhile, and synced then.
+    None,
+    /// The service: each write asks for an item of the state table, in one transaction with it.
+    Transaction,
+}
+
+impl Word for WriteFence {
+    const WORDS: &'static [(&'static str, Self)] = &[("none", Self::None), ("transaction", Self::Transaction)];
+    const LATER: &'static [&'static str] = &["version"];
+}
+
 /// How the target is written, and how hard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApplyConfig {
@@ -61,7 +78,9 @@ pub struct ApplyConfig {
     pub max_wcu: Option<u64>,
     /// Default `stop`: nothing is left out unless the user said so.
     pub on_rejected: OnRejected,
-    /// Requests on the wire. Default [`DEFAULT_MAX_IN_FLIGHT`].
+    /// Default `none`: a stale value may be seen for minutes, and writes cost what they cost.
+    pub fence: WriteFence,
+    /// Requests on the wire. Default [`DEFAULT_MAX_IN_FLIGHT`]; at most [`MAX_FENCED_IN_FLIGHT`] with a fence.
     pub max_in_flight: u32,
     /// Items per request. Default [`DEFAULT_BATCH_ITEMS`].
     pub batch_items: u32,
@@ -91,6 +110,7 @@ impl ApplyConfig {
             write_capacity: section.capacity("write_capacity", DEFAULT_WRITE_CAPACITY),
             max_wcu: section.read("max_wcu", |node| integer(node, &MAX_WCU_RANGE)),
             on_rejected: section.word("on_rejected", OnRejected::Stop),
+            fence: section.word("fence", WriteFence::None),
             max_in_flight: section.integer("max_in_flight", DEFAULT_MAX_IN_FLIGHT, MAX_IN_FLIGHT_RANGE),
             batch_items: section.integer("batch_items", DEFAULT_BATCH_ITEMS, BATCH_ITEMS_RANGE),
             look_ahead_records: section.integer(

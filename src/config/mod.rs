@@ -34,8 +34,8 @@ use toml::de::DeTable;
 pub use apply::{
     ATTEMPT_TIMEOUT_RANGE, ApplyConfig, BATCH_ITEMS_RANGE, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BATCH_ITEMS,
     DEFAULT_IN_DOUBT_FOR, DEFAULT_LOOK_AHEAD_BYTES, DEFAULT_LOOK_AHEAD_RECORDS, DEFAULT_MAX_IN_FLIGHT,
-    DEFAULT_WRITE_CAPACITY, IN_DOUBT_FOR_RANGE, LOOK_AHEAD_BYTES_RANGE, LOOK_AHEAD_RECORDS_RANGE, MAX_IN_FLIGHT_RANGE,
-    MAX_WCU_RANGE, OnRejected,
+    DEFAULT_WRITE_CAPACITY, IN_DOUBT_FOR_RANGE, LOOK_AHEAD_BYTES_RANGE, LOOK_AHEAD_RECORDS_RANGE, MAX_FENCED_IN_FLIGHT,
+    MAX_IN_FLIGHT_RANGE, MAX_WCU_RANGE, OnRejected, WriteFence,
 };
 pub use builder::LinkBuilder;
 pub use diagnose::{Problem, Problems};
@@ -188,7 +188,36 @@ fn assemble(tree: &Table, from_file: bool, problems: &Collector<'_>) -> Config {
     top.finish();
     read_links(tree, defaults, &named, &mut config);
     check_state_table(tree, &config, problems);
+    check_fences(tree, &config, problems);
     config
+}
+
+/// A fence is an item of the state table, one for each request on the wire.
+fn check_fences(tree: &Table, config: &Config, problems: &Collector<'_>) {
+    let links = config.links.iter().map(|link| (link.name.as_str(), &link.apply));
+    let all = links.chain(config.patterns.iter().map(|link| (link.name(), link.apply())));
+    for (name, apply) in all.filter(|(_, apply)| apply.fence == WriteFence::Transaction) {
+        let own = tree.table("link").and_then(|links| links.table(name));
+        let sections = [own, tree.table("defaults")].into_iter().flatten().filter_map(|section| section.table("apply"));
+        let node =
+            |key: &str| sections.clone().find_map(|section| section.get(key)).map_or(&Origin::Nowhere, |node| &node.at);
+        if !matches!(config.checkpoint.store, Store::DynamoDb(_)) {
+            let what = format!(
+                "`fence = \"transaction\"` in [link.{name}.apply] needs the state in a table of the target's account"
+            );
+            problems.add(node("fence"), what, "set `store = \"dynamodb:TABLE\"` in [checkpoint]");
+        }
+        if apply.max_in_flight > MAX_FENCED_IN_FLIGHT {
+            let what = format!(
+                "`max_in_flight` in [link.{name}.apply] must be 1 to {MAX_FENCED_IN_FLIGHT} with `fence = \"transaction\"`"
+            );
+            problems.add(
+                node("max_in_flight"),
+                what,
+                "each request on the wire has an item of the state table for itself",
+            );
+        }
+    }
 }
 
 /// A table of state is in the account and Region of the targets, so there must be one such place; and it is no target.

@@ -7,6 +7,7 @@
 mod clock;
 mod ending;
 mod exporting;
+mod gating;
 mod healing;
 mod opening;
 mod settings;
@@ -349,11 +350,12 @@ impl Link {
 
     async fn open_books(
         &self,
-        (prepared, export): (Prepared, Option<ExportSource>),
+        (mut prepared, export): (Prepared, Option<ExportSource>),
         fence: Fence,
-        state: LinkState,
+        mut state: LinkState,
         hold: Hold,
     ) -> Result<Begun> {
+        let gates = self.open_gates(&prepared, &fence, &mut state).await?;
         let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
         remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
@@ -364,6 +366,7 @@ impl Link {
             )
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
+        self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
         Ok(Begun { prepared, fence, opened, export, stream, view, hold })
     }
 

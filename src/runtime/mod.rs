@@ -2,6 +2,7 @@
 
 pub(crate) mod board;
 pub(crate) mod fleet;
+mod gated;
 pub(crate) mod link;
 pub(crate) mod open;
 pub(crate) mod prepare;

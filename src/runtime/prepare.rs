@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::replica::Ends;
 use super::ttl::{ExpiryAttributes, KeepExpired};
+use crate::apply::ConditionalTarget;
 use crate::aws;
 use crate::checkpoint::rows::LinkIdentity;
 use crate::config::{LinkConfig, TtlDeletes};
@@ -26,6 +27,8 @@ use target::target_of;
 /// Both sides of a link, known and checked.
 pub(crate) struct Prepared {
     pub(crate) ends: Ends,
+    /// The target's table once more, for writes on a condition.
+    pub(crate) conditional: Arc<dyn ConditionalTarget>,
     pub(crate) identity: LinkIdentity,
     pub(crate) view: ViewType,
     pub(crate) source: TableDescription,
@@ -70,7 +73,7 @@ pub(crate) async fn prepare(
         source: Arc::new(accounts.source.table(&accounts.source_table, &source.keys)),
         stream: Arc::new(accounts.source.streams()),
         target: Arc::clone(&target_table) as _,
-        target_reader: target_table,
+        target_reader: Arc::clone(&target_table) as _,
     };
     let (ends, expiry) = if link.stream.ttl_deletes == TtlDeletes::Skip {
         let (source, target) = (Arc::clone(&ends.source), Arc::clone(&ends.target_reader));
@@ -88,7 +91,7 @@ pub(crate) async fn prepare(
         target_id: target.id.clone(),
         keys: source.keys.clone(),
     };
-    Ok(Prepared { ends, identity, view, source, target, accounts, expiry })
+    Ok(Prepared { ends, conditional: target_table, identity, view, source, target, accounts, expiry })
 }
 
 /// Where deletes by time to live are left out, what expired stays at the target also when its key is synced: by what it did.

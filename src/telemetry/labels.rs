@@ -294,9 +294,9 @@ impl Operation {
             Self::AssumeRole | Self::GetCallerIdentity => &[Source, Target],
             Self::DescribeContinuousBackups | Self::ListTagsOfResource => &[Source],
             Self::BatchWriteItem | Self::TagResource | Self::UpdateTimeToLive => &[Target],
-            Self::Query | Self::TransactWriteItems | Self::UpdateItem => &[Checkpoint],
+            Self::Query | Self::UpdateItem => &[Checkpoint],
             Self::BatchGetItem | Self::DescribeTimeToLive | Self::GetObject | Self::UpdateTable => &[Source, Target],
-            Self::CreateTable | Self::DeleteItem | Self::PutItem => &[Target, Checkpoint],
+            Self::CreateTable | Self::DeleteItem | Self::PutItem | Self::TransactWriteItems => &[Target, Checkpoint],
             Self::DescribeTable | Self::GetItem | Self::Scan => &[Source, Target, Checkpoint],
             Self::Other => &[Source, Stream, Target, Checkpoint],
         }

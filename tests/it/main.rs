@@ -19,6 +19,7 @@ mod conformance;
 mod connector;
 mod exports;
 mod faults;
+mod fence;
 mod gaps;
 mod handoff;
 mod kills;

@@ -235,6 +235,11 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         found: "the lag was to know of a child that is listed minutes after its parent was trimmed away",
     },
     Regression {
+        seed: 9_101_369,
+        family: None,
+        found: "C5 wanted a gap to answer for a loss that another open gap tells of, of a key that was compared before the stream took it back",
+    },
+    Regression {
         seed: 7_023_714,
         family: None,
         found: "C1 wanted what a late write of a state that was thrown away had put into the new target to be put right",

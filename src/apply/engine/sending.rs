@@ -14,9 +14,6 @@ use crate::model::{CanonicalKey, Key, Write};
 
 /// Reads for `sync` that may be out at once.
 const MAX_READS: usize = 16;
-/// Bytes of JSON in one request: below BatchWriteItem's 16 MB with room for the envelope.
-pub(super) const MAX_BATCH_BYTES: usize = 15 << 20;
-
 impl EngineTask {
     /// Fills the wire. Answers when to come back, where only time is in the way.
     pub(super) fn send_what_may_be_sent(&mut self) -> Result<Option<Instant>, LaneError> {
@@ -39,7 +36,8 @@ impl EngineTask {
             }
             let may_read = self.reads_not_before <= now;
             let reads = if may_read && self.proofs.has_room() { MAX_READS.saturating_sub(self.reads_out) } else { 0 };
-            let limits = BatchLimits { writes: self.settings.batch_items, bytes: MAX_BATCH_BYTES.min(room), reads };
+            let limits =
+                BatchLimits { writes: self.settings.batch_items, bytes: self.settings.batch_bytes.min(room), reads };
             let ready = self.lanes.take(limits)?;
             let is_idle = ready.writes.is_empty() && ready.reads.is_empty();
             ready.reads.into_iter().for_each(|key| self.read(key));
@@ -72,7 +70,8 @@ impl EngineTask {
 
     fn send(&mut self, writes: Vec<Write>) {
         debug_assert!(are_distinct(&writes), "one write per key in a request");
-        let estimate = writes.iter().map(|write| units(write.wire_len())).sum();
+        let kilobytes: f64 = writes.iter().map(|write| kilobytes(write.wire_len())).sum();
+        let estimate = kilobytes * self.settings.units_per_kb;
         let bytes = writes.iter().map(Write::wire_len).sum();
         self.pacer.sent(estimate);
         self.requests_out += 1;
@@ -112,12 +111,12 @@ impl EngineTask {
     }
 }
 
-/// What a write of this many bytes of JSON costs at most, in units: one per started KB.
+/// What a write of this many bytes of JSON is charged for at most: started KB.
 /// Source: Developer Guide, read and write operations.
-fn units(wire_len: usize) -> f64 {
+fn kilobytes(wire_len: usize) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "an item has at most a few megabytes of JSON")]
-    let units = wire_len.div_ceil(1024).max(1) as f64;
-    units
+    let kilobytes = wire_len.div_ceil(1024).max(1) as f64;
+    kilobytes
 }
 
 fn are_distinct(writes: &[Write]) -> bool {

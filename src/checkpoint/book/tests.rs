@@ -32,6 +32,8 @@ fn link(clean: bool) -> LinkRow {
         settled_until: None,
         expiry_attributes: BTreeMap::new(),
         signed_ahead: Duration::ZERO,
+        gates: 0,
+        is_gated: false,
     }
 }
 

@@ -87,6 +87,10 @@ impl StateTable for Behind {
         self.table.place()
     }
 
+    fn condition(&self, key: &table::ItemKey, guard: &table::Guard) -> Vec<u8> {
+        self.table.condition(key, guard)
+    }
+
     fn find(&self) -> BoxFuture<'_, Result<table::Found, Failure>> {
         self.table.find()
     }

@@ -117,11 +117,11 @@ impl Reach {
         }
     }
 
-    async fn get(&self, key: &ItemKey) -> StoreResult<Option<Fields>> {
+    pub(super) async fn get(&self, key: &ItemKey) -> StoreResult<Option<Fields>> {
         self.patiently(|| self.table.get(key)).await
     }
 
-    async fn write(&self, write: &ItemWrite) -> StoreResult<Written> {
+    pub(super) async fn write(&self, write: &ItemWrite) -> StoreResult<Written> {
         self.patiently(|| self.table.write(write)).await
     }
 
@@ -141,7 +141,7 @@ impl Reach {
     }
 
     /// A name for one write, or one transaction: nobody else has it.
-    fn nonce(&self) -> String {
+    pub(super) fn nonce(&self) -> String {
         format!("{:016x}{:016x}", self.context.draw_u64(), self.context.draw_u64())
     }
 

@@ -44,6 +44,11 @@ impl Places {
         ItemKey { partition: format!("{}/verified", self.namespace), sort: link.as_bytes().to_vec() }
     }
 
+    /// A gate of a link. In no link's own partition: it is opened while the link's rows are written.
+    pub(crate) fn gate(&self, link: &str, number: u32) -> ItemKey {
+        ItemKey { partition: format!("{}/gates/{link}", self.namespace), sort: number.to_be_bytes().to_vec() }
+    }
+
     /// A worker's pulse.
     pub(crate) fn worker(&self, worker: &str) -> ItemKey {
         ItemKey { partition: format!("{}/workers", self.namespace), sort: worker.as_bytes().to_vec() }

@@ -6,7 +6,7 @@ use super::Link;
 use crate::apply::engine::{EngineSettings, OnRejected};
 use crate::checkpoint::keeper::KeeperSettings;
 use crate::checkpoint::rows::LinkRow;
-use crate::config::{self, LinkConfig, OnGap, SideConfig, TableRef, TtlDeletes};
+use crate::config::{self, LinkConfig, OnGap, SideConfig, TableRef, TtlDeletes, WriteFence};
 use crate::load::driver::LoadSettings;
 use crate::retry::Patience;
 use crate::runtime::board::Board;
@@ -20,10 +20,16 @@ use crate::telemetry::lag::RETENTION;
 use crate::telemetry::{self, CapacityKind, LinkIdentity};
 use crate::verify::VerifySettings;
 
+/// Bytes of JSON in one request: below BatchWriteItem's 16 MB with room for the envelope.
+const MAX_BATCH_BYTES: usize = 15 << 20;
+/// The same of TransactWriteItems, which takes 4 MB of items, two units for each KB. Source: API reference, TransactWriteItems.
+const MAX_TRANSACTION_BYTES: usize = (4 << 20) - (64 << 10);
+
 impl Link {
     pub(super) fn settings(&self, prepared: &Prepared, row: &LinkRow) -> ReplicaSettings {
         let LinkConfig { load, apply, stream, .. } = &self.config;
         let patience = self.patience();
+        let is_gated = apply.fence == WriteFence::Transaction;
         let share = write_units(apply.write_capacity, &prepared.target);
         #[expect(clippy::cast_precision_loss, reason = "the most that a user may set is far below 2^53")]
         let ceiling = apply.max_wcu.map_or(f64::INFINITY, |most| most as f64);
@@ -37,6 +43,8 @@ impl Link {
             engine: EngineSettings {
                 max_in_flight: apply.max_in_flight as usize,
                 batch_items: apply.batch_items as usize,
+                batch_bytes: if is_gated { MAX_TRANSACTION_BYTES } else { MAX_BATCH_BYTES },
+                units_per_kb: if is_gated { 2.0 } else { 1.0 },
                 write_limit: Some(share.min(ceiling)),
                 on_rejected: match apply.on_rejected {
                     config::OnRejected::Stop => OnRejected::Stop,

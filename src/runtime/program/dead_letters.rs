@@ -125,10 +125,10 @@ impl Program {
             }
         }
         let ahead = ahead(&self.context, &by_aws);
-        if let Some(row) = known.link.iter().find(|row| row.clean || row.signed_ahead < ahead) {
+        if let Some(row) = known.link.iter().find(|row| row.clean || row.is_gated || row.signed_ahead < ahead) {
             // From now on a write may be on the wire, of whose time whoever takes over from us knows nothing.
             let signed_ahead = row.signed_ahead.max(ahead);
-            let unclean = StateWrite::Link(LinkRow { clean: false, signed_ahead, ..row.clone() });
+            let unclean = StateWrite::Link(LinkRow { clean: false, is_gated: false, signed_ahead, ..row.clone() });
             store.commit(&config.name, &fence, vec![unclean]).await?;
         }
         let was_clean = known.link.filter(|row| row.clean);

@@ -68,9 +68,13 @@ impl Judge {
         // What was lost later is for the next gap to say.
         let open_at = self.open_at.get(&row.id).copied().unwrap_or(at);
         let lost = std::mem::take(&mut self.truth.lost);
-        let (covered, rest): (Vec<_>, Vec<_>) = lost
-            .into_iter()
-            .partition(|lost| lost.at <= open_at && self.covers(row, lost) && !self.is_behind_stream(lost));
+        // Nor is it this one's alone when another says it, too: the comparison may have been before the stream took the key
+        // back to what came before the loss.
+        let is_told_elsewhere =
+            |lost: &Lost| self.gaps.values().any(|gap| gap.healed.is_none() && self.covers(gap, lost));
+        let (covered, rest): (Vec<_>, Vec<_>) = lost.into_iter().partition(|lost| {
+            lost.at <= open_at && self.covers(row, lost) && !self.is_behind_stream(lost) && !is_told_elsewhere(lost)
+        });
         self.truth.lost = rest;
         for lost in covered {
             if !self.is_right(&lost) {

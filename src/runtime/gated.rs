@@ -1,0 +1,172 @@
+//! A target that is written through gates: what was sent lands in its time or not at all.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::apply::{ConditionalTarget, TargetTable};
+use crate::checkpoint::{Gate, Gates, StoreError, StoreResult};
+use crate::context::Context;
+use crate::decode::WriteReply;
+use crate::error::{Failure, Fault, chain};
+use crate::model::Write;
+use crate::retry::{Attempts, Patience, Verdict};
+
+/// Gates that are opened at once.
+const OPENING: usize = 16;
+const OPERATION: &str = "TransactWriteItems";
+
+/// The gates of one owner of a link.
+pub(crate) struct LinkGates {
+    gates: Arc<dyn Gates>,
+    link: String,
+    epoch: u64,
+    open: Vec<Gate>,
+}
+
+impl LinkGates {
+    /// Opens all gates that owners of this link ever wrote through, and at least so many: nothing of an earlier owner lands
+    /// after this.
+    pub(crate) async fn open(gates: Arc<dyn Gates>, link: &str, epoch: u64, count: u32) -> StoreResult<Self> {
+        let open = stream::iter(0..count).map(|number| gates.open(link, number, epoch));
+        let open = open.buffered(OPENING).try_collect().await?;
+        Ok(Self { gates, link: link.to_owned(), epoch, open })
+    }
+}
+
+impl LinkGates {
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.open.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// A gate, and whether something may be on its way through it.
+struct Way {
+    gate: Gate,
+    is_doubtful: bool,
+}
+
+/// A target behind gates.
+pub(crate) struct GatedTarget {
+    target: Arc<dyn ConditionalTarget>,
+    gates: Arc<dyn Gates>,
+    link: String,
+    epoch: u64,
+    /// As many as there are ways.
+    permits: Semaphore,
+    ways: Mutex<Vec<Way>>,
+    context: Context,
+}
+
+impl GatedTarget {
+    pub(crate) fn new(target: Arc<dyn ConditionalTarget>, gates: LinkGates, context: Context) -> Self {
+        let LinkGates { gates, link, epoch, open } = gates;
+        let permits = Semaphore::new(open.len());
+        let ways = Mutex::new(open.into_iter().map(|gate| Way { gate, is_doubtful: false }).collect());
+        Self { target, gates, link, epoch, permits, ways, context }
+    }
+
+    fn ways(&self) -> MutexGuard<'_, Vec<Way>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One attempt, and when its outcome is not known the certainty that it has one.
+    async fn attempt(&self, writes: &[Write]) -> Result<WriteReply, Failure> {
+        let Ok(_permit) = self.permits.acquire().await else {
+            return Err(failure(Fault::Broken, "no gates".to_owned()));
+        };
+        let Some(way) = self.ways().pop() else { return Err(failure(Fault::Broken, "no gate is free".to_owned())) };
+        let mut borrowed = Borrowed { of: self, way: Some(way) };
+        let Some(way) = &mut borrowed.way else { return Err(failure(Fault::Broken, "no gate".to_owned())) };
+        if way.is_doubtful {
+            self.open_again(way).await?;
+        }
+        way.is_doubtful = true;
+        let condition = self.gates.condition(&self.link, &way.gate);
+        match self.target.write_if(&condition, writes).await {
+            Ok(Some(reply)) => {
+                way.is_doubtful = false;
+                Ok(reply)
+            }
+            // Not as this owner left it: another one has opened it, or it is gone.
+            Ok(None) => {
+                self.open_again(way).await?;
+                Err(failure(Fault::Transient, "the gate was not as it was left".to_owned()))
+            }
+            Err(failure) if !failure.may_have_happened => {
+                way.is_doubtful = false;
+                Err(failure)
+            }
+            Err(failure) => {
+                self.open_again(way).await?;
+                Err(Failure { may_have_happened: false, ..failure })
+            }
+        }
+    }
+
+    /// Shuts out what may be on its way. Tried for as long as the store may answer: until then nobody can know.
+    async fn open_again(&self, way: &mut Way) -> Result<(), Failure> {
+        let (mut attempts, begun) = (Attempts::new(Patience::SERVICE), Instant::now());
+        loop {
+            let error = match self.gates.open(&self.link, way.gate.number, self.epoch).await {
+                Ok(gate) => {
+                    *way = Way { gate, is_doubtful: false };
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let fault = match &error {
+                error if error.may_pass() => Fault::Transient,
+                StoreError::Denied { .. } => Fault::Denied,
+                // Whoever keeps the books finds that out, too, and ends the link.
+                StoreError::Fenced { .. } => return Err(failure(Fault::Transient, chain(&error))),
+                _ => return Err(failure(Fault::Lost, chain(&error))),
+            };
+            let failure = failure(fault, format!("open a gate: {}", chain(&error)));
+            match attempts.failed_with(&failure, begun.elapsed(), self.context.draw()) {
+                Verdict::Again(wait) => tokio::time::sleep(wait.max(LEAST_WAIT)).await,
+                Verdict::Stop => return Err(failure),
+            }
+        }
+    }
+}
+
+/// The store has tried for a while already.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+
+impl TargetTable for GatedTarget {
+    /// As promised, but that no failure leaves anything in doubt: what was not answered will not land later.
+    fn write<'a>(&'a self, writes: &'a [Write]) -> BoxFuture<'a, Result<WriteReply, Failure>> {
+        Box::pin(self.attempt(writes))
+    }
+}
+
+/// A way that is in use; it goes back also when the write is dropped, with its doubt.
+struct Borrowed<'a> {
+    of: &'a GatedTarget,
+    way: Option<Way>,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        self.of.ways().extend(self.way.take());
+    }
+}
+
+fn failure(fault: Fault, message: String) -> Failure {
+    Failure {
+        operation: OPERATION,
+        fault,
+        throttled: false,
+        may_have_happened: false,
+        timed_out: false,
+        code: None,
+        message,
+        request_id: None,
+    }
+}

@@ -1,0 +1,217 @@
+//! `apply.fence = "transaction"`: what was sent lands in its time or never, and nothing is in doubt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynaferry::config::Config;
+use dynaferry::error::Exit;
+use dynaferry::runtime::VerifyOptions;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::{Mode, Phase};
+use tokio_util::sync::CancellationToken;
+
+use crate::border::Border;
+use crate::lease::{ON_TABLE, STATE, a_random_life, holds, process_of, takeovers, until_equal};
+use crate::world::{Process, REGION, SOURCE, TARGET, World, failed};
+
+const FENCED: &str = "apply.in_doubt_for = \"16m\"\napply.fence = \"transaction\"";
+/// Longer than the doubts of a link without a fence.
+const FOR_EVER: Duration = Duration::from_secs(20 * 60);
+
+fn world(seed: u64) -> World {
+    let world = World::paused(Options { seed, ..Options::default() });
+    (0..50).for_each(|n| world.put(n, 0, "before"));
+    world
+}
+
+fn fenced(world: &World) -> (Process, Arc<Border>) {
+    process_of(world, FENCED)
+}
+
+/// Of the target's writes alone: the state's own transactions do not name it.
+fn at_writes(trigger: Trigger, kind: FaultKind) -> FaultRule {
+    FaultRule::new("TransactWriteItems", trigger, kind).for_account(TARGET).for_table("orders-copy")
+}
+
+/// Stays equal, with nothing in doubt, while what was sent before arrives.
+async fn stays_equal(worker: &Process, world: &World) {
+    for _ in 0..FOR_EVER.as_secs() {
+        assert_eq!((world.num_differences(), worker.status().in_doubt), (0, 0));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_superseded_worker_had_sent_never_lands() {
+    let world = world(1001);
+    let (frozen, border) = fenced(&world);
+    until_equal(&frozen, &world).await;
+    assert!(border.sent("BatchWriteItem").is_empty(), "every write goes through a gate");
+    let (other, _) = fenced(&world);
+    other.until("it stands by", || other.status().phase == Phase::Standby).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    world.faults(vec![at_writes(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(120)))]);
+    world.put(1, 0, "old, and late");
+    let before = world.sandbox.stats().faults;
+    frozen.until("it is sent", || world.sandbox.stats().faults > before).await;
+    border.set_frozen(true);
+    world.put(1, 0, "new");
+    other.until("it has the link", || holds(&other)).await;
+    until_equal(&other, &world).await;
+    assert_eq!(takeovers(&other, "unclean"), 1.0);
+    stays_equal(&other, &world).await;
+    border.set_frozen(false);
+    frozen.until("it finds that it is superseded", || frozen.status().phase == Phase::Standby).await;
+    stays_equal(&other, &world).await;
+    other.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_was_lost_lands_before_the_next_one_of_its_key_or_never() {
+    let world = world(1002);
+    let (worker, _) = fenced(&world);
+    until_equal(&worker, &world).await;
+    for (n, kind) in [
+        FaultKind::TimeOutAndDeliverLate(Duration::from_secs(90)),
+        FaultKind::DeliverLate(Duration::from_secs(90)),
+        FaultKind::LoseAnswer,
+        FaultKind::GarbleAnswer,
+        FaultKind::InternalError,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.faults(vec![at_writes(Trigger::Next(1), kind)]);
+        world.put(1, 0, &format!("old {n}"));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.put(1, 0, &format!("new {n}"));
+        until_equal(&worker, &world).await;
+        stays_equal(&worker, &world).await;
+    }
+    worker.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_worker_leaves_nothing_in_doubt() {
+    let world = world(1003);
+    let (worker, _) = fenced(&world);
+    until_equal(&worker, &world).await;
+    for round in 0..5 {
+        let late = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(60));
+        world.faults(vec![at_writes(Trigger::Chance(0.5), late)]);
+        (0..50).for_each(|n| world.put(n, 0, &format!("old {round}")));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+    }
+    worker.kill().await;
+    world.no_faults();
+    (0..50).for_each(|n| world.put(n, 0, "new"));
+    let (next, _) = fenced(&world);
+    next.until("both tables are equal", || world.num_differences() == 0).await;
+    stays_equal(&next, &world).await;
+    next.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_state_does_not_answer_a_write_without_an_answer_is_waited_for() {
+    let world = world(1004);
+    let (worker, border) = fenced(&world);
+    until_equal(&worker, &world).await;
+    world.faults(vec![at_writes(Trigger::Next(1), FaultKind::DeliverLate(Duration::from_secs(100)))]);
+    world.put(1, 0, "old");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    border.close_to(Some(STATE));
+    world.put(1, 0, "new");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    border.close_to(None);
+    until_equal(&worker, &world).await;
+    stays_equal(&worker, &world).await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_items_go_in_transactions_that_the_service_takes_and_a_rejected_one_is_set_aside() {
+    let world = World::paused(Options { seed: 1005, ..Options::default() });
+    (0..30).for_each(|n| world.put(n, 0, &"x".repeat(390_000)));
+    let config = format!("{FENCED}\napply.on_rejected = \"dead_letter\"");
+    let (worker, _) = process_of(&world, &config);
+    until_equal(&worker, &world).await;
+    (0..30).for_each(|n| world.put(n, 0, &"y".repeat(390_000)));
+    until_equal(&worker, &world).await;
+    (0..30).for_each(|n| world.delete(n, 0));
+    until_equal(&worker, &world).await;
+    world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", Some("poison"));
+    (0..20).for_each(|n| world.put(n, 0, "harmless"));
+    let poisoned = serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "v": {"S": "z"}, "poison": {"S": "x"}});
+    world.put_json(&poisoned);
+    worker.until("it is set aside", || worker.status().dead_letters == 1).await;
+    assert_eq!(world.num_differences(), 1, "the others of its transaction are written");
+    worker.stop().await.unwrap();
+    world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", None);
+    let retry = world.program_by_config(world.config(&format!("{config}\n{ON_TABLE}")), Mode::Oneshot);
+    assert_eq!(retry.retry_dead_letters(&[]).await.unwrap().retried, 1);
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_goes_on_with_and_without_a_fence() {
+    let world = world(1006);
+    for (round, more) in [FENCED, "apply.in_doubt_for = \"16m\"", FENCED, FENCED].into_iter().enumerate() {
+        let (worker, _) = process_of(&world, more);
+        until_equal(&worker, &world).await;
+        let kind = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(200));
+        let rule = |operation| FaultRule::new(operation, Trigger::Chance(0.5), kind.clone()).for_table("orders-copy");
+        world.faults(vec![rule("BatchWriteItem"), rule("TransactWriteItems")]);
+        (0..50).for_each(|n| world.put(n, 0, &format!("old {round}")));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        worker.kill().await;
+        world.no_faults();
+        (0..50).for_each(|n| world.put(n, 0, &format!("new {round}")));
+    }
+    let (worker, _) = fenced(&world);
+    tokio::time::sleep(FOR_EVER).await;
+    worker.until("nothing is in doubt", || world.num_differences() == 0 && worker.status().in_doubt == 0).await;
+    worker.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_and_a_repair_go_through_gates() {
+    let world = world(1007);
+    let config = || -> Config { world.config(&format!("{FENCED}\n{ON_TABLE}")) };
+    let program = world.program_by_config(config(), Mode::Oneshot);
+    program.migrate(CancellationToken::new()).await.unwrap();
+    world.assert_equal();
+    world.put_at(TARGET, "orders-copy", 3, 0, "different");
+    let repair = VerifyOptions { repair: true, ..VerifyOptions::default() };
+    let program = world.program_by_config(config(), Mode::Oneshot);
+    let reports = program.verify(repair, CancellationToken::new()).await.unwrap();
+    assert_eq!(reports[0].1.differences.repaired.total(), 1);
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_is_refused_where_the_target_and_the_state_cannot_be_in_one_transaction() {
+    let world = world(1008);
+    let arn = format!("arn:aws:dynamodb:{REGION}:{SOURCE}:table/elsewhere");
+    world.call(SOURCE, "CreateTable", &crate::world::ORDERS.replace("\"orders\"", "\"elsewhere\""));
+    world.sandbox.allow_cross_account(SOURCE, REGION, "elsewhere", TARGET);
+    let config = world.config(&format!("target.create = false\ntarget.table = \"{arn}\"\n{FENCED}\n{ON_TABLE}"));
+    let program = world.program_by_config(config, Mode::Oneshot);
+    let (exit, text) = failed(program.migrate(CancellationToken::new()).await);
+    assert!(exit == Exit::Precondition && text.contains("in transactions with the state"), "{text}");
+}
+
+/// More: `FENCE_SEEDS=1000..1100 cargo test --test it fenced_lives`.
+#[test]
+fn fenced_lives_at_random_end_with_equal_tables_and_never_a_key_in_doubt() {
+    let asked = std::env::var("FENCE_SEEDS").unwrap_or("1..5".into());
+    let (first, last) = asked.split_once("..").unwrap();
+    for seed in first.parse().unwrap()..last.parse().unwrap() {
+        println!("seed {seed}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(a_random_life(seed, true));
+    }
+}

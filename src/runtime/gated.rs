@@ -39,6 +39,12 @@ impl LinkGates {
 }
 
 impl LinkGates {
+    /// Whether a transaction may ask for a gate, before anything is written through one.
+    pub(crate) async fn check(&self, target: &dyn ConditionalTarget) -> Result<(), Failure> {
+        let Some(gate) = self.open.first() else { return Ok(()) };
+        target.write_if(&self.gates.condition(&self.link, gate), &[]).await.map(drop)
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)

@@ -103,6 +103,7 @@ const KEYS: &[&str] = &[
     "apply.max_wcu",
     "apply.batch_items",
     "apply.max_in_flight",
+    "apply.fence",
     "apply.look_ahead_bytes",
     "apply.attempt_timeout",
     "stream.start",

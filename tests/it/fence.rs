@@ -142,6 +142,8 @@ async fn large_items_go_in_transactions_that_the_service_takes_and_a_rejected_on
     until_equal(&worker, &world).await;
     (0..30).for_each(|n| world.delete(n, 0));
     until_equal(&worker, &world).await;
+    let refused = ["op=\"TransactWriteItems\"", "result=\"error\""];
+    assert_eq!(worker.metric("dynaferry_requests_total", &refused), 0.0, "none was too large");
     world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", Some("poison"));
     (0..20).for_each(|n| world.put(n, 0, "harmless"));
     let poisoned = serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "v": {"S": "z"}, "poison": {"S": "x"}});
@@ -175,6 +177,27 @@ async fn a_link_goes_on_with_and_without_a_fence() {
     worker.until("nothing is in doubt", || world.num_differences() == 0 && worker.status().in_doubt == 0).await;
     worker.stop().await.unwrap();
     world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_owner_without_a_fence_had_sent_stays_in_doubt() {
+    let world = world(1009);
+    let (worker, _) = process_of(&world, "apply.in_doubt_for = \"16m\"");
+    until_equal(&worker, &world).await;
+    let late = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(120));
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Next(1), late).for_account(TARGET)]);
+    world.put(1, 0, "old, and late");
+    let before = world.sandbox.stats().faults;
+    worker.until("it is sent", || world.sandbox.stats().faults > before).await;
+    worker.kill().await;
+    world.put(1, 0, "new");
+    let (next, _) = fenced(&world);
+    until_equal(&next, &world).await;
+    next.until("the late write lands", || world.num_differences() == 1).await;
+    assert!(next.status().in_doubt > 0);
+    tokio::time::sleep(FOR_EVER).await;
+    stays_equal(&next, &world).await;
+    next.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

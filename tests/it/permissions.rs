@@ -114,16 +114,42 @@ async fn the_documented_policies_are_enough() {
     pair.compare(KEYS);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_documented_policy_for_state_in_a_table_is_enough() {
-    const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
-    let statements = [documented(), policy("state", TARGET, "none")].map(|policy| {
-        let policy: Value = serde_json::from_str(&policy).expect("a policy");
+/// One policy of several.
+fn together(policies: &[String]) -> String {
+    let statements = policies.iter().flat_map(|policy| {
+        let policy: Value = serde_json::from_str(policy).expect("a policy");
         policy["Statement"].as_array().expect("statements").clone()
     });
-    let both = json!({"Version": "2012-10-17", "Statement": statements.concat()});
-    let (pair, key) = scene(&both.to_string()).await;
-    let mut service = Service::start(pair.program(KEYS, Mode::Service, &key, ON_TABLE));
+    json!({"Version": "2012-10-17", "Statement": statements.collect::<Vec<_>>()}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_policy_for_state_in_a_table_is_enough() {
+    runs_with_its_state_in_a_table(&[documented(), policy("state", TARGET, "none")], "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_policy_for_a_fence_is_enough_and_without_it_no_item_is_written() {
+    const FENCED: &str = "apply.fence = \"transaction\"\n";
+    let state = policy("state", TARGET, "none");
+    let (pair, key) = scene(&together(&[documented(), state.clone()])).await;
+    let program = pair.program(KEYS, Mode::Oneshot, &key, &format!("{FENCED}{ON_TABLE}"));
+    let error = program.migrate(CancellationToken::new()).await.expect_err("a fence without its policy");
+    assert_eq!(error.exit, Exit::Precondition);
+    assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("config/policies/fence.json")), "{}", chain(&error));
+    let copy = format!("{}-copy", KEYS.table());
+    let found = pair.target.call("Scan", &json!({"TableName": copy}).to_string()).await;
+    assert_eq!(found["Count"], 0);
+    drop(pair);
+    let fence = policy("fence", TARGET, &copy);
+    runs_with_its_state_in_a_table(&[documented(), state, fence], FENCED).await;
+}
+
+const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
+
+async fn runs_with_its_state_in_a_table(policies: &[String], more: &str) {
+    let (pair, key) = scene(&together(policies)).await;
+    let mut service = Service::start(pair.program(KEYS, Mode::Service, &key, &format!("{more}{ON_TABLE}")));
     let writer = Writer::start(pair.source.clone(), KEYS, 150, 2);
     service.wait_until_applied(Context::system().now()).await;
     writer.stop().await;

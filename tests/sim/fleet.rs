@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clocks::Drift;
 use crate::gate::Gate;
 use crate::knobs::calm;
-use crate::plan::{Episode, Plan, Writing};
+use crate::plan::{Episode, Family, Plan, Writing};
 use crate::run::{Outcome, is_bug, rules};
 use crate::trace::Trace;
 use crate::workload::Writer;
@@ -158,6 +158,7 @@ impl Fleet {
         tokio::join!(writer.write(episode.writing), writing_more, self.disturb(episode));
         (self.writer, self.more) = (writer, more);
         self.world.set_faults(Vec::new());
+        self.check_doubts();
         if self.random.f64() < 0.3 {
             for n in 0..self.workers.len() {
                 self.kill(n).await;
@@ -219,10 +220,12 @@ impl Fleet {
         let (ours, links) = (name.clone(), self.links.clone());
         // C6: who sends a write to a target has its link, as the table says.
         gate.watch(move |operation, body| {
-            if operation == "BatchWriteItem" {
-                let is_about =
-                    |names: &&Names| memchr::memmem::find(body, format!("\"{}\"", names.copy).as_bytes()).is_some();
-                let owner = links.iter().find(is_about).map(|names| owner(&sandbox, &names.link));
+            let is_about =
+                |names: &&Names| memchr::memmem::find(body, format!("\"{}\"", names.copy).as_bytes()).is_some();
+            let copy = || links.iter().find(is_about);
+            // The state's own transactions name no copy.
+            if operation == "BatchWriteItem" || (operation == "TransactWriteItems" && copy().is_some()) {
+                let owner = copy().map(|names| owner(&sandbox, &names.link));
                 if owner.as_ref().is_none_or(|owner| owner.as_ref() != Some(&ours)) {
                     let what = format!("worker {n} ({ours}) sends a write, and the link is {owner:?}'s");
                     court.judge().violated("C6", clock.now(), what);
@@ -306,7 +309,8 @@ impl Fleet {
         if has_backlog {
             let kind = FaultKind::Throttle("ProvisionedThroughputExceededException".to_owned());
             // And nothing else, so that the others take the link in time.
-            let throttle = FaultRule::new("BatchWriteItem", Trigger::Chance(THROTTLED), kind).for_account(TARGET);
+            let write = if self.is_fenced() { "TransactWriteItems" } else { "BatchWriteItem" };
+            let throttle = FaultRule::new(write, Trigger::Chance(THROTTLED), kind).for_table(&self.links[0].copy);
             self.world.set_faults(vec![throttle]);
             self.writer.change_each();
             tokio::time::sleep(self.world.plan.settings.poll_max + SECOND).await;
@@ -407,7 +411,9 @@ impl Fleet {
         tokio::time::sleep(MINUTE).await;
         self.start_all(1.0, Drift::default()).await;
         self.is_calm = true;
+        self.check_doubts();
         self.come_right("the last fault").await;
+        self.stay_right().await;
         if self.links.len() > 1 && !self.until(EVEN, SECOND, Self::is_even).await {
             self.violated("C8", format!("{EVEN:?} after the last fault the links are spread as {:?}", self.counts()));
         }
@@ -423,6 +429,7 @@ impl Fleet {
         self.kill(second).await;
         self.hand_over("a worker that was killed", LEASE + TAKE_OVER).await;
         self.come_right("the last hand-over").await;
+        self.stay_right().await;
         self.spread().await;
         for n in 0..self.workers.len() {
             self.stop(n).await;
@@ -458,6 +465,28 @@ impl Fleet {
         let patience = small + settings.poll_max * 5 + MINUTE + settings.discovery * 2;
         if !self.until(patience, SECOND, Self::is_equal).await {
             self.violated("C1", format!("{patience:?} after all is certain again both tables differ"));
+        }
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.world.plan.family == Family::Fenced
+    }
+
+    /// C6: behind a fence no key is ever in doubt, and what is still on its way never lands.
+    async fn stay_right(&mut self) {
+        if !self.is_fenced() {
+            return;
+        }
+        tokio::time::sleep(IN_DOUBT_FOR).await;
+        if !self.is_equal() {
+            self.violated("C6", format!("both tables were equal, and {IN_DOUBT_FOR:?} later they are not"));
+        }
+    }
+
+    fn check_doubts(&self) {
+        let in_doubt: u64 = self.statuses().iter().flatten().map(|status| status.in_doubt).sum();
+        if self.is_fenced() && in_doubt > 0 {
+            self.violated("C6", format!("{in_doubt} keys are in doubt behind a fence"));
         }
     }
 

@@ -67,7 +67,7 @@ struct Arguments {
     #[arg(long)]
     jobs: Option<usize>,
     /// Only runs of this family: mix, down25, down72, replaced, recreated, lag, long, outages, fleet,
-    /// links, exports.
+    /// links, fenced, exports.
     #[arg(long)]
     family: Option<String>,
     /// Runs one seed with a trace of everything.

@@ -36,6 +36,8 @@ pub(crate) enum Family {
     Exports,
     /// Several workers and several links.
     Links,
+    /// Several workers, whose writes go through gates.
+    Fenced,
 }
 
 /// Where the lag is looked at.
@@ -93,8 +95,20 @@ impl LagScenario {
 
 impl Family {
     /// The names that the command line takes.
-    pub(crate) const NAMES: [&'static str; 11] =
-        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet", "links", "exports"];
+    pub(crate) const NAMES: [&'static str; 12] = [
+        "mix",
+        "down25",
+        "down72",
+        "replaced",
+        "recreated",
+        "lag",
+        "long",
+        "outages",
+        "fleet",
+        "links",
+        "fenced",
+        "exports",
+    ];
 
     fn draw(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..100) {
@@ -119,6 +133,7 @@ impl Family {
             "fleet" => Self::Fleet,
             "exports" => Self::Exports,
             "links" => Self::Links,
+            "fenced" => Self::Fenced,
             "long" => Self::Long,
             "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
             _ => return None,
@@ -127,7 +142,7 @@ impl Family {
 
     /// Whether there are several workers, whose state is in a table.
     pub(crate) fn has_workers(self) -> bool {
-        matches!(self, Self::Fleet | Self::Links)
+        matches!(self, Self::Fleet | Self::Links | Self::Fenced)
     }
 
     /// Whether history is lost in every run of it.
@@ -436,7 +451,7 @@ impl Plan {
              apply.on_rejected = \"{}\"\napply.look_ahead_records = {}\napply.in_doubt_for = {}\napply.attempt_timeout = {}\n\
              apply.look_ahead_bytes = \"{}MiB\"\nstream.max_concurrent_shards = {}\nstream.poll_min = {}\nstream.poll_max = {}\n\
              stream.discovery_interval = {}\nload.read_capacity = 100000\napply.write_capacity = 100000\n\
-             verify.rate = 100000\n",
+             verify.rate = 100000\n{}",
             s.segments,
             s.concurrency,
             s.batch_items,
@@ -450,6 +465,7 @@ impl Plan {
             millis(s.poll_min),
             millis(s.poll_max),
             millis(s.discovery),
+            if self.family == Family::Fenced { "apply.fence = \"transaction\"\n" } else { "" },
         )
     }
 
@@ -610,7 +626,13 @@ fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
                 episode.down = if scenario == LagScenario::Down { 5 * MINUTE } else { SECOND };
             }
         }
-        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet | Family::Links | Family::Exports => {}
+        Family::Mix
+        | Family::Replaced
+        | Family::Recreated
+        | Family::Fleet
+        | Family::Links
+        | Family::Fenced
+        | Family::Exports => {}
     }
     pad(&mut episodes);
     episodes

@@ -498,3 +498,42 @@ async fn what_was_let_go_stays_so_until_somebody_takes_it() {
     let late = checkpoint(&store, &fence, 2).await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_a_later_owner_has_opened_stays_that_ones() {
+    let cloud = Cloud::new(31);
+    let gates = cloud.open("fleet").await.unwrap().gates().unwrap();
+    let old = gates.open("orders", 3, 7).await.unwrap();
+    let again = gates.open("orders", 3, 7).await.unwrap();
+    assert_ne!(old.nonce, again.nonce, "what went through it before finds another gate");
+    let new = gates.open("orders", 3, 8).await.unwrap();
+    let error = gates.open("orders", 3, 7).await.unwrap_err();
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error:?}");
+    assert!(gates.open("orders", 4, 7).await.is_ok() && gates.open("invoices", 3, 1).await.is_ok(), "another gate");
+    assert_eq!((new.number, new.epoch), (3, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_is_opened_though_answers_are_lost_and_attempts_arrive_late() {
+    let cloud = Cloud::new(32);
+    let gates = cloud.open("fleet").await.unwrap().gates().unwrap();
+    let late = FaultKind::DeliverLate(Duration::from_secs(30));
+    for (epoch, kind) in (1..).zip([FaultKind::LoseAnswer, late, FaultKind::InternalError, FaultKind::GarbleAnswer]) {
+        cloud.faults(vec![next("PutItem", 1, kind.clone())]);
+        let gate = gates.open("orders", 0, epoch).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(opened(&cloud), gate.nonce, "{kind:?}");
+    }
+}
+
+/// The nonce of the only gate.
+fn opened(cloud: &Cloud) -> String {
+    use crate::sandbox::Value;
+    let items = cloud.sandbox.snapshot(ACCOUNT, REGION, "dynaferry-state").unwrap();
+    let partition = Value::S("fleet/gates/orders".to_owned());
+    let gate = items.into_values().find(|item| item.get("pk") == Some(&partition)).unwrap();
+    match gate.get("nonce") {
+        Some(Value::S(nonce)) => nonce.clone(),
+        other => panic!("{other:?}"),
+    }
+}

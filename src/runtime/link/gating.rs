@@ -8,9 +8,9 @@ use crate::checkpoint::book::Book;
 use crate::checkpoint::rows::{Fence, LinkRow};
 use crate::checkpoint::{LinkState, StoreError};
 use crate::config::WriteFence;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Fault, Result};
 use crate::runtime::gated::{GatedTarget, LinkGates};
-use crate::runtime::prepare::Prepared;
+use crate::runtime::prepare::{Prepared, patiently};
 
 impl Link {
     /// Opens the link's gates for its owner. An owner that wrote through gates alone left nothing that could land after
@@ -36,6 +36,7 @@ impl Link {
         let before = state.link.as_ref().map_or(0, |row| row.gates);
         let count = before.max(self.config.apply.max_in_flight);
         let gates = LinkGates::open(gates, &self.config.name, fence.epoch, count).await?;
+        self.check_gates(&gates, prepared).await?;
         if let Some(row) = state.link.as_mut().filter(|row| row.is_gated) {
             row.clean = true;
         }
@@ -53,6 +54,19 @@ impl Link {
              `apply.fence` out, or run with an identity of the table's account",
             prepared.identity.target
         )))
+    }
+
+    /// A permission that is missing is said before anything is written.
+    async fn check_gates(&self, gates: &LinkGates, prepared: &Prepared) -> Result<()> {
+        let checked = patiently(&self.shared.context, || gates.check(&*prepared.conditional)).await;
+        checked.map_err(|failure| {
+            let what = format!("ask for the state's table in a transaction of link `{}`", self.config.name);
+            let hint = match failure.fault {
+                Fault::Denied => "give the target's identity the permissions of config/policies/fence.json",
+                _ => "`apply.fence = \"transaction\"` needs the state's table in the target's account and Region",
+            };
+            Error::new(Exit::Precondition, what).hint(hint).because(failure)
+        })
     }
 
     /// From now on the link writes through these gates, or through none: durable before the first write.

@@ -200,6 +200,12 @@ impl Run {
 pub(crate) fn rules(plan: &Plan) -> Vec<FaultRule> {
     let of_knob = |knob: &Knob| rule_of(knob.kind.setting, knob.strength, knob.seed);
     let mut rules: Vec<FaultRule> = plan.knobs.iter().flat_map(of_knob).collect();
+    if plan.family == Family::Fenced {
+        let of_writes = rules.iter().filter(|rule| rule.operation == "BatchWriteItem");
+        let of_transactions =
+            of_writes.map(|rule| FaultRule::new("TransactWriteItems", rule.trigger, rule.kind.clone()).for_table(COPY));
+        rules = of_transactions.chain(rules.iter().cloned()).collect();
+    }
     let longest = plan.longest_delivery();
     for rule in &mut rules {
         // A late write comes before its signature has expired: knobs say it for a minute.

@@ -132,7 +132,7 @@ pub struct LinkRow {
     /// How far the owner's clock is, or was, ahead of AWS's at most: what it signs holds so much longer.
     #[serde(default)]
     pub signed_ahead: Duration,
-    /// How many [gates](super::gates) owners ever wrote through.
+    /// How many gates ([`Gate`](super::Gate)) owners ever wrote through.
     #[serde(default)]
     pub gates: u32,
     /// The last owner wrote through gates alone: nothing of it lands when they are another's.

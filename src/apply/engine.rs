@@ -67,8 +67,8 @@ pub(crate) struct EngineSettings {
     pub(crate) batch_items: usize,
     /// Bytes of JSON in one request, or a single write.
     pub(crate) batch_bytes: usize,
-    /// Write units for each started KB.
-    pub(crate) units_per_kb: f64,
+    /// A request is carried out as a whole or not at all, at two write units for each started KB.
+    pub(crate) is_transaction: bool,
     /// Write units per second; `None`: only the service limits.
     pub(crate) write_limit: Option<f64>,
     /// What happens to rejected items.

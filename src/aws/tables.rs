@@ -12,7 +12,7 @@ use super::schema;
 use super::transaction::Cancelled;
 use crate::apply::{ConditionalTarget, TargetTable};
 use crate::config::TableRef;
-use crate::decode::{KeyCodec, ScanPage, WriteReply, one_item, write_reply};
+use crate::decode::{KeyCodec, ScanPage, WriteReply, one_item, transaction_reply, write_reply};
 use crate::error::Failure;
 use crate::load::{ScanRequest, TableReader};
 use crate::model::{Key, KeySchema, RawItem, TableDescription, Write};
@@ -74,7 +74,7 @@ impl Table {
         let body = conditional_request(&self.reference, condition, writes);
         let (failure, said) = match self.caller.raw_or_refusal(&self.transact, body).await {
             Ok(answer) => {
-                let reply = write_reply(&answer, &self.keys);
+                let reply = transaction_reply(&answer, &self.reference);
                 return reply.map(Some).map_err(|error| broken(self.transact.name(), error));
             }
             Err((failure, said)) => (failure, said.unwrap_or_default()),

@@ -134,7 +134,7 @@ fn link_row() -> LinkRow {
         expiry_attributes: [("expires".to_owned(), None), ("before".to_owned(), Some(WallTime::from_secs(77)))].into(),
         signed_ahead: Duration::from_secs(12),
         gates: 16,
-        is_gated: true,
+        gated_at: Some("dynamodb:state/default".to_owned()),
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Gate {
 
 /// The gates of links, in a store whose items a transaction of the target's account can ask for.
 pub trait Gates: Send + Sync + 'static {
+    /// Where they are: the same place has the same gates.
+    fn place(&self) -> String;
+
     /// Opens a gate of a link for its owner of this epoch: nothing that was sent through it before lands from now on.
     ///
     /// # Errors

@@ -135,9 +135,9 @@ pub struct LinkRow {
     /// How many gates ([`Gate`](super::Gate)) owners ever wrote through.
     #[serde(default)]
     pub gates: u32,
-    /// The last owner wrote through gates alone: nothing of it lands when they are another's.
-    #[serde(default)]
-    pub is_gated: bool,
+    /// The last owner wrote through gates alone, and where those are: nothing of it lands when they are another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gated_at: Option<String>,
 }
 
 /// What the last comparison of a link's tables found.

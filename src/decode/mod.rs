@@ -17,7 +17,7 @@ pub use export_line::export_line;
 pub use key::KeyCodec;
 pub use scan_page::{LoadedItem, ScanPage, one_item};
 pub use stream_page::{StreamPage, stream_page};
-pub use write_reply::{WriteReply, write_reply};
+pub use write_reply::{WriteReply, transaction_reply, write_reply};
 
 /// Text that could not be understood. Names what was looked for and where, never what stood there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::replica_marks::without_replica_marks;
-use super::scanner::Scanner;
+use super::scanner::{RawStr, Scanner};
 use super::{DecodeError, KeyCodec};
 use crate::model::{Key, RawItem};
 
@@ -97,16 +97,27 @@ fn last_key(scanner: &mut Scanner<'_>, body: &Bytes) -> Result<Option<Bytes>, De
 
 /// `CapacityUnits` of a ConsumedCapacity object; an amount beyond all numbers is not said.
 pub(super) fn capacity_units(scanner: &mut Scanner<'_>) -> Result<Option<f64>, DecodeError> {
-    let mut units = None;
+    Ok(capacity_of(scanner, |_| true)?.0)
+}
+
+/// The same, and whether it is of such a table.
+pub(super) fn capacity_of(
+    scanner: &mut Scanner<'_>,
+    is_such: impl Fn(&RawStr<'_>) -> bool,
+) -> Result<(Option<f64>, bool), DecodeError> {
+    let (mut units, mut is_of_such) = (None, false);
     scanner.object(|scanner, name| {
         if name.is("CapacityUnits") {
             units = scanner.number()?.parse().ok().filter(|units: &f64| units.is_finite());
+            Ok(())
+        } else if name.is("TableName") {
+            is_of_such = is_such(&scanner.string()?);
             Ok(())
         } else {
             scanner.value().map(drop)
         }
     })?;
-    Ok(units)
+    Ok((units, is_of_such))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::scan_page::capacity_units;
+use super::scan_page::{capacity_of, capacity_units};
 use super::scanner::Scanner;
 use super::{DecodeError, KeyCodec};
 use crate::model::CanonicalKey;
@@ -48,6 +48,28 @@ pub fn write_reply(body: &Bytes, keys: &KeyCodec) -> Result<WriteReply, DecodeEr
     Ok(reply)
 }
 
+/// Reads the body of a TransactWriteItems answer: what the writes of one table cost.
+///
+/// # Errors
+/// [`DecodeError`] on anything that is not as documented.
+pub fn transaction_reply(body: &Bytes, table: &str) -> Result<WriteReply, DecodeError> {
+    let mut consumed_units = None;
+    let mut scanner = Scanner::new(body)?;
+    scanner.object(|scanner, name| {
+        if !name.is("ConsumedCapacity") || scanner.null() {
+            return scanner.value().map(drop);
+        }
+        scanner.array(|scanner| {
+            if let (Some(units), true) = capacity_of(scanner, |name| name.is(table))? {
+                *consumed_units.get_or_insert(0.0) += units;
+            }
+            Ok(())
+        })
+    })?;
+    scanner.end()?;
+    Ok(WriteReply { unprocessed: Vec::new(), consumed_units })
+}
+
 /// The key of `{"PutRequest":{"Item":…}}` or `{"DeleteRequest":{"Key":…}}`.
 fn key_of_request(scanner: &mut Scanner<'_>, body: &Bytes, keys: &KeyCodec) -> Result<CanonicalKey, DecodeError> {
     let mut key = None;
@@ -80,6 +102,16 @@ mod tests {
         for body in ["{}", r#"{"UnprocessedItems":{}}"#, r#"{"UnprocessedItems":null}"#] {
             assert!(write_reply(&body.to_owned().into(), &codec()).unwrap().unprocessed.is_empty(), "{body}");
         }
+    }
+
+    #[test]
+    fn of_a_transaction_over_two_tables_one_is_told() {
+        let body =
+            r#"{"ConsumedCapacity":[{"CapacityUnits":2.0,"TableName":"state"},{"TableName":"t","CapacityUnits":6.0}]}"#;
+        let units = |table| transaction_reply(&body.into(), table).unwrap().consumed_units;
+        assert_eq!((units("t"), units("state"), units("other")), (Some(6.0), Some(2.0), None));
+        assert_eq!(transaction_reply(&"{}".into(), "t").unwrap(), WriteReply::default());
+        assert!(transaction_reply(&"[]".into(), "t").is_err());
     }
 
     #[test]

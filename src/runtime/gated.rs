@@ -39,10 +39,17 @@ impl LinkGates {
 }
 
 impl LinkGates {
-    /// Whether a transaction may ask for a gate, before anything is written through one.
-    pub(crate) async fn check(&self, target: &dyn ConditionalTarget) -> Result<(), Failure> {
+    /// Whether a transaction may ask for a gate and write the target: one is sent that cannot be carried out, for no gate was
+    /// ever opened as it asks.
+    pub(crate) async fn check(&self, target: &dyn ConditionalTarget, writes: &[Write]) -> Result<(), Failure> {
         let Some(gate) = self.open.first() else { return Ok(()) };
-        target.write_if(&self.gates.condition(&self.link, gate), &[]).await.map(drop)
+        let never = Gate { nonce: "never".to_owned(), ..gate.clone() };
+        target.write_if(&self.gates.condition(&self.link, &never), writes).await.map(drop)
+    }
+
+    /// Where they are.
+    pub(crate) fn place(&self) -> String {
+        self.gates.place()
     }
 
     /// How many there are.
@@ -90,7 +97,7 @@ impl GatedTarget {
         let mut borrowed = Borrowed { of: self, way: Some(way) };
         let Some(way) = &mut borrowed.way else { return Err(failure(Fault::Broken, "no gate".to_owned())) };
         if way.is_doubtful {
-            self.open_again(way).await?;
+            self.open_again(way).await.map_err(|not| not.failure)?;
         }
         way.is_doubtful = true;
         let condition = self.gates.condition(&self.link, &way.gate);
@@ -101,7 +108,7 @@ impl GatedTarget {
             }
             // Not as this owner left it: another one has opened it, or it is gone.
             Ok(None) => {
-                self.open_again(way).await?;
+                self.open_again(way).await.map_err(|not| not.failure)?;
                 Err(failure(Fault::Transient, "the gate was not as it was left".to_owned()))
             }
             Err(failure) if !failure.may_have_happened => {
@@ -109,14 +116,18 @@ impl GatedTarget {
                 Err(failure)
             }
             Err(failure) => {
-                self.open_again(way).await?;
-                Err(Failure { may_have_happened: false, ..failure })
+                // Where that is not to be had, nobody knows.
+                let is_certain = match self.open_again(way).await {
+                    Ok(()) => true,
+                    Err(NotOpened { is_shut, .. }) => is_shut,
+                };
+                Err(Failure { may_have_happened: !is_certain, ..failure })
             }
         }
     }
 
     /// Shuts out what may be on its way. Tried for as long as the store may answer: until then nobody can know.
-    async fn open_again(&self, way: &mut Way) -> Result<(), Failure> {
+    async fn open_again(&self, way: &mut Way) -> Result<(), NotOpened> {
         let (mut attempts, begun) = (Attempts::new(Patience::SERVICE), Instant::now());
         loop {
             let error = match self.gates.open(&self.link, way.gate.number, self.epoch).await {
@@ -130,23 +141,32 @@ impl GatedTarget {
                 error if error.may_pass() => Fault::Transient,
                 StoreError::Denied { .. } => Fault::Denied,
                 // Whoever keeps the books finds that out, too, and ends the link.
-                StoreError::Fenced { .. } => return Err(failure(Fault::Transient, chain(&error))),
-                _ => return Err(failure(Fault::Lost, chain(&error))),
+                StoreError::Fenced { .. } => {
+                    return Err(NotOpened { is_shut: true, failure: failure(Fault::Transient, chain(&error)) });
+                }
+                _ => Fault::Lost,
             };
             let failure = failure(fault, format!("open a gate: {}", chain(&error)));
             match attempts.failed_with(&failure, begun.elapsed(), self.context.draw()) {
                 Verdict::Again(wait) => tokio::time::sleep(wait.max(LEAST_WAIT)).await,
-                Verdict::Stop => return Err(failure),
+                Verdict::Stop => return Err(NotOpened { is_shut: false, failure }),
             }
         }
     }
+}
+
+/// A gate was not opened.
+struct NotOpened {
+    /// By another owner all the same: nothing of this one lands.
+    is_shut: bool,
+    failure: Failure,
 }
 
 /// The store has tried for a while already.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 impl TargetTable for GatedTarget {
-    /// As promised, but that no failure leaves anything in doubt: what was not answered will not land later.
+    /// As promised, but that what was not answered will not land later, and so is not in doubt, as long as the state is there.
     fn write<'a>(&'a self, writes: &'a [Write]) -> BoxFuture<'a, Result<WriteReply, Failure>> {
         Box::pin(self.attempt(writes))
     }

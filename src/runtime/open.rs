@@ -106,7 +106,7 @@ pub(crate) fn pin(
         expiry_attributes: BTreeMap::new(),
         signed_ahead: Duration::ZERO,
         gates: 0,
-        is_gated: false,
+        gated_at: None,
     };
     let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
     book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));

@@ -16,9 +16,10 @@ use crate::aws;
 use crate::checkpoint::rows::LinkIdentity;
 use crate::config::{LinkConfig, TtlDeletes};
 use crate::context::Context;
+use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::load::{ScanRequest, TableReader};
-use crate::model::{KeyAttribute, KeyKind, TableDescription, ViewType};
+use crate::model::{Key, KeyAttribute, KeyKind, KeySchema, RawItem, TableDescription, ViewType, Write};
 
 pub(crate) use accounts::{Accounts, patiently};
 pub(crate) use capacity::{read_units, write_units};
@@ -148,16 +149,7 @@ async fn check_get_item(
     source: &TableDescription,
 ) -> Result<()> {
     let table = accounts.source.table(&accounts.source_table, &source.keys);
-    let value = |kind| match kind {
-        KeyKind::N => "0",
-        KeyKind::S | KeyKind::B => "AA==",
-    };
-    let fields = source.keys.attributes().map(|key| {
-        let typed = serde_json::json!({ key.kind.as_str(): value(key.kind) });
-        (key.name.clone(), typed)
-    });
-    let json = serde_json::Value::from(fields.collect::<serde_json::Map<_, _>>()).to_string();
-    let Ok(key) = table.keys().key(json.into()) else { return Ok(()) };
+    let Some(key) = sample_key(&source.keys, "0", "AA==") else { return Ok(()) };
     match patiently(context, || table.get(&key)).await {
         Err(failure) if failure.fault == Fault::Denied => {
             Err(Error::new(Exit::Precondition, of_side("source", link, "read an item of"))
@@ -167,6 +159,27 @@ async fn check_get_item(
         // Anything else is met again, and handled, when it matters.
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Some key of a table: its numbers are `number`, its texts and bytes `text`.
+fn sample_key(keys: &KeySchema, number: &str, text: &str) -> Option<Key> {
+    let value = |kind| match kind {
+        KeyKind::N => number,
+        KeyKind::S | KeyKind::B => text,
+    };
+    let fields = keys.attributes().map(|key| {
+        let typed = serde_json::json!({ key.kind.as_str(): value(key.kind) });
+        (key.name.clone(), typed)
+    });
+    let json = serde_json::Value::from(fields.collect::<serde_json::Map<_, _>>()).to_string();
+    KeyCodec::new(keys).key(json.into()).ok()
+}
+
+/// A write and a delete of some keys, for a request that is not to be carried out.
+pub(crate) fn sample_writes(keys: &KeySchema) -> Vec<Write> {
+    let put = sample_key(keys, "0", "AA==").map(|key| Write { image: Some(RawItem::new(key.json.clone())), key });
+    let delete = sample_key(keys, "1", "AQ==").map(|key| Write { key, image: None });
+    put.into_iter().chain(delete).collect()
 }
 
 fn check_pair(link: &LinkConfig, source: &TableDescription, target: &TableDescription) -> Result<()> {

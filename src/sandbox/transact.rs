@@ -104,23 +104,31 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
         }
     }
     if failed {
-        let codes: Vec<&str> = reasons.iter().filter_map(|reason| reason.get("Code")?.as_str()).collect();
-        let message = format!(
-            "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
-            codes.join(", ")
-        );
-        return Err(ApiError::new("TransactionCanceledException", message).with("CancellationReasons", reasons.into()));
+        return Err(cancelled(reasons));
     }
     if bytes > MAX_BYTES {
         return Err(ApiError::validation("The transaction exceeds the maximum size of 4 MB"));
     }
     let mut capacity = std::collections::BTreeMap::<String, Consumed>::new();
-    for (address, name, key, kind, new) in steps {
-        let mut place = world.place(&address)?;
-        let old = place.table.items.get(&key).cloned();
-        let consumed = capacity.entry(name.clone()).or_insert_with(|| Consumed::of(&name));
+    for (step, (address, name, key, _, new)) in steps.iter().enumerate() {
+        let mut place = world.place(address)?;
+        let old = place.table.items.get(key).cloned();
+        let consumed = capacity.entry(name.clone()).or_insert_with(|| Consumed::of(name));
         let units = consumed.add_write(&place, old.as_deref(), new.as_deref(), 2.0);
-        place.charge_writes(key.hash, units);
+        // Of a transaction that is cancelled for this, what was taken is gone.
+        if let Err(error) = place.take_writes(key.hash, units) {
+            let code = match error.code.as_str() {
+                "ProvisionedThroughputExceededException" => "ProvisionedThroughputExceeded",
+                _ => "ThrottlingError",
+            };
+            if let Some(reason) = reasons.get_mut(step) {
+                *reason = serde_json::json!({"Code": code, "Message": error.message});
+            }
+            return Err(cancelled(reasons));
+        }
+    }
+    for (address, _, key, kind, new) in steps {
+        let mut place = world.place(&address)?;
         if kind != Kind::Check {
             place.change(&key, new, false);
             world.stats.writes += 1;
@@ -134,6 +142,13 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
     let mut answer = Answer::default();
     answer.add("ConsumedCapacity", (!capacity.is_empty()).then(|| capacity.into()));
     Ok(answer.into_body())
+}
+
+fn cancelled(reasons: Vec<serde_json::Value>) -> ApiError {
+    let codes: Vec<&str> = reasons.iter().filter_map(|reason| reason.get("Code")?.as_str()).collect();
+    let message =
+        format!("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes.join(", "));
+    ApiError::new("TransactionCanceledException", message).with("CancellationReasons", reasons.into())
 }
 
 fn mismatch() -> ApiError {

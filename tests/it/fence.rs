@@ -201,6 +201,45 @@ async fn what_an_owner_without_a_fence_had_sent_stays_in_doubt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_dies_while_it_puts_a_fence_before_a_link_forgets_no_doubt_of_the_owner_before() {
+    let world = World::paused(Options { seed: 1010, ..Options::default() });
+    (0..900).for_each(|n| world.put(n, 0, "old, and late"));
+    let (worker, _) = process_of(&world, "apply.in_doubt_for = \"16m\"\nload.segments = 8");
+    let late = FaultKind::TimeOutAndDeliverLate(Duration::from_secs(150));
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), late).for_account(TARGET)]);
+    let before = world.sandbox.stats().faults;
+    worker.until("much is sent", || world.sandbox.stats().faults > before + 10).await;
+    worker.kill().await;
+    let slow = FaultKind::Hold(Duration::from_millis(500));
+    world.faults(vec![FaultRule::new("TransactWriteItems", Trigger::Chance(1.0), slow).for_table(STATE)]);
+    (0..900).for_each(|n| world.put(n, 0, "new"));
+    let (next, border) = fenced(&world);
+    // One asks whether transactions may be made, the second writes the first rows.
+    next.until("some of its rows are written", || border.sent("TransactWriteItems").len() > 2).await;
+    next.kill().await;
+    world.no_faults();
+    let (last, _) = fenced(&world);
+    until_equal(&last, &world).await;
+    tokio::time::sleep(FOR_EVER).await;
+    stays_equal(&last, &world).await;
+    last.stop().await.unwrap();
+}
+
+/// Of all of it the service takes none, however often it is asked.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_too_much_for_its_partition_goes_in_parts() {
+    let options = Options { seed: 1011, partition_write_capacity: Some(60), ..Options::default() };
+    let world = World::paused(options);
+    let (worker, _) = process_of(&world, &format!("{FENCED}\nload.segments = 2"));
+    until_equal(&worker, &world).await;
+    // Four units each.
+    (0..50).for_each(|sk| world.put(1, sk, &"x".repeat(1_900)));
+    until_equal(&worker, &world).await;
+    stays_equal(&worker, &world).await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_migration_and_a_repair_go_through_gates() {
     let world = world(1007);
     let config = || -> Config { world.config(&format!("{FENCED}\n{ON_TABLE}")) };

@@ -106,11 +106,16 @@ impl EngineTask {
             // Listed before anything of them can be settled: the notes of one sender keep their order.
             self.keeper.in_doubt(writes.iter().map(|write| write.key.clone()).collect()).await?;
         }
-        for write in &writes {
-            if failure.may_have_happened {
-                self.lanes.put_back_in_doubt(&write.key.canonical)?;
-            } else {
-                self.lanes.put_back(&write.key.canonical)?;
+        if failure.throttled && !failure.may_have_happened && self.settings.is_transaction && writes.len() > 1 {
+            // As a whole it may never be taken; of its halves one is, before the other.
+            self.halve(writes);
+        } else {
+            for write in &writes {
+                if failure.may_have_happened {
+                    self.lanes.put_back_in_doubt(&write.key.canonical)?;
+                } else {
+                    self.lanes.put_back(&write.key.canonical)?;
+                }
             }
         }
         if failure.throttled {
@@ -129,11 +134,15 @@ impl EngineTask {
         self.not_before = self.not_before.max(Instant::now() + wait.unwrap_or_default());
     }
 
+    fn halve(&mut self, mut writes: Vec<Write>) {
+        let second = writes.split_off(writes.len() / 2);
+        self.halves.extend([writes, second]);
+    }
+
     /// A batch was refused as a whole: its halves are sent, down to the item that is to blame.
     async fn rejected(&mut self, mut writes: Vec<Write>, failure: Failure) -> Result<(), EngineError> {
         if writes.len() > 1 {
-            let second = writes.split_off(writes.len() / 2);
-            self.halves.extend([writes, second]);
+            self.halve(writes);
             return Ok(());
         }
         let Some(write) = writes.pop() else { return Ok(()) };

@@ -71,7 +71,7 @@ impl EngineTask {
     fn send(&mut self, writes: Vec<Write>) {
         debug_assert!(are_distinct(&writes), "one write per key in a request");
         let kilobytes: f64 = writes.iter().map(|write| kilobytes(write.wire_len())).sum();
-        let estimate = kilobytes * self.settings.units_per_kb;
+        let estimate = if self.settings.is_transaction { kilobytes * 2.0 } else { kilobytes };
         let bytes = writes.iter().map(Write::wire_len).sum();
         self.pacer.sent(estimate);
         self.requests_out += 1;

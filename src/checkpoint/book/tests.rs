@@ -33,7 +33,7 @@ fn link(clean: bool) -> LinkRow {
         expiry_attributes: BTreeMap::new(),
         signed_ahead: Duration::ZERO,
         gates: 0,
-        is_gated: false,
+        gated_at: None,
     }
 }
 

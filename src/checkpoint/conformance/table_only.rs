@@ -530,7 +530,7 @@ async fn a_gate_is_opened_though_answers_are_lost_and_attempts_arrive_late() {
 fn opened(cloud: &Cloud) -> String {
     use crate::sandbox::Value;
     let items = cloud.sandbox.snapshot(ACCOUNT, REGION, "dynaferry-state").unwrap();
-    let partition = Value::S("fleet/gates/orders".to_owned());
+    let partition = Value::S("fleet/gate/orders/0".to_owned());
     let gate = items.into_values().find(|item| item.get("pk") == Some(&partition)).unwrap();
     match gate.get("nonce") {
         Some(Value::S(nonce)) => nonce.clone(),

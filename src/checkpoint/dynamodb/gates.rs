@@ -38,6 +38,10 @@ impl Reach {
 }
 
 impl Gates for TableStore {
+    fn place(&self) -> String {
+        format!("{}/{}", self.reach.place(), self.reach.places.namespace())
+    }
+
     fn open<'a>(&'a self, link: &'a str, number: u32, epoch: u64) -> BoxFuture<'a, StoreResult<Gate>> {
         self.reach.open_gate(link, number, epoch).boxed()
     }

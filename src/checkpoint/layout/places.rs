@@ -15,6 +15,11 @@ impl Places {
         Self { namespace: namespace.to_owned() }
     }
 
+    /// The name of the namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The item that says which layout the whole table has.
     pub(crate) fn version() -> ItemKey {
         ItemKey { partition: "dynaferry".to_owned(), sort: b"schema_version".to_vec() }
@@ -44,9 +49,9 @@ impl Places {
         ItemKey { partition: format!("{}/verified", self.namespace), sort: link.as_bytes().to_vec() }
     }
 
-    /// A gate of a link. In no link's own partition: it is opened while the link's rows are written.
+    /// A gate of a link. In a partition of its own, for each write of the target asks for one.
     pub(crate) fn gate(&self, link: &str, number: u32) -> ItemKey {
-        ItemKey { partition: format!("{}/gates/{link}", self.namespace), sort: number.to_be_bytes().to_vec() }
+        ItemKey { partition: format!("{}/gate/{link}/{number}", self.namespace), sort: b"gate".to_vec() }
     }
 
     /// A worker's pulse.

@@ -2,15 +2,19 @@
 //! nothing of an earlier owner lands any more when they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Link;
 use crate::checkpoint::book::Book;
 use crate::checkpoint::rows::{Fence, LinkRow};
 use crate::checkpoint::{LinkState, StoreError};
 use crate::config::WriteFence;
-use crate::error::{Error, Exit, Fault, Result};
+use crate::error::{Error, Exit, Fault, Result, chain};
 use crate::runtime::gated::{GatedTarget, LinkGates};
-use crate::runtime::prepare::{Prepared, patiently};
+use crate::runtime::prepare::{Prepared, patiently, sample_writes};
+
+/// The store has tried for a while before it gives up.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Opens the link's gates for its owner. An owner that wrote through gates alone left nothing that could land after
@@ -27,7 +31,6 @@ impl Link {
         if self.config.apply.fence != WriteFence::Transaction {
             return Ok(None);
         }
-        self.check_place(prepared)?;
         let store = &self.shared.store;
         let gates = store.gates().ok_or_else(|| {
             Error::new(Exit::Precondition, format!("write the target of link `{}` through gates", self.config.name))
@@ -35,35 +38,29 @@ impl Link {
         })?;
         let before = state.link.as_ref().map_or(0, |row| row.gates);
         let count = before.max(self.config.apply.max_in_flight);
-        let gates = LinkGates::open(gates, &self.config.name, fence.epoch, count).await?;
+        let open = || LinkGates::open(Arc::clone(&gates), &self.config.name, fence.epoch, count);
+        let gates = until_answered(open).await?;
         self.check_gates(&gates, prepared).await?;
-        if let Some(row) = state.link.as_mut().filter(|row| row.is_gated) {
+        let here = gates.place();
+        if let Some(row) = state.link.as_mut().filter(|row| row.gated_at.as_ref() == Some(&here)) {
             row.clean = true;
         }
         Ok(Some(gates))
     }
 
-    /// A transaction stays within one account and Region. Source: API reference, TransactWriteItems.
-    fn check_place(&self, prepared: &Prepared) -> Result<()> {
-        if prepared.accounts.owns_target() {
-            return Ok(());
-        }
-        let what = format!("write the target of link `{}` in transactions with the state's table", self.config.name);
-        Err(Error::new(Exit::Precondition, what).hint(format!(
-            "{} is of another account or Region than the target's identity, and a transaction stays within one: leave \
-             `apply.fence` out, or run with an identity of the table's account",
-            prepared.identity.target
-        )))
-    }
-
-    /// A permission that is missing is said before anything is written.
+    /// What keeps a transaction from being made at all is said before anything is written: another account or Region, a
+    /// permission that is missing, a table that takes none.
     async fn check_gates(&self, gates: &LinkGates, prepared: &Prepared) -> Result<()> {
-        let checked = patiently(&self.shared.context, || gates.check(&*prepared.conditional)).await;
+        let samples = sample_writes(&prepared.identity.keys);
+        let checked = patiently(&self.shared.context, || gates.check(&*prepared.conditional, &samples)).await;
         checked.map_err(|failure| {
-            let what = format!("ask for the state's table in a transaction of link `{}`", self.config.name);
+            let what = format!("write the target of link `{}` in transactions with the state's table", self.config.name);
             let hint = match failure.fault {
                 Fault::Denied => "give the target's identity the permissions of config/policies/fence.json",
-                _ => "`apply.fence = \"transaction\"` needs the state's table in the target's account and Region",
+                _ => {
+                    "`apply.fence = \"transaction\"` needs both tables in the account and Region of the target's identity, \
+                     and a target that takes transactions"
+                }
             };
             Error::new(Exit::Precondition, what).hint(hint).because(failure)
         })
@@ -77,17 +74,43 @@ impl Link {
         book: &mut Book,
         fence: &Fence,
     ) -> Result<(), StoreError> {
-        let count = gates.as_ref().map_or(0, LinkGates::count);
-        let is_gated = gates.is_some();
-        let LinkRow { gates: known, is_gated: was_gated, .. } = *book.link();
-        if (known.max(count), is_gated) != (known, was_gated) {
-            book.update_link(|row| (row.gates, row.is_gated) = (known.max(count), is_gated));
-            self.shared.store.commit(&self.config.name, fence, book.take_writes()).await?;
+        let gated_at = gates.as_ref().map(LinkGates::place);
+        let LinkRow { gates: known, gated_at: was_gated_at, .. } = book.link();
+        let count = gates.as_ref().map_or(0, LinkGates::count).max(*known);
+        if (count, &gated_at) != (*known, was_gated_at) {
+            // What the last owner left, all of it first: half of it under this mark would be taken for nothing.
+            self.write_out(book, fence).await?;
+            book.update_link(|row| (row.gates, row.gated_at) = (count, gated_at));
+            self.write_out(book, fence).await?;
         }
         if let Some(gates) = gates {
             let target = Arc::clone(&prepared.conditional);
             prepared.ends.target = Arc::new(GatedTarget::new(target, gates, self.shared.context.clone()));
         }
         Ok(())
+    }
+
+    async fn write_out(&self, book: &mut Book, fence: &Fence) -> Result<(), StoreError> {
+        let writes = book.take_writes();
+        if writes.is_empty() {
+            return Ok(());
+        }
+        until_answered(|| self.shared.store.commit(&self.config.name, fence, writes.clone())).await
+    }
+}
+
+/// Tries again while the store may answer: whoever opens a link is stopped when its lease is over.
+async fn until_answered<T, F>(mut call: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    loop {
+        match call().await {
+            Err(error) if error.may_pass() => {
+                tracing::warn!(error = %chain(&error), "the state did not answer, trying again");
+                tokio::time::sleep(AGAIN).await;
+            }
+            ended => return ended,
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Link {
                 max_in_flight: apply.max_in_flight as usize,
                 batch_items: apply.batch_items as usize,
                 batch_bytes: if is_gated { MAX_TRANSACTION_BYTES } else { MAX_BATCH_BYTES },
-                units_per_kb: if is_gated { 2.0 } else { 1.0 },
+                is_transaction: is_gated,
                 write_limit: Some(share.min(ceiling)),
                 on_rejected: match apply.on_rejected {
                     config::OnRejected::Stop => OnRejected::Stop,

@@ -36,11 +36,6 @@ impl Accounts {
         Ok(Self { source, target, source_table, target_table })
     }
 
-    /// Whether the target is of the account and Region of its side's identity.
-    pub(crate) const fn owns_target(&self) -> bool {
-        matches!(self.target_table, TableRef::Name(_))
-    }
-
     /// The source as it is now.
     pub(crate) async fn describe_source(&self, context: &Context) -> Result<TableDescription, Failure> {
         patiently(context, || self.source.describe(&self.source_table)).await

@@ -10,14 +10,15 @@ use crate::aws::Clients;
 use crate::checkpoint::keeper::ahead;
 use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow};
 use crate::checkpoint::{LinkState, StateStore, StateWrite};
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, WriteFence};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::fleet::LinkGuard;
+use crate::runtime::gated::{GatedTarget, LinkGates};
 use crate::runtime::link::{by_aws, link_span};
 use crate::runtime::open::check_tables;
-use crate::runtime::prepare::{Accounts, Needs, prepare};
+use crate::runtime::prepare::{Accounts, Needs, Prepared, prepare};
 use crate::runtime::repair::DirectRepairs;
 
 /// Dead letters read at once.
@@ -116,7 +117,7 @@ impl Program {
         taking: impl Future<Output = Result<(Fence, LinkState)>>,
     ) -> Result<RetryReport> {
         let store = &state.store;
-        let prepared = prepare(config, accounts, &by_aws, Needs { stream: false, target: true }).await?;
+        let mut prepared = prepare(config, accounts, &by_aws, Needs { stream: false, target: true }).await?;
         let (fence, known) = taking.await?;
         if let Some(row) = &known.link {
             check_tables(&config.name, &row.identity, &prepared.identity)?;
@@ -124,11 +125,13 @@ impl Program {
                 expiry.remember(&row.expiry_attributes, by_aws.now());
             }
         }
+        let gated_at = self.go_through(config, state, &fence, known.link.as_ref(), &mut prepared).await?;
         let ahead = ahead(&self.context, &by_aws);
-        if let Some(row) = known.link.iter().find(|row| row.clean || row.is_gated || row.signed_ahead < ahead) {
+        let has_news = |row: &&LinkRow| row.clean || row.gated_at != gated_at || row.signed_ahead < ahead;
+        if let Some(row) = known.link.iter().find(has_news) {
             // From now on a write may be on the wire, of whose time whoever takes over from us knows nothing.
-            let signed_ahead = row.signed_ahead.max(ahead);
-            let unclean = StateWrite::Link(LinkRow { clean: false, is_gated: false, signed_ahead, ..row.clone() });
+            let (signed_ahead, gated_at) = (row.signed_ahead.max(ahead), gated_at.clone());
+            let unclean = StateWrite::Link(LinkRow { clean: false, gated_at, signed_ahead, ..row.clone() });
             store.commit(&config.name, &fence, vec![unclean]).await?;
         }
         let was_clean = known.link.filter(|row| row.clean);
@@ -168,6 +171,29 @@ impl Program {
             store.commit(&config.name, &fence, vec![StateWrite::Link(row)]).await?;
         }
         Ok(report)
+    }
+}
+
+impl Program {
+    /// Shuts out what an owner before has on its way through gates; the replay goes through them, too, where the link does.
+    /// Answers where they are then.
+    async fn go_through(
+        &self,
+        config: &LinkConfig,
+        state: &State,
+        fence: &Fence,
+        row: Option<&LinkRow>,
+        prepared: &mut Prepared,
+    ) -> Result<Option<String>> {
+        let (Some(row), Some(gates)) = (row.filter(|row| row.gates > 0), state.store.gates()) else { return Ok(None) };
+        let gates = LinkGates::open(gates, &config.name, fence.epoch, row.gates).await?;
+        let place = gates.place();
+        if config.apply.fence != WriteFence::Transaction || row.gated_at.as_ref() != Some(&place) {
+            return Ok(None);
+        }
+        let target = Arc::clone(&prepared.conditional);
+        prepared.ends.target = Arc::new(GatedTarget::new(target, gates, self.context.clone()));
+        Ok(Some(place))
     }
 }
 

@@ -49,7 +49,7 @@ use clock::{AwsClock, corrected};
 pub(crate) use settings::verify_settings;
 pub(crate) use slots::{BoardSlot, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};
-pub(crate) use watching::applied_until_now;
+pub(crate) use watching::{applied_until_now, state_observer};
 use watching::{observer, pause, unless_stopped, watch};
 
 /// What a link needs whose stream is off and read to its end.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fleet::{Fleet, LinkMark, Pulse, PulseSetup, Roster, WorkerReport};
-use super::link::{Link, LinkSlots, Shared};
+use super::link::{Link, LinkSlots, Shared, state_observer};
 use super::prepare::patiently;
 use crate::aws::{AccessKey, Account, Clients, Side};
 use crate::checkpoint::lease::LeaseTimes;
@@ -255,7 +255,9 @@ impl Program {
             return Err(Error::bug("the state is in no table"));
         };
         let side = self.config.state_side().cloned().unwrap_or_default();
-        let account = Account::connect(&side, Side::Target, &self.clients_with(attempt_timeout)).await?;
+        let observer = Some(state_observer(self.metrics.state_calls()));
+        let clients = Clients { observer, ..self.clients_with(attempt_timeout) };
+        let account = Account::connect(&side, Side::Target, &clients).await?;
         Ok(Arc::new(account.state_table(name)))
     }
 

@@ -37,19 +37,28 @@ pub(super) struct RequestHandles {
     pub(super) duration: Histogram,
 }
 
-/// The handles that count a link's calls.
+/// The handles that count a link's calls, or those to the table of the state, which is all links'.
 pub(super) struct CallHandles(Per<Side, Per<Operation, Option<RequestHandles>>>);
 
 impl CallHandles {
-    pub(super) fn new(recorder: &PrometheusRecorder, link: &str) -> Self {
-        Self(Per::new(|side| Per::new(|operation| request_handles(recorder, link, side, operation))))
+    pub(super) fn of_link(recorder: &PrometheusRecorder, link: &str) -> Self {
+        Self::new(recorder, link, |side| side != Side::Checkpoint)
     }
 
-    /// The handles of an operation; those of `other` when it was not expected on this side.
-    pub(super) fn of(&self, side: Side, operation: Operation) -> &RequestHandles {
+    pub(super) fn of_state(recorder: &PrometheusRecorder) -> Self {
+        Self::new(recorder, "", |side| side == Side::Checkpoint)
+    }
+
+    fn new(recorder: &PrometheusRecorder, link: &str, has: impl Fn(Side) -> bool) -> Self {
+        let handles = |side, operation| has(side).then(|| request_handles(recorder, link, side, operation)).flatten();
+        Self(Per::new(|side| Per::new(|operation| handles(side, operation))))
+    }
+
+    /// The handles of an operation; those of `other` when it was not expected on this side; none on a side that is not
+    /// these calls'.
+    pub(super) fn of(&self, side: Side, operation: Operation) -> Option<&RequestHandles> {
         let side = self.0.of(side);
-        let found = side.of(operation).as_ref().or_else(|| side.of(Operation::Other).as_ref());
-        found.expect("every side has handles for other operations")
+        side.of(operation).as_ref().or_else(|| side.of(Operation::Other).as_ref())
     }
 }
 

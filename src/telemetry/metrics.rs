@@ -131,7 +131,13 @@ impl Metrics {
     /// What counts the calls of a link, from its first one on: nothing need be known of its tables.
     #[must_use]
     pub fn calls(&self, link: &str) -> CallMetrics {
-        CallMetrics { handles: Arc::new(CallHandles::new(&self.inner.recorder, link)), metrics: self.clone() }
+        CallMetrics { handles: Arc::new(CallHandles::of_link(&self.inner.recorder, link)), metrics: self.clone() }
+    }
+
+    /// What counts the calls to the table of the state.
+    #[must_use]
+    pub fn state_calls(&self) -> CallMetrics {
+        CallMetrics { handles: Arc::new(CallHandles::of_state(&self.inner.recorder)), metrics: self.clone() }
     }
 
     /// The text for Prometheus, in the table's order.
@@ -177,7 +183,7 @@ impl std::fmt::Debug for CallMetrics {
 impl CallMetrics {
     /// One attempt of a request ended.
     pub fn ended(&self, side: Side, operation: Operation, result: RequestResult, took: Duration) {
-        let handles = self.handles.of(side, operation);
+        let Some(handles) = self.handles.of(side, operation) else { return };
         handles.results.of(result).increment(1);
         handles.duration.record(took.as_secs_f64());
         self.metrics.sampled(1);

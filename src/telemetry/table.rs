@@ -98,7 +98,7 @@ metrics! {
     LOAD_END: Gauge "dynaferry_initial_load_end_timestamp_seconds" ["link"]
         "When the initial load ended. Absent until then.";
     REQUESTS: Counter "dynaferry_requests_total" ["link", "side", "op", "result"]
-        "Requests to AWS, every attempt counted, by how they ended; AssumeRole at the side whose role it is.";
+        "Requests to AWS, every attempt counted, by how they ended; AssumeRole at the side whose role it is. Those to the table of the state are all links', and have no link.";
     REQUEST_DURATION: Histogram "dynaferry_request_duration_seconds" ["side", "op"]
         "From sending a request to its answer or failure, per attempt.";
     CAPACITY: Counter "dynaferry_consumed_capacity_units_total" ["link", "side", "kind"]

@@ -93,6 +93,22 @@ async fn a_rolling_update_hands_the_link_over_within_a_second_and_repeats_nothin
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_to_the_table_of_the_state_are_counted_for_all_links_together() {
+    let world = world(411);
+    let (worker, border) = worker(&world);
+    until_equal(&worker, &world).await;
+    let throttled = FaultKind::Throttle("ThrottlingException".into());
+    world.faults(vec![FaultRule::new("*", Trigger::Next(2), throttled).for_table(STATE)]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let sum = |labels: &[&str]| worker.metric("dynaferry_requests_total", &[&["side=\"checkpoint\""], labels].concat());
+    assert_eq!(sum(&["result=\"throttled\""]), 2.0);
+    let transactions = border.sent("TransactWriteItems").len() as f64;
+    assert_eq!(sum(&["op=\"TransactWriteItems\""]), transactions, "whatever became of them");
+    assert_eq!(sum(&["link=\"orders\""]), 0.0);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_worker_is_replaced_when_its_lease_is_over() {
     let world = world(402);
     let (first, _) = worker(&world);

@@ -9,7 +9,7 @@ freezes or stops the replicator every 20 to 60 s and starts it again. Then calm:
 and a comparison of our own have to find both tables equal.
 
 With `--workers 4` as many `dynaferry run` share the work, their state in a table of the sandbox; blows fall on one of them,
-mostly on the one that holds the link. `--calm` leaves the network alone, so that the time until another one has caught up
+mostly on the one that holds the link. With `--fence` their writes go through gates: no key may ever be in doubt. `--calm` leaves the network alone, so that the time until another one has caught up
 is the workers' own.
 
 Exit 0 only then, and only if the replicator never ended by itself, never hung and never claimed a gap: nothing is lost here.
@@ -432,6 +432,7 @@ load.segments = 16
 apply.attempt_timeout = "2s"
 # Longer than anything here can hold a write back; against AWS, leave the default of 16m.
 apply.in_doubt_for = "{in_doubt_for}s"
+apply.fence = "{fence}"
 stream.discovery_interval = "5s"
 verify.rate = "100%"
 [checkpoint]
@@ -526,9 +527,10 @@ class Soak:
         state = 'store = "file:./state.redb"'
         if options.workers > 1:
             state = f'store = "dynamodb:dynaferry-state"\nlease = "{options.lease}s"'
+        fence = "transaction" if options.fence else "none"
         self.workers = [Replicator(programs, number, free_port()) for number in range(options.workers)]
         for worker in self.workers:
-            config = CONFIG.format(url=url, port=worker.port, state=state, in_doubt_for=IN_DOUBT_FOR, **world)
+            config = CONFIG.format(url=url, port=worker.port, state=state, in_doubt_for=IN_DOUBT_FOR, fence=fence, **world)
             (programs.directory / worker.config).write_text(config)
         self.writer = Writer(Table(upstream, world["source_account"], world), options.rate, options.seed)
 
@@ -565,7 +567,7 @@ class Soak:
             self.check_processes()
             if time.monotonic() >= due:
                 await self.blow()
-                due = time.monotonic() + self.rng.uniform(*BETWEEN_BLOWS)
+                due = time.monotonic() + self.rng.uniform(*self.options.blows)
             if time.monotonic() - told > 30:
                 told = time.monotonic()
                 say(self.describe())
@@ -647,6 +649,8 @@ class Soak:
             answered = await asyncio.gather(*(asyncio.to_thread(worker.look) for worker in self.workers))
             for worker in (worker for worker, has_answered in zip(self.workers, answered) if has_answered):
                 link = worker.link
+                if self.options.fence and link["in_doubt"] > self.most_in_doubt:
+                    self.complain(worker, f"{link['in_doubt']} keys are in doubt behind a fence")
                 self.most_in_doubt = max(self.most_in_doubt, link["in_doubt"])
                 for gap in link["gaps"]:
                     if (gap_text := json.dumps(gap)) not in self.gaps:
@@ -732,10 +736,15 @@ def main():
     parser.add_argument("--workers", type=int, default=1, help="processes; with more than 1 their state is in a table [1]")
     parser.add_argument("--lease", type=int, default=5, help="of several workers, seconds [5]")
     parser.add_argument("--shards", type=int, default=0, help="open shards of the source's stream [the sandbox's own]")
+    parser.add_argument("--blows", type=float, nargs=2, default=BETWEEN_BLOWS, metavar=("LEAST", "MOST"),
+                        help="seconds from one blow to the next [20 60]")
+    parser.add_argument("--fence", action="store_true", help="of several workers: every write goes through a gate")
     parser.add_argument("--calm", action="store_true", help="leave the network alone")
     parser.add_argument("--keep", action="store_true", help="keep the logs also if all is well")
     options = parser.parse_args()
     options.binary = str(pathlib.Path(options.binary).resolve())
+    if options.fence and options.workers < 2:
+        parser.error("--fence needs --workers: a fence is in a table")
 
     directory = pathlib.Path(tempfile.mkdtemp(prefix="dynaferry-soak-"))
     say(f"{options.minutes:g} minutes, seed {options.seed}, {options.rate:g} writes/s, logs in {directory}")

@@ -194,6 +194,13 @@ pub(super) fn observer(calls: CallMetrics, slot: BoardSlot, skew: Arc<Mutex<Skew
     })
 }
 
+/// Counts the calls to the table of the state.
+pub(crate) fn state_observer(calls: CallMetrics) -> Observer {
+    Arc::new(move |call: CallRecord| {
+        calls.ended(Side::Checkpoint, Operation::named(call.operation), result_of(call.outcome), call.elapsed);
+    })
+}
+
 fn side_of(call: &CallRecord) -> Side {
     match (call.side, call.operation) {
         (_, "GetRecords" | "GetShardIterator" | "DescribeStream") => Side::Stream,

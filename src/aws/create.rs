@@ -1,5 +1,5 @@
 //! What is changed about tables as a whole: make one like another, turn a stream on. And what is read besides
-//! DescribeTable: names, tags, time to live, exports.
+//! DescribeTable: names, tags, time to live.
 //!
 //! Each change is one request, followed by polling until it has taken effect. What a copy cannot have is left out and
 //! said in [`Created::notes`], never guessed.
@@ -12,7 +12,6 @@ use aws_sdk_dynamodb::types::{
     ProvisionedThroughput, ScalarAttributeType, SseSpecification, SseType, StreamSpecification, StreamViewType, Tag,
     TimeToLiveStatus,
 };
-use aws_smithy_types::DateTime;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
@@ -21,17 +20,13 @@ use super::fault::broken;
 use super::schema;
 use crate::config::TableRef;
 use crate::error::{Failure, Fault};
-use crate::model::{
-    Billing, Encryption, ExportArn, ExportReport, ExportStatus, Index, KeyKind, Projection, TableDescription,
-    TableStatus, WallTime,
-};
+use crate::model::{Billing, Encryption, Index, KeyKind, Projection, TableDescription, TableStatus};
 
 const CREATE: &str = "CreateTable";
 const UPDATE: &str = "UpdateTable";
 const LIST: &str = "ListTables";
 const TAGS: &str = "ListTagsOfResource";
 const TTL: &str = "DescribeTimeToLive";
-const EXPORT: &str = "DescribeExport";
 
 /// Pages of a paged call at most. The quotas are 10,000 tables (100 a page) and 50 tags; this ends a cursor that never does.
 const MAX_PAGES: usize = 1_000;
@@ -161,41 +156,6 @@ impl Account {
             )
         };
         Ok(output.time_to_live_description.filter(works).and_then(|ttl| ttl.attribute_name))
-    }
-
-    /// An export of a table of this account.
-    ///
-    /// # Errors
-    /// [`Failure`]; an export that there is not, or no more, is [`Fault::Lost`].
-    pub async fn describe_export(&self, arn: &ExportArn) -> Result<ExportReport, Failure> {
-        let send = self.dynamodb.describe_export().export_arn(arn.to_string()).send();
-        let output = self.caller.typed(EXPORT, send.boxed()).await?;
-        let missing = |what: &str| broken(EXPORT, format_args!("the answer has no {what}"));
-        let export = output.export_description.ok_or_else(|| missing("description"))?;
-        let status = match export.export_status {
-            Some(types::ExportStatus::InProgress) => ExportStatus::InProgress,
-            Some(types::ExportStatus::Completed) => ExportStatus::Completed,
-            Some(types::ExportStatus::Failed) => {
-                let why = [export.failure_code, export.failure_message].into_iter().flatten();
-                ExportStatus::Failed(why.collect::<Vec<_>>().join(": "))
-            }
-            other => return Err(broken(EXPORT, format_args!("a status that nobody knows: {other:?}"))),
-        };
-        let time = |time: Option<DateTime>| time.and_then(|time| time.to_millis().ok()).map(WallTime::from_millis);
-        let is_json = export.export_format.is_none_or(|format| format == types::ExportFormat::DynamodbJson);
-        Ok(ExportReport {
-            status,
-            is_full: is_json
-                && export.filter_specification.is_none()
-                && export.export_type.is_none_or(|kind| kind == types::ExportType::FullExport),
-            table: export.table_arn.and_then(|arn| arn.parse().ok()),
-            table_id: export.table_id,
-            time: time(export.export_time),
-            bucket: export.s3_bucket.ok_or_else(|| missing("bucket"))?,
-            bucket_owner: export.s3_bucket_owner.filter(|owner| !owner.is_empty()),
-            manifest: export.export_manifest,
-            started: time(export.start_time),
-        })
     }
 
     /// Looks until the table is as wanted. A table that was just made may not be found yet, and failures that pass are

@@ -8,6 +8,7 @@ mod accounts;
 mod call;
 mod create;
 mod credentials;
+mod exports;
 mod fault;
 mod objects;
 mod raw;

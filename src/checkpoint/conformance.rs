@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rows::{
-    DeadLetterRow, Debt, DifferenceCounts, DoubtRow, Fence, GapRow, GapScope, LinkIdentity, LinkRow, LoadPlan, PageId,
-    SegmentRow, ShardRow, ShardStatus, Stage, VerifiedRow,
+    DeadLetterRow, Debt, DifferenceCounts, DoubtRow, ExportRequestRow, ExportSubject, Fence, GapRow, GapScope,
+    LinkIdentity, LinkRow, LoadPlan, PageId, SegmentRow, ShardRow, ShardStatus, Stage, VerifiedRow,
 };
 use super::{FileStore, LinkState, MemoryStore, StateStore, StateWrite, StoreError};
-use crate::model::{CanonicalKey, KeyAttribute, KeyKind, KeySchema, SequenceNumber, ShardId, StreamArn, WallTime};
+use crate::model::{
+    CanonicalKey, ExportBucket, KeyAttribute, KeyKind, KeySchema, SequenceNumber, ShardId, StreamArn, WallTime,
+};
 
 /// Where the state of a test is; stores come and go.
 enum Medium {
@@ -89,6 +91,7 @@ on_each_store! {
     dead_letters_come_in_pages
     a_number_of_a_dead_letter_is_remembered_when_it_is_gone
     a_verification_is_noted_by_anybody_and_is_nobodys_row
+    an_export_is_asked_for_by_one_at_a_time
     links_do_not_see_each_other
     commits_take_effect_in_the_order_of_the_calls
 }
@@ -571,6 +574,36 @@ async fn a_verification_is_noted_by_anybody_and_is_nobodys_row(medium: Medium) {
     assert_eq!(store.verified("events").await.unwrap(), None);
     let state = store.read("orders").await.unwrap();
     assert_eq!((state.link, state.dead_letters), (Some(link_row()), (0, 0)));
+}
+
+async fn an_export_is_asked_for_by_one_at_a_time(medium: Medium) {
+    let store = medium.open().await;
+    assert_eq!(store.export_request("orders").await.unwrap(), None);
+    let row = |token: &str, arn: Option<&str>| ExportRequestRow {
+        token: token.to_owned(),
+        asked: time(5),
+        arn: arn.map(|arn| arn.parse().unwrap()),
+        of: ExportSubject {
+            table: link_row().identity.source,
+            table_id: "1".to_owned(),
+            stream: link_row().identity.stream,
+            bucket: ExportBucket { name: "b".to_owned(), prefix: None, owner: None, kms_key: None, enable_pitr: false },
+        },
+        attempt: 1,
+    };
+    let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/01604473200000-a1b2c3d4";
+    let (first, begun, other) = (row("a", None), row("a", Some(arn)), row("b", None));
+    assert!(store.note_export("orders", &first, None).await.unwrap());
+    assert!(store.note_export("orders", &first, None).await.unwrap(), "the answer was lost, and it is tried again");
+    assert!(!store.note_export("orders", &other, None).await.unwrap());
+    assert!(store.note_export("orders", &begun, Some(&first)).await.unwrap());
+    assert!(!store.note_export("orders", &other, Some(&first)).await.unwrap(), "it goes by an old row");
+    drop(store);
+    let store = medium.open().await;
+    assert_eq!(store.export_request("orders").await.unwrap(), Some(begun.clone()));
+    assert_eq!(store.export_request("events").await.unwrap(), None);
+    assert!(store.note_export("orders", &other, Some(&begun)).await.unwrap());
+    assert!(store.read("orders").await.unwrap().link.is_none());
 }
 
 async fn a_number_of_a_dead_letter_is_remembered_when_it_is_gone(medium: Medium) {

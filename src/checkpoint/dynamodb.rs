@@ -35,13 +35,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::gates::Gates;
 use super::layout::{Image, Places};
-use super::rows::{DeadLetterRow, DoubtRow, Fence, VerifiedRow};
-use super::table::StateTable;
+use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, VerifiedRow};
+use super::table::{Field, Guard, StateTable};
 use super::{Leases, LinkState, Pulses, Sighting, Sign, StateStore, StateWrite, StoreError, StoreResult, ledger};
 use crate::context::Context;
 use crate::model::CanonicalKey;
 
-use reach::Reach;
+use reach::{MARK, Reach};
 
 /// State in a DynamoDB table. Cheap to clone.
 #[derive(Clone)]
@@ -295,10 +295,27 @@ impl StateStore for TableStore {
     }
 
     fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {
-        self.reach.note_verified(link, row).boxed()
+        let key = self.reach.places.verified(link);
+        async move { self.reach.note(key, row, String::new(), Guard::Always).await.map(drop) }.boxed()
     }
 
     fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
-        self.reach.verified(link).boxed()
+        async move { self.reach.noted(&self.reach.places.verified(link)).await }.boxed()
+    }
+
+    fn note_export<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ExportRequestRow,
+        replaces: Option<&'a ExportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        let key = self.reach.places.export(link);
+        let same = |row: &ExportRequestRow| Guard::Same(vec![(MARK, Field::Text(row.mark()))]);
+        let guard = replaces.map_or(Guard::Absent, same);
+        async move { self.reach.note(key, row, row.mark(), guard).await }.boxed()
+    }
+
+    fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
+        async move { self.reach.noted(&self.reach.places.export(link)).await }.boxed()
     }
 }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::rows::{DeadLetterRow, DoubtRow, Fence, PageId, VerifiedRow};
+use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, PageId, VerifiedRow};
 use super::rules::{self, Listing, Refusal};
 use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
 use crate::model::{CanonicalKey, WallTime};
@@ -32,10 +32,12 @@ pub(super) enum Kind {
     DeadLetter = 9,
     /// Not of the link's owner.
     Verified = 10,
+    /// Not of the link's owner.
+    ExportRequest = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Link,
         Self::Fence,
         Self::Counters,
@@ -46,6 +48,7 @@ impl Kind {
         Self::Gap,
         Self::DeadLetter,
         Self::Verified,
+        Self::ExportRequest,
     ];
 
     /// The kind with this number.
@@ -65,6 +68,7 @@ impl Kind {
             Self::Gap => "gap",
             Self::DeadLetter => "dead letter",
             Self::Verified => "verification",
+            Self::ExportRequest => "export request",
         }
     }
 }
@@ -171,6 +175,35 @@ impl<E: Engine> StateStore for E {
     fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
         let link = link.to_owned();
         self.submit(move |rows| get(rows, &link, Kind::Verified, &[]))
+    }
+
+    fn note_export<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ExportRequestRow,
+        replaces: Option<&'a ExportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        let (link, row, replaces) = (link.to_owned(), row.clone(), replaces.cloned());
+        self.submit(move |rows| {
+            let known: Option<ExportRequestRow> = get(rows, &link, Kind::ExportRequest, &[])?;
+            let mark = |row: Option<&ExportRequestRow>| row.map(ExportRequestRow::mark);
+            if mark(known.as_ref()) == Some(row.mark()) {
+                return Ok(true);
+            }
+            if mark(known.as_ref()) != mark(replaces.as_ref()) {
+                return Ok(false);
+            }
+            let mut overlay = Overlay::new(rows, &link, 0);
+            overlay.put(Kind::ExportRequest, &[], &row)?;
+            let changes = overlay.changes;
+            store(rows, &link, changes)?;
+            Ok(true)
+        })
+    }
+
+    fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
+        let link = link.to_owned();
+        self.submit(move |rows| get(rows, &link, Kind::ExportRequest, &[]))
     }
 }
 

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
-    CanonicalKey, ExportArn, ExportPlace, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn, WallTime,
+    CanonicalKey, ExportArn, ExportBucket, ExportPlace, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn,
+    WallTime,
 };
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
@@ -138,6 +139,42 @@ pub struct LinkRow {
     /// The last owner wrote through gates alone, and where those are: nothing of it lands when they are another's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gated_at: Option<String>,
+}
+
+/// An export that a link has asked for, so that no crash makes it ask for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRequestRow {
+    /// The client token of the request: with it the service makes one export, however often it is asked.
+    pub token: String,
+    /// When it was decided to ask, by AWS's clock.
+    pub asked: WallTime,
+    /// The export; `None`: whether it was asked for is not known.
+    pub arn: Option<ExportArn>,
+    /// What was asked for. Something else is another request.
+    pub of: ExportSubject,
+    /// The how-manieth request of that: the ones before failed, or were of no use when they were whole.
+    pub attempt: u32,
+}
+
+/// What an export is asked for, and where to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportSubject {
+    /// The table.
+    pub table: TableArn,
+    /// Its id: a re-created table has another.
+    pub table_id: String,
+    /// The stream that goes on from it.
+    pub stream: StreamArn,
+    /// Where it is put.
+    pub bucket: ExportBucket,
+}
+
+impl ExportRequestRow {
+    /// What tells it from other rows of the link, whatever a later version adds.
+    pub(crate) fn mark(&self) -> String {
+        let arn = self.arn.as_ref().map(ExportArn::to_string).unwrap_or_default();
+        format!("{} {arn}", self.token)
+    }
 }
 
 /// What the last comparison of a link's tables found.

@@ -7,7 +7,9 @@ use futures_util::future::BoxFuture;
 
 use super::gates::Gates;
 use super::lease::Sighting;
-use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow};
+use super::rows::{
+    DeadLetterRow, DoubtRow, ExportRequestRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow,
+};
 use crate::error::{Error, Exit};
 use crate::model::{CanonicalKey, ShardId, WallTime};
 
@@ -281,4 +283,16 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// What the last comparison found, whoever made it; `None`: there was none.
     fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>>;
+
+    /// Notes the export that a link asks for, if the last one is still `replaces`. Answers whether it was, or the same row is
+    /// there already. Not fenced: the link has no row yet.
+    fn note_export<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ExportRequestRow,
+        replaces: Option<&'a ExportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>>;
+
+    /// The export that the link has asked for last; `None`: it never did.
+    fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>>;
 }

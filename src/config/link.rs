@@ -195,7 +195,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>) -> Option<Read> {
 fn refuse_with_export(target: &mut Section<'_>, allow_non_empty: bool, exclusive: Option<bool>) {
     let mut refuse = |key, is_wrong, why: &str| {
         if is_wrong && let Some(node) = target.node(key) {
-            target.complain(key, node, Complaint::new("does not go with `load.from_export`", why));
+            target.complain(key, node, Complaint::new("does not go with an export", why));
         }
     };
     refuse("allow_non_empty", allow_non_empty, "an export is loaded into an empty table");

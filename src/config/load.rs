@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::section::{Complaint, Section, Word, defaults, integer};
 use super::tree::Value;
 use super::units::Capacity;
-use crate::model::ExportRef;
+use crate::model::{ExportBucket, ExportRef, is_bucket};
 
 /// The service's own limit on `TotalSegments` (API reference, `Scan`).
 pub const SEGMENTS_RANGE: RangeInclusive<u32> = 1..=1_000_000;
@@ -24,7 +24,7 @@ pub const LOAD_CONCURRENCY_RANGE: RangeInclusive<u32> = 1..=1024;
 pub enum LoadMethod {
     /// Parallel scan with strongly consistent reads.
     Scan,
-    /// A full export that exists already.
+    /// A full export: one that exists already, or one of the link's own.
     Export,
     /// No first copy: the stream only.
     None,
@@ -77,6 +77,8 @@ pub struct LoadConfig {
     pub from_export: Option<ExportRef>,
     /// The account that must own the export's bucket: 12 digits. Default: anybody may.
     pub bucket_owner: Option<String>,
+    /// Where the link's own export is put, where `method = "export"` is set without `from_export`.
+    pub own_export: Option<ExportBucket>,
     /// Default `auto`. More segments spread the reads and make restarts cheaper; each has its own cursor.
     pub segments: Segments,
     /// Of the source's read capacity. Default [`DEFAULT_READ_CAPACITY`].
@@ -93,21 +95,25 @@ impl Default for LoadConfig {
 
 impl LoadConfig {
     pub(super) fn read(mut section: Section<'_>) -> Self {
-        section.later("export", "make one yourself, and load it: `from_export = \"s3://…\"`");
+        section.later("export", "name the bucket: `bucket = \"BUCKET\"`, with `method = \"export\"`");
         section.later("import", "use `method = \"scan\"`");
         let (method, place) = (section.node("method"), section.node("from_export"));
         let default = if place.is_some() { LoadMethod::Export } else { LoadMethod::Scan };
-        let read = Self {
+        let bucket_owner = section.text("bucket_owner", account);
+        let bucket = own_export(&mut section, bucket_owner.clone());
+        let mut read = Self {
             method: section.word("method", default),
             from_export: section.text("from_export", export),
-            bucket_owner: section.text("bucket_owner", account),
+            bucket_owner,
+            own_export: bucket,
             segments: Segments::read(&mut section),
             read_capacity: section.capacity("read_capacity", DEFAULT_READ_CAPACITY),
             concurrency: section.integer("concurrency", DEFAULT_LOAD_CONCURRENCY, LOAD_CONCURRENCY_RANGE),
         };
         match (method, place) {
-            (Some(node), None) if read.method == LoadMethod::Export => {
-                let complaint = Complaint::new("is `export`, and there is none to load", FROM_EXPORT);
+            (Some(node), None) if read.method == LoadMethod::Export && section.node("bucket").is_none() => {
+                let complaint =
+                    Complaint::new("is `export`, and there is neither one to load nor a bucket to put it", FROM_EXPORT);
                 section.complain("method", node, complaint);
             }
             (_, Some(node)) if read.method != LoadMethod::Export => {
@@ -116,12 +122,48 @@ impl LoadConfig {
             }
             _ => {}
         }
+        let is_own = read.method == LoadMethod::Export && place.is_none();
+        for key in OF_OWN_EXPORT.into_iter().filter(|_| !is_own) {
+            // What stands among the defaults is for those links that it fits.
+            if let Some(node) = section.node(key).filter(|node| !node.home.starts_with("defaults")) {
+                let complaint =
+                    Complaint::new("has no effect", "it goes with `method = \"export\"` without `from_export`");
+                section.complain(key, node, complaint);
+            }
+        }
+        if !is_own {
+            read.own_export = None;
+        }
         section.finish();
         read
     }
 }
 
-const FROM_EXPORT: &str = "add `from_export = \"s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/\"`";
+const FROM_EXPORT: &str = "add `bucket = \"BUCKET\"`, or `from_export = \"s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/\"`";
+
+/// Bytes of a prefix, which leave room for the export's own part of a key. Source: S3 User Guide, object keys.
+const MAX_PREFIX: usize = 900;
+
+/// What only an export of the link's own needs.
+const OF_OWN_EXPORT: [&str; 4] = ["bucket", "prefix", "kms_key", "enable_pitr"];
+
+fn own_export(section: &mut Section<'_>, owner: Option<String>) -> Option<ExportBucket> {
+    let name = section.text("bucket", |text| {
+        let is_legal = is_bucket(text);
+        is_legal.then(|| text.to_owned()).ok_or_else(|| {
+            Complaint::new("is not the name of a bucket", "3 to 63 of a-z, 0-9, `-` and `.`, without s3://")
+        })
+    });
+    let prefix = section.text("prefix", |text| {
+        let text = text.trim_matches('/');
+        let fits = text.len() <= MAX_PREFIX;
+        fits.then(|| text.to_owned())
+            .ok_or_else(|| Complaint::new("is too long", "keys in S3 have 1,024 bytes at most"))
+    });
+    let kms_key = section.text("kms_key", |text| Ok(text.to_owned()));
+    let enable_pitr = section.flag("enable_pitr", false);
+    Some(ExportBucket { name: name?, prefix: prefix.filter(|text| !text.is_empty()), owner, kms_key, enable_pitr })
+}
 
 fn export(text: &str) -> Result<ExportRef, Complaint> {
     text.parse().map_err(|_| {

@@ -129,6 +129,8 @@ mod shipped {
         "s3_endpoint_url",
         "target.exclusive",
         "max_wcu",
+        "load.bucket_owner",
+        "load.kms_key",
     ];
 
     /// Uncomments the line with this number.

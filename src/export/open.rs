@@ -83,6 +83,20 @@ pub(crate) async fn open(
     Ok(list.finish(summary)?)
 }
 
+/// Looks whether objects with such a key may be read, and one that is missing be told from one that is denied. A bucket that
+/// is not there is [`Fault::Lost`].
+pub(crate) async fn look(reader: &dyn ObjectReader, key: &str, context: &Context) -> Result<(), Failure> {
+    let request = PartRequest { key: key.to_owned(), offset: 0, length: 1, etag: None };
+    let mut trials = Trials::new(Endurance::AT_START);
+    loop {
+        match reader.read(&request).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.code.as_deref() == Some("NoSuchKey") => return Ok(()),
+            Err(failure) => trials.wait_or_stop(failure, context).await?,
+        }
+    }
+}
+
 async fn read_all(
     reader: &dyn ObjectReader,
     spellings: &[String],

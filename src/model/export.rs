@@ -51,12 +51,33 @@ pub struct ExportReport {
     pub time: Option<WallTime>,
     /// Its bucket.
     pub bucket: String,
+    /// What the keys of its objects begin with, where that was given.
+    pub prefix: Option<String>,
     /// The account that owns the bucket, where that was given.
     pub bucket_owner: Option<String>,
     /// The key of its summary.
     pub manifest: Option<String>,
     /// When it was begun.
     pub started: Option<WallTime>,
+    /// When it was whole, or failed.
+    pub ended: Option<WallTime>,
+    /// The client token that it was asked for with.
+    pub token: Option<String>,
+}
+
+/// Where an export is to be put.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportBucket {
+    /// The bucket.
+    pub name: String,
+    /// What the keys of all of its objects begin with.
+    pub prefix: Option<String>,
+    /// The account that owns the bucket; needed where that is not the table's.
+    pub owner: Option<String>,
+    /// The key of KMS that encrypts it, of the bucket's Region; `None`: S3's own.
+    pub kms_key: Option<String>,
+    /// Whether point-in-time recovery, which exports need, may be turned on.
+    pub enable_pitr: bool,
 }
 
 /// How far an export is.
@@ -118,6 +139,16 @@ impl FromStr for ExportPlace {
     }
 }
 
+impl ExportArn {
+    /// When it was begun, as its id tells: 14 digits of milliseconds since 1970. Source: Developer Guide, table export
+    /// output format.
+    #[must_use]
+    pub fn begun(&self) -> Option<WallTime> {
+        let millis = self.id.split('-').next().filter(|millis| millis.len() == 14)?;
+        millis.parse().ok().map(WallTime::from_millis)
+    }
+}
+
 impl FromStr for ExportArn {
     type Err = BadExportPlace;
 
@@ -154,7 +185,7 @@ impl fmt::Display for ExportRef {
 }
 
 /// Source: S3 User Guide, bucket naming rules.
-fn is_bucket(text: &str) -> bool {
+pub(crate) fn is_bucket(text: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     (3..=63).contains(&text.len()) && text.bytes().all(legal)
 }
@@ -202,6 +233,7 @@ mod tests {
         let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/01604473200000-a1b2c3d4";
         let Ok(ExportRef::Arn(read)) = arn.parse() else { panic!("an ARN") };
         assert_eq!((read.table.name.as_str(), read.id.as_str()), ("orders", "01604473200000-a1b2c3d4"));
+        assert_eq!(read.begun().unwrap().to_string(), "2020-11-04T07:00:00.000Z");
         assert_eq!(ExportRef::Arn(read.clone()).to_string(), arn);
         assert_eq!(serde_json::from_str::<ExportArn>(&serde_json::to_string(&read).unwrap()).unwrap(), read);
         let place = "s3://bucket/AWSDynamoDB/1-a/";

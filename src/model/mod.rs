@@ -11,7 +11,8 @@ mod time;
 mod write;
 
 pub use change::{Change, ChangeOp};
-pub use export::{BadExportPlace, ExportArn, ExportPlace, ExportRef, ExportReport, ExportStatus};
+pub(crate) use export::is_bucket;
+pub use export::{BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
 pub use position::{BadSequenceNumber, EMPTY_PAGES, SequenceNumber, ShardId, StartAt};

@@ -10,6 +10,7 @@ mod exporting;
 mod gating;
 mod healing;
 mod opening;
+mod own_export;
 mod settings;
 mod slots;
 mod verified;

@@ -239,7 +239,7 @@ fn of_side(side: &str, link: &LinkConfig, what: &str) -> String {
     format!("{what} {side} table `{table}` of link `{}`", link.name)
 }
 
-fn cannot_describe(side: &str, link: &LinkConfig, failure: Failure) -> Error {
+pub(crate) fn cannot_describe(side: &str, link: &LinkConfig, failure: Failure) -> Error {
     let hint = match failure.fault {
         Fault::Lost => format!("check the table's name, the account and the Region of the {side}"),
         Fault::Denied => format!("allow dynamodb:DescribeTable on it to the {side}'s identity"),

@@ -193,7 +193,7 @@ impl Events {
 
 /// The operation's name as one that lives for ever; unknown ones are all `?`.
 pub(super) fn static_name(operation: &str) -> &'static str {
-    const NAMES: [&str; 36] = [
+    const NAMES: [&str; 37] = [
         "GetRecords",
         "BatchWriteItem",
         "PutItem",
@@ -220,6 +220,7 @@ pub(super) fn static_name(operation: &str) -> &'static str {
         "UpdateTimeToLive",
         "DescribeContinuousBackups",
         "DescribeExport",
+        "ListExports",
         "GetObject",
         "HeadObject",
         "DeleteObject",

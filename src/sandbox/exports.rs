@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +24,10 @@ use crate::model::WallTime;
 
 /// How far an export's time is from the moment of which it is an image, at most.
 const FUZZ_MILLIS: i64 = 60_000;
+/// For how long a client token makes no second export. Source: API reference, `ExportTableToPointInTime`.
+const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
+/// Exports in a page of ListExports. Source: API reference.
+const LISTED: usize = 25;
 /// Files of an export.
 const FILES: u64 = 4;
 
@@ -30,6 +35,8 @@ type Request = Map<String, Json>;
 
 /// An export that was asked for.
 pub(super) struct Export {
+    request: Request,
+    asked: WallTime,
     described: Request,
     /// What is to come, and when.
     pending: Option<Pending>,
@@ -46,7 +53,7 @@ impl Export {
     fn advance(&mut self, now: WallTime, fails: bool, buckets: &mut BTreeMap<String, Bucket>) {
         let Some(pending) = self.pending.take_if(|pending| pending.due <= now) else { return };
         let mut say = |member: &str, value: Json| self.described.insert(member.to_owned(), value);
-        say("EndTime", seconds(now).into());
+        say("EndTime", seconds(pending.due).into());
         match buckets.get_mut(&pending.bucket).filter(|_| !fails) {
             Some(bucket) => {
                 bucket.objects.extend(pending.objects);
@@ -73,6 +80,18 @@ pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes
     let request: Request = parse(bytes)?;
     let answer = match operation {
         "ExportTableToPointInTime" => export(world, caller, &request)?,
+        "ListExports" => {
+            let table = text(&request, "TableArn")?;
+            let after = request.get("NextToken").and_then(Json::as_str).unwrap_or("");
+            let is_listed = |arn: &str| arn.starts_with(&format!("{table}/export/")) && arn > after;
+            let mut exports = world.exports.iter().filter(|(arn, _)| is_listed(arn.as_str())).peekable();
+            let page: Vec<_> = exports.by_ref().take(LISTED).collect();
+            let next = exports.peek().and(page.last()).map(|(arn, _)| arn.as_str());
+            let summaries = page.iter().map(|(arn, export)| {
+                json!({"ExportArn": arn, "ExportStatus": export.described.get("ExportStatus"), "ExportType": "FULL_EXPORT"})
+            });
+            json!({"ExportSummaries": summaries.collect::<Vec<_>>(), "NextToken": next})
+        }
         "DescribeExport" => {
             let arn = text(&request, "ExportArn")?;
             let described = world.exports.get(arn).map(|export| &export.described);
@@ -97,11 +116,11 @@ fn backups(world: &mut World, operation: &str, caller: &Caller, request: &Reques
         let wanted =
             &request.get("PointInTimeRecoverySpecification").unwrap_or(&Json::Null)["PointInTimeRecoveryEnabled"];
         match wanted.as_bool() {
-            Some(true) => world.recoverable.insert(id.clone()),
-            _ => world.recoverable.remove(&id),
-        };
+            Some(true) => drop(world.recoverable.entry(id.clone()).or_insert(world.moment.now)),
+            _ => drop(world.recoverable.remove(&id)),
+        }
     }
-    let status = if world.recoverable.contains(&id) { "ENABLED" } else { "DISABLED" };
+    let status = if world.recoverable.contains_key(&id) { "ENABLED" } else { "DISABLED" };
     Ok(json!({"ContinuousBackupsDescription": {
         "ContinuousBackupsStatus": "ENABLED",
         "PointInTimeRecoveryDescription": {"PointInTimeRecoveryStatus": status},
@@ -123,6 +142,18 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     if request.contains_key("ExportTime") {
         return Err(ApiError::validation("the sandbox keeps no history: leave ExportTime out"));
     }
+    let token = member("ClientToken");
+    let asked_before = |export: &&Export| {
+        let is_recent = world.moment.now.since(export.asked) < TOKEN_LIFE;
+        is_recent && token.is_some() && export.request.get("ClientToken").and_then(Json::as_str) == token
+    };
+    if let Some(before) = world.exports.values().find(asked_before) {
+        let same = before.request == *request;
+        return match same {
+            true => Ok(json!({"ExportDescription": before.described})),
+            false => Err(ApiError::new("ExportConflictException", "the token was used with other parameters")),
+        };
+    }
     let bucket_name = text(request, "S3Bucket")?;
     let prefix = member("S3Prefix").filter(|prefix| !prefix.is_empty()).map_or_else(String::new, |it| format!("{it}/"));
 
@@ -138,13 +169,17 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
         *items += 1;
     }
     let billed = place.table.bytes;
-    if !world.recoverable.contains(&table_id) {
+    let Some(recoverable_since) = world.recoverable.get(&table_id).copied() else {
         let why = format!("Point in time recovery is not enabled for table '{}'", address.table);
         return Err(ApiError::new("PointInTimeRecoveryUnavailableException", why));
-    }
+    };
     let now = world.moment.now;
+    if now.since(recoverable_since) < world.moment.options.recovery_delay {
+        return Err(ApiError::new("InvalidExportTimeException", "the time is outside of the recovery window"));
+    }
     // What was written within a minute of an export's time may be in it or not (Developer Guide, requesting an export).
-    let time = WallTime::from_millis(now.millis() + world.moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS));
+    let fuzz = world.moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS);
+    let time = WallTime::from_millis(now.minus(world.moment.options.export_lag).millis() + fuzz);
     let id = format!("{:014}-{:08x}", now.millis(), world.moment.rng.u32(..));
     let names: Vec<String> = files.iter().map(|_| name(&mut world.moment.rng)).collect();
     if !world.buckets.get(bucket_name).is_some_and(|bucket| bucket.lets_in(&caller.account)) {
@@ -189,10 +224,11 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
         "ExportManifest": format!("{prefix}{folder}/manifest-summary.json"), "TableArn": table_arn, "TableId": table_id,
         "ExportTime": seconds(time), "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
         "ExportFormat": "DYNAMODB_JSON", "BilledSizeBytes": billed, "ItemCount": count, "ExportType": "FULL_EXPORT",
+        "ClientToken": token,
     });
     let pending = Some(Pending { due: end, bucket: bucket_name.to_owned(), objects });
     let described = described.as_object().cloned().unwrap_or_default();
-    let mut export = Export { described, pending };
+    let mut export = Export { request: request.clone(), asked: now, described, pending };
     export.advance(now, world.moment.options.exports_fail, &mut world.buckets);
     let answer = json!({"ExportDescription": export.described});
     world.exports.insert(export_arn, export);

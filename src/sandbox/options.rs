@@ -99,6 +99,11 @@ pub struct Options {
     pub ttl_lateness: Option<Duration>,
     /// How long an export to S3 takes, at the least. The service: minutes to hours, by size.
     pub export_takes: Duration,
+    /// How much older than its request the time of an export is. The service: about five minutes. What is in it is what the
+    /// table holds at the request all the same.
+    pub export_lag: Duration,
+    /// For how long after a table's point-in-time recovery was turned on there is no time to export. The service: minutes.
+    pub recovery_delay: Duration,
     /// Exports fail when they are due.
     pub exports_fail: bool,
     /// Refuse requests whose time is 5 min or more off the sandbox's clock.
@@ -146,6 +151,8 @@ impl Default for Options {
             stale_reads: Duration::ZERO,
             ttl_lateness: None,
             export_takes: Duration::ZERO,
+            export_lag: Duration::ZERO,
+            recovery_delay: Duration::ZERO,
             exports_fail: false,
             check_request_time: false,
         }

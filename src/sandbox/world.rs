@@ -82,7 +82,7 @@ pub(super) struct World {
     /// By name.
     pub(super) buckets: BTreeMap<String, Bucket>,
     /// Ids of tables whose point-in-time recovery is on.
-    pub(super) recoverable: BTreeSet<String>,
+    pub(super) recoverable: BTreeMap<String, WallTime>,
     /// By ARN.
     pub(super) exports: BTreeMap<String, exports::Export>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
@@ -125,7 +125,7 @@ impl World {
             calls: BTreeMap::new(),
             transactions: BTreeMap::new(),
             buckets: BTreeMap::new(),
-            recoverable: BTreeSet::new(),
+            recoverable: BTreeMap::new(),
             exports: BTreeMap::new(),
             late: BTreeMap::new(),
         }
@@ -336,7 +336,11 @@ impl World {
             ("DynamoDB_20120810", "Query") => read::query(self, caller, body),
             (
                 "DynamoDB_20120810",
-                "DescribeContinuousBackups" | "UpdateContinuousBackups" | "ExportTableToPointInTime" | "DescribeExport",
+                "DescribeContinuousBackups"
+                | "UpdateContinuousBackups"
+                | "ExportTableToPointInTime"
+                | "DescribeExport"
+                | "ListExports",
             ) => exports::execute(self, operation, caller, body),
             ("DynamoDB_20120810", _) => tables::execute(self, operation, caller, body),
             ("DynamoDBStreams_20120810", _) => streams::execute(self, operation, caller, body),

@@ -18,7 +18,7 @@ use crate::world::{HOUR, ORDERS, REGION, SOURCE, TARGET, World, failed};
 const BUCKET: &str = "exports";
 const ACCOUNT_OF_GOLDEN: &str = "111122223333";
 
-fn world(seed: u64) -> World {
+pub(crate) fn world(seed: u64) -> World {
     let world = World::paused(Options { seed, ..Options::default() });
     world.sandbox.create_bucket(SOURCE, REGION, BUCKET);
     world.call(
@@ -31,12 +31,12 @@ fn world(seed: u64) -> World {
     world
 }
 
-fn arn() -> String {
+pub(crate) fn arn() -> String {
     format!("arn:aws:dynamodb:{REGION}:{SOURCE}:table/orders")
 }
 
 /// Exports the table now: the place of it.
-fn export(world: &World) -> String {
+pub(crate) fn export(world: &World) -> String {
     let asked = json!({"TableArn": arn(), "S3Bucket": BUCKET, "S3Prefix": "team/a b"}).to_string();
     let manifest = world.ask(SOURCE, "ExportTableToPointInTime", &asked)["ExportDescription"]["ExportManifest"].clone();
     format!("s3://{BUCKET}/{}", manifest.as_str().unwrap())
@@ -58,7 +58,7 @@ fn data_files(world: &World) -> Vec<String> {
     world.sandbox.objects(BUCKET).into_keys().filter(|key| key.contains("/data/")).collect()
 }
 
-fn counted(world: &World, operation: &'static str, account: &'static str) -> Arc<AtomicU64> {
+pub(crate) fn counted(world: &World, operation: &'static str, account: &'static str) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let counting = Arc::clone(&count);
     world.sandbox.set_observer(Some(Arc::new(move |exchange: &Exchange<'_>| {
@@ -70,12 +70,12 @@ fn counted(world: &World, operation: &'static str, account: &'static str) -> Arc
 }
 
 /// Items of some kilobytes, so that each file has several pages.
-fn fill(world: &World, items: usize) {
+pub(crate) fn fill(world: &World, items: usize) {
     let text = "x".repeat(3_000);
     (0..items).for_each(|n| world.put(n, n % 7, &format!("{n} {text}")));
 }
 
-async fn write_for(world: &World, steps: usize) {
+pub(crate) async fn write_for(world: &World, steps: usize) {
     for n in 0..steps {
         world.put(n % 60, 0, &format!("during {n}"));
         world.delete((n * 7) % 90, n % 7);
@@ -83,7 +83,7 @@ async fn write_for(world: &World, steps: usize) {
     }
 }
 
-fn whole(error: &Error) -> String {
+pub(crate) fn whole(error: &Error) -> String {
     format!("{}\n{}", chain(error), error.hint.clone().unwrap_or_default())
 }
 

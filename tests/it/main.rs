@@ -29,6 +29,7 @@ mod ministack;
 mod model;
 mod moto;
 mod ordering;
+mod own_exports;
 mod pair;
 mod permissions;
 mod repairs;

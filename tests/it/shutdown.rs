@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence, VerifiedRow};
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, VerifiedRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError, StoreResult};
 use dynaferry::error::Exit;
 use dynaferry::http::NotReady;
@@ -372,6 +372,19 @@ impl StateStore for Refusing {
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<Vec<DeadLetterRow>>> {
         self.store.dead_letters(link, after, limit)
+    }
+
+    fn note_export<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ExportRequestRow,
+        replaces: Option<&'a ExportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        self.store.note_export(link, row, replaces)
+    }
+
+    fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
+        self.store.export_request(link)
     }
 
     fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {

@@ -100,6 +100,8 @@ pub(crate) struct Judge {
     answer_may_be_lost: bool,
     /// Writes at the target that came late, and what was accepted there.
     pub(crate) late_writes: u64,
+    /// The exports that the link has begun itself, where it does.
+    own_exports: Option<requests::OwnExports>,
     pub(crate) accepted_writes: u64,
     pub(crate) exchanges: u64,
 }
@@ -135,6 +137,7 @@ impl Court {
             opened: Vec::new(),
             answer_may_be_lost: false,
             late_writes: 0,
+            own_exports: None,
             accepted_writes: 0,
             exchanges: 0,
         })))
@@ -197,6 +200,7 @@ impl Judge {
             Event::StreamEnabled { stream, at, .. } => {
                 self.trace.say(*at, || format!("  stream {stream} enabled"));
                 self.is_stream_on = true;
+                self.exports_are_of_no_use();
             }
             Event::StreamDisabled { stream, at } => {
                 self.trace.say(*at, || format!("  stream {stream} disabled"));

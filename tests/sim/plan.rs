@@ -328,6 +328,16 @@ impl Plan {
         (self.family == Family::Exports).then(|| (between(random, SECOND, 20 * HOUR), random.usize(0..60)))
     }
 
+    /// Whether the link makes its export itself: how long that takes, and for how long exports fail; `None`: an operator
+    /// made it.
+    pub(crate) fn own_export(&self) -> Option<(Duration, Duration)> {
+        let random = &mut draws(self.seed, "own export");
+        let is_own = self.family == Family::Exports && random.bool();
+        // Two of them at most: the third one is begun three quarters of an hour after the first one, at the soonest.
+        let fail_for = |random: &mut fastrand::Rng| if random.u8(0..3) == 0 { 40 * MINUTE } else { Duration::ZERO };
+        is_own.then(|| (between(random, SECOND, 10 * HOUR), fail_for(random)))
+    }
+
     /// How late a write may be delivered: before it is no longer in doubt, also where it had waited in a frozen process.
     pub(crate) fn longest_delivery(&self) -> Duration {
         let Settings { in_doubt_for, .. } = self.settings;

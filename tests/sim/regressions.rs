@@ -244,4 +244,9 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         family: None,
         found: "C1 wanted what a late write of a state that was thrown away had put into the new target to be put right",
     },
+    Regression {
+        seed: 5_002,
+        family: Some("exports"),
+        found: "C7 took an export that had failed while nobody was there for one that had just failed",
+    },
 ];

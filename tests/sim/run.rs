@@ -185,7 +185,9 @@ impl Run {
         self.writer.write_now(before / 2);
         tokio::time::sleep(age).await;
         self.writer.write_now(before - before / 2);
-        if let Some((wait, writes)) = self.world.plan.export() {
+        if let Some((takes, fail_for)) = self.world.plan.own_export() {
+            self.world.let_export(takes, fail_for);
+        } else if let Some((wait, writes)) = self.world.plan.export() {
             // A stream must be older than an export.
             tokio::time::sleep(6 * MINUTE).await;
             self.world.export();

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, Fence, VerifiedRow};
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, VerifiedRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError};
 use dynaferry::model::CanonicalKey;
 use futures_util::future::BoxFuture;
@@ -161,6 +161,19 @@ impl StateStore for ProcessStore {
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<Vec<DeadLetterRow>>> {
         Box::pin(self.call(async move { self.memory.dead_letters(link, after, limit).await }))
+    }
+
+    fn note_export<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ExportRequestRow,
+        replaces: Option<&'a ExportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        Box::pin(self.call(async move { self.memory.note_export(link, row, replaces).await }))
+    }
+
+    fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
+        Box::pin(self.call(async move { self.memory.export_request(link).await }))
     }
 
     fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {

@@ -50,6 +50,7 @@ pub(crate) struct World {
     lives: u64,
     /// What the load is made from, where it is no scan, and since when it is there.
     export: Option<(String, WallTime)>,
+    exports_fail_until: Option<WallTime>,
 }
 
 impl World {
@@ -73,9 +74,35 @@ impl World {
         let watched = court.clone();
         sandbox.set_observer(Some(Arc::new(move |exchange| watched.judge().exchange(exchange))));
         let trouble = StateTrouble::new(plan.seed ^ 0x57a7e);
-        let world = Self { plan, sandbox, clock, court, trouble, store, lives: 0, export: None };
+        let world =
+            Self { plan, sandbox, clock, court, trouble, store, lives: 0, export: None, exports_fail_until: None };
         assert!(world.create_source(), "an empty world takes a table");
         world
+    }
+
+    /// The link makes an export itself, which takes so long, and fails while that is younger than this.
+    pub(crate) fn let_export(&mut self, takes: Duration, fail_for: Duration) {
+        self.sandbox.create_bucket(SOURCE, REGION, BUCKET);
+        let fails = !fail_for.is_zero();
+        self.sandbox.change_options(|options| (options.export_takes, options.exports_fail) = (takes, fails));
+        self.exports_fail_until = Some(self.clock.now().plus(fail_for));
+        self.let_export_to("first");
+    }
+
+    /// The link makes an export itself, to this place: to another one than before, another export.
+    pub(crate) fn let_export_to(&mut self, prefix: &str) {
+        let own = format!(
+            "load.method = \"export\"\nload.bucket = \"{BUCKET}\"\nload.prefix = \"{prefix}\"\nload.enable_pitr = true\n"
+        );
+        self.export = Some((own, WallTime::from_millis(i64::MAX)));
+        self.court.judge().expects_own_export();
+    }
+
+    /// Whatever kept exports from being written is mended, when its time has come.
+    pub(crate) fn mend_exports(&mut self) {
+        if self.exports_fail_until.take_if(|until| *until <= self.clock.now()).is_some() {
+            self.sandbox.change_options(|options| options.exports_fail = false);
+        }
     }
 
     /// Exports the source table, as it is now, for the link to begin with.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::super::layout::{self, Head, Image, Items, Places};
-use super::super::rows::{DeadLetterRow, Fence, SCHEMA_VERSION, VerifiedRow};
+use super::super::layout::{self, Head, Image, Items, Places, VALUE};
+use super::super::rows::{DeadLetterRow, Fence, SCHEMA_VERSION};
 use super::super::rules;
 use super::super::table::{Field, Fields, Found, Guard, ItemKey, ItemWrite, Range, StateTable, Written};
 use super::super::{LinkState, Sighting, Sign, StateWrite, StoreError, StoreResult, ledger};
@@ -23,6 +25,8 @@ const MADE_WITHIN: (Duration, Duration) = (Duration::from_secs(120), Duration::f
 const READS: (u32, Duration) = (8, Duration::from_millis(50));
 /// Between two looks at what an owner left that may have been writing: the parts of a transaction are there long before.
 const SETTLES_WITHIN: Duration = Duration::from_millis(500);
+/// Attribute that tells a row beside the links from another one.
+pub(super) const MARK: &str = "mark";
 /// Attribute of the item that tells the layout's version.
 const VERSION: &str = "version";
 
@@ -145,24 +149,38 @@ impl Reach {
         format!("{:016x}{:016x}", self.context.draw_u64(), self.context.draw_u64())
     }
 
-    pub(super) async fn note_verified(&self, link: &str, row: &VerifiedRow) -> StoreResult<()> {
-        let value = serde_json::to_vec(row).map_err(|error| self.damaged_verified(link, &error))?;
-        let fields = Fields::from([(layout::VALUE.to_owned(), Field::Bytes(value))]);
-        self.write(&ItemWrite::new(self.places.verified(link), Some(fields))).await.map(drop)
+    /// Writes a row that is not of a link's owner. `mark` tells it from others. Answers whether the guard held, or the row is
+    /// there already.
+    pub(super) async fn note<T: Serialize>(
+        &self,
+        key: ItemKey,
+        row: &T,
+        mark: String,
+        guard: Guard,
+    ) -> StoreResult<bool> {
+        let value = serde_json::to_vec(row).map_err(|error| self.damaged_note(&error))?;
+        let mark = Field::Text(mark);
+        let fields = Fields::from([(VALUE.to_owned(), Field::Bytes(value)), (MARK.to_owned(), mark.clone())]);
+        let written = self.write(&ItemWrite::new(key, Some(fields)).guarded(guard)).await?;
+        Ok(match written {
+            Written::Done => true,
+            // An attempt whose answer was lost.
+            Written::Refused(found) => found.is_some_and(|found| found.get(MARK) == Some(&mark)),
+        })
     }
 
-    pub(super) async fn verified(&self, link: &str) -> StoreResult<Option<VerifiedRow>> {
-        let fields = self.get(&self.places.verified(link)).await?;
-        match fields.as_ref().and_then(|fields| fields.get(layout::VALUE)) {
+    pub(super) async fn noted<T: DeserializeOwned>(&self, key: &ItemKey) -> StoreResult<Option<T>> {
+        let fields = self.get(key).await?;
+        match fields.as_ref().and_then(|fields| fields.get(VALUE)) {
             Some(Field::Bytes(value)) => {
-                serde_json::from_slice(value).map(Some).map_err(|error| self.damaged_verified(link, &error))
+                serde_json::from_slice(value).map(Some).map_err(|error| self.damaged_note(&error))
             }
             _ => Ok(None),
         }
     }
 
-    fn damaged_verified(&self, link: &str, error: &serde_json::Error) -> StoreError {
-        let what = format!("the verification row of link {link}: {:?}", error.classify());
+    fn damaged_note(&self, error: &serde_json::Error) -> StoreError {
+        let what = format!("a row beside the links: {:?}", error.classify());
         StoreError::Damaged { place: self.place(), what }
     }
 

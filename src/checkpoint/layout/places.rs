@@ -54,6 +54,11 @@ impl Places {
         ItemKey { partition: format!("{}/gate/{link}/{number}", self.namespace), sort: b"gate".to_vec() }
     }
 
+    /// The export that a link has asked for. In no link's own partition, as above.
+    pub(crate) fn export(&self, link: &str) -> ItemKey {
+        ItemKey { partition: format!("{}/exports", self.namespace), sort: link.as_bytes().to_vec() }
+    }
+
     /// A worker's pulse.
     pub(crate) fn worker(&self, worker: &str) -> ItemKey {
         ItemKey { partition: format!("{}/workers", self.namespace), sort: worker.as_bytes().to_vec() }

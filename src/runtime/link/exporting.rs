@@ -8,14 +8,17 @@ use tokio::time::Instant;
 use super::Link;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
-use crate::error::{Error, Exit, Fault, Result};
+use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::export::open::{OpenError, open};
 use crate::export::{Manifest, Summary};
 use crate::load::export::ExportSource;
-use crate::model::{ExportArn, ExportPlace, ExportRef, ExportStatus, StreamArn, TableArn, TableDescription, WallTime};
+use crate::model::{
+    ExportArn, ExportPlace, ExportRef, ExportReport, ExportStatus, StreamArn, TableArn, TableDescription, WallTime,
+};
 use crate::runtime::open::LOAD_MARGIN;
 use crate::runtime::prepare::{Accounts, patiently};
 use crate::stream::gaps::UNCONFIRMED_AFTER;
+use crate::telemetry::Mode;
 
 /// How often an export that is being written is looked at, and how often it is said that it is waited for.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -33,7 +36,15 @@ impl Link {
         };
         let owner = self.config.load.bucket_owner.clone();
         let (place, arn, owner) = match (begun, wanted) {
-            (None | Some(None), None) => return Ok(None),
+            (None, None) => {
+                let Some(bucket) = &self.config.load.own_export else { return Ok(None) };
+                let (place, arn, its_owner) = self.own_export(accounts, bucket).await?;
+                (place, Some(arn), owner.or(its_owner))
+            }
+            (Some(None), None) if self.config.load.own_export.is_none() => return Ok(None),
+            (Some(Some(plan)), None) if self.config.load.own_export.is_some() => {
+                (plan.place.clone(), plan.arn.clone(), owner.or_else(|| plan.bucket_owner.clone()))
+            }
             (None, Some(ExportRef::Place(place))) => (place.clone(), None, owner),
             (None, Some(ExportRef::Arn(arn))) => {
                 let (place, its_owner) = self.finished_export(accounts, arn).await?;
@@ -54,13 +65,7 @@ impl Link {
                 let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
                     self.refused("find the table of", &place).because(failure)
                 })?;
-                let Summary { table: of, table_id, time, .. } = &source.manifest.summary;
-                let Some(time) = time else {
-                    let why = "its summary has no exportTime, so nobody knows from where the stream goes on";
-                    return Err(self.refused("load", &place).hint(why));
-                };
-                check((of, table_id.as_deref()), *time, &table, self.aws_now())
-                    .map_err(|why| self.refused("load", &place).hint(why))?;
+                self.check_goes_on(&source, &table)?;
                 let Manifest { files, items, summary, .. } = &*source.manifest;
                 tracing::info!(
                     link = self.config.name,
@@ -76,60 +81,103 @@ impl Link {
         }
     }
 
+    /// Whether an export is of this table, and its stream goes on from it.
+    pub(super) fn check_goes_on(&self, export: &ExportSource, table: &TableDescription) -> Result<()> {
+        let Summary { table: of, table_id, time, .. } = &export.manifest.summary;
+        let Some(time) = time else {
+            let why = "its summary has no exportTime, so nobody knows from where the stream goes on";
+            return Err(self.refused("load", &export.place).hint(why));
+        };
+        check((of, table_id.as_deref()), *time, table, self.aws_now())
+            .map_err(|why| self.refused("load", &export.place).hint(why))
+    }
+
     /// Where an export is, and whose its bucket is, when it is whole: one that is being written is waited for.
     async fn finished_export(&self, accounts: &Accounts, arn: &ExportArn) -> Result<(ExportPlace, Option<String>)> {
-        let mut told_at: Option<Instant> = None;
+        let report = self.wait_for_export(accounts, arn, Duration::ZERO).await?;
+        let report = report.map_err(|why| self.refused("load", arn).hint(why))?;
+        if let ExportStatus::Failed(why) = &report.status {
+            return Err(self.refused("load", arn).hint(format!("it failed ({why}): export the table again")));
+        }
+        let place = place_of(arn, &report)
+            .ok_or_else(|| self.refused("find", arn).hint("its account does not say where it is: name its folder"))?;
+        Ok((place, report.bucket_owner))
+    }
+
+    /// Waits until an export is whole, or failed. Not in vain: why it is of no use is said as soon as it is known. One that
+    /// was begun no longer ago than this may not be seen yet.
+    pub(super) async fn wait_for_export(
+        &self,
+        accounts: &Accounts,
+        arn: &ExportArn,
+        seen_within: Duration,
+    ) -> Result<std::result::Result<ExportReport, String>> {
+        let (mut told_at, mut was_seen) = (None::<Instant>, false);
         loop {
-            let report = patiently(&self.shared.context, || accounts.source.describe_export(arn)).await;
-            let report = report.map_err(|failure| {
-                let hint = match failure.fault {
-                    Fault::Denied => "allow dynamodb:DescribeExport on it to the source's identity, or name its folder",
-                    Fault::Lost => {
-                        "is it an export of the source's account and Region, of the last 90 days? or name its folder"
-                    }
-                    _ => "try again, or name its folder: s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/",
-                };
-                self.refused("find", arn).hint(hint).because(failure)
-            })?;
+            let report = match patiently(&self.shared.context, || accounts.source.describe_export(arn)).await {
+                Ok(report) => report,
+                Err(failure) if self.bears(&failure, was_seen) || self.is_new(arn, seen_within, &failure) => {
+                    tracing::warn!(link = self.config.name, error = %failure, "the export cannot be seen: trying again");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                Err(failure) => return Err(self.cannot_find(arn, failure)),
+            };
+            was_seen = true;
             if !report.is_full {
-                return Err(self
-                    .refused("load", arn)
-                    .hint("it is not of the whole table, in DynamoDB JSON: export it so"));
+                return Ok(Err("it is not of the whole table, in DynamoDB JSON: export it so".to_owned()));
             }
             if let Some((of, time)) = report.table.as_ref().zip(report.time) {
-                // Before it is waited for in vain.
-                let table = accounts.describe_source(&self.shared.context).await;
-                let table = table.map_err(|failure| self.refused("find the table of", arn).because(failure))?;
-                let why = check((of, report.table_id.as_deref()), time, &table, self.aws_now());
-                why.map_err(|why| self.refused("load", arn).hint(why))?;
-            }
-            match report.status {
-                ExportStatus::Failed(why) => {
-                    return Err(self.refused("load", arn).hint(format!("it failed ({why}): export the table again")));
-                }
-                ExportStatus::Completed => {
-                    let place = report.manifest.map(|manifest| format!("s3://{}/{manifest}", report.bucket));
-                    let place = place.and_then(|place| place.parse().ok());
-                    let place = place.ok_or_else(|| {
-                        self.refused("find", arn).hint("its account does not say where it is: name its folder")
-                    })?;
-                    return Ok((place, report.bucket_owner));
-                }
-                ExportStatus::InProgress => {
-                    if told_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-                        told_at = Some(Instant::now());
-                        let minutes = report.started.map(|started| self.aws_now().since(started).as_secs() / 60);
-                        tracing::info!(
-                            link = self.config.name,
-                            export = arn.to_string(),
-                            minutes,
-                            "the export is being written: waiting for it"
-                        );
+                let table = match accounts.describe_source(&self.shared.context).await {
+                    Ok(table) => table,
+                    Err(failure) if self.bears(&failure, told_at.is_some()) => {
+                        tokio::time::sleep(LOOK_EVERY).await;
+                        continue;
                     }
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    Err(failure) => return Err(self.refused("find the table of", arn).because(failure)),
+                };
+                if let Err(why) = check((of, report.table_id.as_deref()), time, &table, self.aws_now()) {
+                    return Ok(Err(why));
                 }
             }
+            if report.status != ExportStatus::InProgress {
+                return Ok(Ok(report));
+            }
+            if told_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                told_at = Some(Instant::now());
+                let minutes = report.started.map(|started| self.aws_now().since(started).as_secs() / 60);
+                let export = arn.to_string();
+                tracing::info!(link = self.config.name, export, minutes, "the export is being written: waiting for it");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Whether a failure is waited out in the middle of hours of waiting, which began well.
+    fn bears(&self, failure: &Failure, began_well: bool) -> bool {
+        let passes = match failure.fault {
+            Fault::Transient | Fault::Expired => true,
+            Fault::Denied => self.shared.mode == Mode::Service,
+            Fault::Lost | Fault::Rejected | Fault::Broken => false,
+        };
+        passes && began_well
+    }
+
+    /// Whether an export is not seen because it was begun so short a while ago.
+    fn is_new(&self, arn: &ExportArn, seen_within: Duration, failure: &Failure) -> bool {
+        let is_recent = |begun| self.aws_now().since(begun) < seen_within;
+        failure.fault == Fault::Lost && arn.begun().is_some_and(is_recent)
+    }
+
+    fn cannot_find(&self, arn: &ExportArn, failure: Failure) -> Error {
+        let hint = match failure.fault {
+            Fault::Denied => "allow dynamodb:DescribeExport on it to the source's identity, or name its folder",
+            Fault::Lost => {
+                "is it an export of the source's account and Region, of the last 90 days? or name its folder"
+            }
+            _ => "try again, or name its folder: s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT_ID/",
+        };
+        self.refused("find", arn).hint(hint).because(failure)
     }
 
     /// The manifests, by the identity of the source or else of the target: the bucket may be of either account, or of a third.
@@ -168,7 +216,7 @@ impl Link {
         })
     }
 
-    fn refused(&self, what: &str, export: &dyn std::fmt::Display) -> Error {
+    pub(super) fn refused(&self, what: &str, export: &dyn std::fmt::Display) -> Error {
         Error::new(Exit::Precondition, format!("{what} the export {export} of link `{}`", self.config.name))
     }
 
@@ -181,9 +229,18 @@ impl Link {
                     plan.arn.as_ref().map_or_else(|| plan.place.to_string(), ExportArn::to_string)
                 )),
             None => Error::new(Exit::Precondition, format!("the load of link `{name}` began with a scan"))
-                .hint("remove `load.from_export` until it is done, or load again with a fresh state, into an empty target"),
+                .hint("set `load.method = \"scan\"` until it is done, or load again with a fresh state, into an empty target"),
         }
     }
+}
+
+/// Where a whole export is: its account leaves the prefix out of the key of its summary in places, as in AWS's own samples.
+pub(super) fn place_of(arn: &ExportArn, report: &ExportReport) -> Option<ExportPlace> {
+    let manifest = report.manifest.as_ref()?;
+    let is_bare = manifest.starts_with(&format!("AWSDynamoDB/{}/", arn.id));
+    let prefix = report.prefix.as_ref().filter(|_| is_bare).map_or("", |prefix| prefix.trim_end_matches('/'));
+    let slash = if prefix.is_empty() { "" } else { "/" };
+    format!("s3://{}/{prefix}{slash}{manifest}", report.bucket).parse().ok()
 }
 
 /// Whether a load began from this export, by whichever of its names.
@@ -239,7 +296,7 @@ fn check(
 }
 
 /// When a stream was turned on: its label, the last part of its ARN. Source: API reference, `StreamDescription`.
-fn turned_on(stream: &StreamArn) -> Option<WallTime> {
+pub(super) fn turned_on(stream: &StreamArn) -> Option<WallTime> {
     let label = stream.0.rsplit('/').next()?;
     let time: jiff::civil::DateTime = label.trim_end_matches('Z').parse().ok()?;
     let time = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
@@ -249,6 +306,34 @@ fn turned_on(stream: &StreamArn) -> Option<WallTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_export_is_found_also_where_its_account_leaves_the_prefix_out() {
+        let arn: ExportArn =
+            "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/01604473200000-a1b2c3d4".parse().unwrap();
+        let folder = "AWSDynamoDB/01604473200000-a1b2c3d4/";
+        let place = |prefix: Option<&str>, before: &str| {
+            let report = ExportReport {
+                status: ExportStatus::Completed,
+                is_full: true,
+                table: None,
+                table_id: None,
+                time: None,
+                bucket: "bucket".to_owned(),
+                prefix: prefix.map(str::to_owned),
+                bucket_owner: None,
+                manifest: Some(format!("{before}{folder}manifest-summary.json")),
+                started: None,
+                ended: None,
+                token: None,
+            };
+            place_of(&arn, &report).unwrap().folder
+        };
+        assert_eq!(place(None, ""), folder);
+        assert_eq!(place(Some("a/b"), "a/b/"), format!("a/b/{folder}"));
+        assert_eq!(place(Some("a/b"), ""), format!("a/b/{folder}"));
+        assert_eq!(place(Some("AWSDynamoDB/"), ""), format!("AWSDynamoDB/{folder}"));
+    }
 
     #[test]
     fn a_label_tells_when_its_stream_was_turned_on() {

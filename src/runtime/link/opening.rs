@@ -49,6 +49,10 @@ impl Link {
         let found = prepared.identity.stream.clone();
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
+            if let Some(export) = export {
+                // Since it was found, the table may have been made anew, or its stream turned off and on.
+                self.check_goes_on(export, &prepared.source)?;
+            }
             let listing = self.list(prepared, &found).await?;
             let begin = open::Begin { owns_target, export };
             let opened = open::pin(&self.config, prepared, &listing, begin, state, clocks());
@@ -80,7 +84,7 @@ impl Link {
     }
 
     /// A target that this link finds empty, as one that it has just made, is its own. Another one is refused, unless the user allows it.
-    async fn owns_target(&self, prepared: &Prepared) -> Result<bool> {
+    pub(super) async fn owns_target(&self, prepared: &Prepared) -> Result<bool> {
         let empty = is_empty(&prepared.ends.target_reader, &self.shared.context).await.map_err(|failure| {
             Error::new(Exit::Precondition, format!("look whether the target of link `{}` is empty", self.config.name))
                 .hint("allow dynamodb:Scan on it to the target's identity")

@@ -1,5 +1,6 @@
 //! What is asked of the service: nothing that it must refuse, nothing too often; and what its answers tell the program.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dynaferry::model::{SequenceNumber, ShardId, WallTime};
@@ -11,6 +12,13 @@ use crate::world::SOURCE;
 
 /// So often an iterator that has expired may be used again by one who was told so.
 const DEAD_ITERATOR_USES: u32 = 2;
+/// A load may begin with an export that is no older: the stream keeps 24 hours.
+const EXPORT_OF_USE: Duration = Duration::from_secs(21 * 3600);
+/// Another export is begun no sooner after one that failed, as the program promises, less what clocks are apart.
+const AFTER_FAILURE: Duration = Duration::from_secs(13 * 60);
+/// Exports by ARN: when they were begun, and when they failed.
+pub(super) type OwnExports = BTreeMap<String, (WallTime, Option<WallTime>)>;
+
 /// DescribeStream calls of an account in a second. Source: DynamoDB Streams API reference.
 const DESCRIBE_STREAM_LIMIT: usize = 10;
 
@@ -36,6 +44,8 @@ impl Judge {
                 }
                 self.source_was_read(exchange.operation, reply.body());
             }
+            "ExportTableToPointInTime" if reply.status() == 200 => self.export_was_begun(reply.body(), exchange.at),
+            "DescribeExport" if reply.status() == 200 => self.export_was_described(reply.body()),
             _ => {}
         }
         if reply.status() == 400 && is_our_fault(reply.body()) && !self.is_about_poison(exchange.request) {
@@ -79,6 +89,45 @@ impl Judge {
         if self.describe_calls.len() > DESCRIBE_STREAM_LIMIT {
             let count = self.describe_calls.len();
             self.violated("C7", at, format!("{count} DescribeStream calls within a second"));
+        }
+    }
+
+    /// The link makes an export itself: one, as long as nothing takes its use away.
+    pub(crate) fn expects_own_export(&mut self) {
+        self.own_exports = Some(BTreeMap::new());
+    }
+
+    /// A stream that is younger than an export does not go on from it.
+    pub(super) fn exports_are_of_no_use(&mut self) {
+        self.own_exports.iter_mut().for_each(BTreeMap::clear);
+    }
+
+    /// Another one is begun only when the last one is of no use, or failed some time ago.
+    fn export_was_begun(&mut self, body: &[u8], at: WallTime) {
+        let Some(arn) = texts_in(body, br#""ExportArn":""#).next().map(str::to_owned) else { return };
+        let Some(exports) = &mut self.own_exports else { return };
+        if exports.contains_key(&arn) {
+            return;
+        }
+        let is_too_soon = exports.values().any(|(begun, failed)| match failed {
+            None => at.since(*begun) < EXPORT_OF_USE,
+            Some(failed) => at.since(*failed) < AFTER_FAILURE,
+        });
+        exports.insert(arn, (at, None));
+        self.source_was_exported(at);
+        if is_too_soon {
+            self.violated("C7", at, "an export was begun while another one is of use, or had just failed".to_owned());
+        }
+    }
+
+    /// One that has failed is of no use from its end on, which may be long ago.
+    fn export_was_described(&mut self, body: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+        let export = &answer["ExportDescription"];
+        let (arn, ended) = (export["ExportArn"].as_str(), export["EndTime"].as_f64());
+        let known = self.own_exports.as_mut().zip(arn).and_then(|(exports, arn)| exports.get_mut(arn));
+        if let (Some((_, failed)), Some(ended), Some("FAILED")) = (known, ended, export["ExportStatus"].as_str()) {
+            *failed = Some(WallTime::from_millis((ended * 1000.0) as i64));
         }
     }
 

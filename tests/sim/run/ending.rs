@@ -18,6 +18,9 @@ use crate::world::{COPY, LINK, REGION, SOURCE, TABLE, TARGET};
 /// Within this after the last fault the lag is small again (C8).
 const RECOVERY: Duration = Duration::from_secs(600);
 
+/// Within this an export of the link's own is made, which takes ten hours, and begun with.
+const EXPORT_IS_MADE: Duration = Duration::from_secs(11 * 3600);
+
 impl Run {
     /// Faults are over and the source grows quiet: everything must come right.
     pub(super) async fn settle(&mut self) {
@@ -29,6 +32,10 @@ impl Run {
         self.drift = Drift::default();
         self.enable_stream().await;
         self.writer.write_now(5);
+        if self.world.plan.own_export().is_some() {
+            // Nobody may have been there to wait for it.
+            let _has_begun = self.until(EXPORT_IS_MADE, |run| run.world.court.judge().has_link()).await;
+        }
         let settings = self.world.plan.settings;
         let mut nothing = Actor::idle();
         // Errors of calls that were under way end the process once more, at most.

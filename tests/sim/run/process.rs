@@ -86,6 +86,7 @@ impl Run {
 
     fn start(&mut self) {
         self.world.renew_export();
+        self.world.mend_exports();
         let gate = Gate::new();
         let program = self.world.program(&gate, self.drift);
         let stop = CancellationToken::new();
@@ -162,6 +163,11 @@ impl Run {
         if is_begun_anew && self.world.plan.family == Family::Recreated {
             // As its message says: with fresh state, into an empty target.
             self.world.begin_anew();
+            return;
+        }
+        if text.contains("exports for link") && text.contains("is of no use") {
+            // As its message says.
+            self.world.let_export_to("again");
             return;
         }
         if self.is_calm {

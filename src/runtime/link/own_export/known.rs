@@ -1,0 +1,176 @@
+//! Pure: what becomes of a request for an export that was noted before.
+
+use std::time::Duration;
+
+use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
+use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, TableDescription, WallTime};
+
+/// An export that was begun longer ago is of no use to a load that has not begun: the stream keeps 24 hours.
+const OF_USE_FOR: Duration = Duration::from_secs(22 * 3600);
+/// After an export that failed another one is asked for, so long after its end; twice as long after the next one.
+const AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
+/// So many are asked for in all.
+pub(super) const MOST_ATTEMPTS: u32 = 3;
+/// For how long the service knows a token, at least, with margin. Source: API reference, `ExportTableToPointInTime`: 8 hours.
+const TOKEN_LIFE: Duration = Duration::from_secs(7 * 3600);
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its export is waited for, and loaded.
+    Load(ExportArn),
+    /// Whether it was made is looked up; if not, it is made, by the same token where that tells it again.
+    LookUp,
+    /// Another one takes its place.
+    Another,
+    /// So it does, but not before this.
+    Later {
+        /// What became of the last one.
+        why: String,
+        /// See above.
+        again: WallTime,
+    },
+    /// There were too many, or another one would do no better.
+    NoMore {
+        /// What became of the last one.
+        why: String,
+    },
+}
+
+/// Whether a request was for an export of this table as it is, to this place, from which this stream goes on.
+pub(super) fn is_for(row: &ExportRequestRow, source: &TableDescription, bucket: &ExportBucket) -> bool {
+    let ExportSubject { table, table_id, stream, bucket: to } = &row.of;
+    let goes_on = source.stream.as_ref().is_some_and(|now| now.enabled && now.arn == *stream);
+    // Whether recovery may be turned on for it says nothing of where it goes.
+    let is_there = *to == ExportBucket { enable_pitr: to.enable_pitr, ..bucket.clone() };
+    *table == source.arn && *table_id == source.id && goes_on && is_there
+}
+
+/// What becomes of a request, by what is told of its export; `None`: nobody knows of one.
+pub(super) fn fate(row: &ExportRequestRow, report: Option<&ExportReport>, now: WallTime) -> Fate {
+    let (Some(arn), Some(report)) = (&row.arn, report) else { return Fate::LookUp };
+    let begun = report.started.unwrap_or_else(|| begun(row));
+    match &report.status {
+        ExportStatus::InProgress => Fate::Load(arn.clone()),
+        ExportStatus::Completed if now.since(begun) < OF_USE_FOR => Fate::Load(arn.clone()),
+        ExportStatus::Completed => match report.ended.map(|ended| ended.since(begun)) {
+            Some(took) if took >= OF_USE_FOR => Fate::NoMore {
+                why: format!(
+                    "it took {} hours, and the stream, which goes on from it, keeps 24",
+                    took.as_secs() / 3600
+                ),
+            },
+            _ => another(row, "it was whole, and nobody loaded it while the stream went on from it"),
+        },
+        ExportStatus::Failed(why) => {
+            let wait = AGAIN_AFTER.saturating_mul(2_u32.saturating_pow(row.attempt.saturating_sub(1)));
+            let again = report.ended.unwrap_or(begun).plus(wait);
+            match another(row, why) {
+                Fate::Another if now < again => Fate::Later { why: why.clone(), again },
+                fate => fate,
+            }
+        }
+    }
+}
+
+/// Another request for the same, unless there were too many; why.
+pub(super) fn another(row: &ExportRequestRow, why: &str) -> Fate {
+    if row.attempt < MOST_ATTEMPTS { Fate::Another } else { Fate::NoMore { why: why.to_owned() } }
+}
+
+/// Whether a request makes no second export when it is made once more.
+pub(super) fn may_be_repeated(row: &ExportRequestRow, now: WallTime) -> bool {
+    row.arn.is_none() || now.since(begun(row)) < TOKEN_LIFE
+}
+
+/// When its export was begun, as far as the row tells; else when it was decided to ask for it.
+fn begun(row: &ExportRequestRow) -> WallTime {
+    row.arn.as_ref().and_then(ExportArn::begun).map_or(row.asked, |begun| begun.max(row.asked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::StreamArn;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn row(attempt: u32, is_begun: bool) -> ExportRequestRow {
+        let arn = || ExportArn {
+            table: "arn:aws:dynamodb:eu-west-1:111122223333:table/orders".parse().unwrap(),
+            id: format!("{:014}-a", at(1).millis()),
+        };
+        ExportRequestRow {
+            token: "t".to_owned(),
+            asked: at(0),
+            arn: is_begun.then(arn),
+            of: ExportSubject {
+                table: arn().table,
+                table_id: "1".to_owned(),
+                stream: StreamArn("s".to_owned()),
+                bucket: bucket(),
+            },
+            attempt,
+        }
+    }
+
+    fn bucket() -> ExportBucket {
+        ExportBucket { name: "b".to_owned(), prefix: None, owner: None, kms_key: None, enable_pitr: false }
+    }
+
+    fn at(hours: i64) -> WallTime {
+        WallTime::from_secs(1_800_000_000 + hours * 3600)
+    }
+
+    fn report(status: ExportStatus, started: i64, ended: Option<i64>) -> ExportReport {
+        ExportReport {
+            status,
+            is_full: true,
+            table: None,
+            table_id: None,
+            time: None,
+            bucket: "b".to_owned(),
+            prefix: None,
+            bucket_owner: None,
+            manifest: None,
+            started: Some(at(started)),
+            ended: ended.map(at),
+            token: None,
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_looked_up_and_never_replaced() {
+        let whole = report(ExportStatus::Completed, 1, Some(2));
+        assert_eq!(fate(&row(1, false), None, at(90)), Fate::LookUp);
+        assert_eq!(fate(&row(1, false), Some(&whole), at(3)), Fate::LookUp);
+        assert_eq!(fate(&row(3, true), None, at(90)), Fate::LookUp);
+    }
+
+    #[test]
+    fn a_request_is_repeated_only_while_its_token_tells_it_again() {
+        assert!(may_be_repeated(&row(1, false), at(900)), "none was made of it");
+        assert!(may_be_repeated(&row(1, true), at(7)), "the token lives from the answer on, not from the decision");
+        assert!(!may_be_repeated(&row(1, true), at(8)));
+    }
+
+    #[test]
+    fn an_export_is_loaded_while_the_stream_goes_on_from_it() {
+        let fate = |ended, now| fate(&row(1, true), Some(&report(ExportStatus::Completed, 1, ended)), at(now));
+        assert!(matches!(fate(Some(20), 22), Fate::Load(_)), "it counts from its begin, not from the decision");
+        assert_eq!(fate(Some(20), 23), Fate::Another, "nobody was there to load it");
+        assert!(matches!(fate(Some(24), 24), Fate::NoMore { .. }), "the next one would take as long");
+        assert_eq!(fate(None, 23), Fate::Another);
+    }
+
+    #[test]
+    fn what_fails_is_asked_for_anew_later_and_later_and_three_times_in_all() {
+        let failed = report(ExportStatus::Failed("no".to_owned()), 1, Some(4));
+        let fate = |attempt, minutes: u32| fate(&row(attempt, true), Some(&failed), at(4).plus(HOUR / 60 * minutes));
+        let later = |minutes: u32| Fate::Later { why: "no".to_owned(), again: at(4).plus(HOUR / 60 * minutes) };
+        assert_eq!((fate(1, 14), fate(1, 15)), (later(15), Fate::Another));
+        assert_eq!((fate(2, 29), fate(2, 30)), (later(30), Fate::Another));
+        assert_eq!(fate(3, 0), Fate::NoMore { why: "no".to_owned() });
+        assert_eq!(fate(u32::MAX, 0), Fate::NoMore { why: "no".to_owned() });
+    }
+}

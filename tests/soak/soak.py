@@ -539,7 +539,7 @@ class Soak:
         self.fall_behind()
         self.writer.start()
         blowing = asyncio.create_task(asyncio.sleep(0) if options.calm else self.weather.blow())
-        looking = asyncio.create_task(self.look())
+        looking = self.looking = asyncio.create_task(self.look())
         try:
             await self.beat_until(self.begun + options.minutes * 60)
             say("calm: the writer and the faults of the network end")
@@ -625,6 +625,8 @@ class Soak:
     def check_processes(self):
         if self.sandbox.poll() is not None:
             raise Failed(f"the sandbox ended with {self.sandbox.returncode}")
+        if self.looking.done():
+            raise Failed(f"nobody looks any more: {self.looking.exception()!r}")
         if self.writer.error:
             raise Failed(f"the writer failed: {self.writer.error!r}")
         for worker in self.workers:
@@ -649,6 +651,9 @@ class Soak:
             answered = await asyncio.gather(*(asyncio.to_thread(worker.look) for worker in self.workers))
             for worker in (worker for worker, has_answered in zip(self.workers, answered) if has_answered):
                 link = worker.link
+                if link is None:
+                    # It was hit since it answered.
+                    continue
                 if self.options.fence and link["in_doubt"] > self.most_in_doubt:
                     self.complain(worker, f"{link['in_doubt']} keys are in doubt behind a fence")
                 self.most_in_doubt = max(self.most_in_doubt, link["in_doubt"])

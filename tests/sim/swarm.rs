@@ -33,7 +33,7 @@ impl Seeds {
         Self((start..start.saturating_add(count)).map(seed).collect())
     }
 
-    /// The regressions first, then fleets of workers, a third as many with several links, and with a fence, and loads
+    /// The regressions first, then fleets of workers, a third as many with several links, a sixth with a fence, and loads
     /// from exports last.
     pub(crate) fn with_regressions(start: u64, count: u64, [fleets, exports]: [u64; 2]) -> Self {
         let known = |known: &Regression, without: &[&str]| Seed {
@@ -46,7 +46,7 @@ impl Seeds {
         let known = first.chain(LATER_REGRESSIONS.iter().map(|seed| known(seed, &[])));
         let (one, many) = (Self::range(start, count, None), Self::range(start, fleets, Some("fleet")));
         let links = Self::range(start, fleets / 3, Some("links"));
-        let fenced = Self::range(start, fleets / 3, Some("fenced"));
+        let fenced = Self::range(start, fleets / 6, Some("fenced"));
         let exports = Self::range(start, exports, Some("exports"));
         Self(known.chain(one.0).chain(many.0).chain(links.0).chain(fenced.0).chain(exports.0).collect())
     }

@@ -59,6 +59,22 @@ pub struct Failure {
     pub request_id: Option<String>,
 }
 
+impl Failure {
+    /// One that no service has told: nothing was carried out.
+    pub(crate) fn of_ours(operation: &'static str, fault: Fault, message: impl Into<String>) -> Self {
+        Self {
+            operation,
+            fault,
+            throttled: false,
+            may_have_happened: false,
+            timed_out: false,
+            code: None,
+            message: message.into(),
+            request_id: None,
+        }
+    }
+}
+
 /// How a command ends. The numbers are a stable interface (README, exit codes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

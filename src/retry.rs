@@ -104,16 +104,7 @@ mod tests {
     use super::*;
 
     fn failure(fault: Fault) -> Failure {
-        Failure {
-            operation: "GetRecords",
-            fault,
-            throttled: false,
-            may_have_happened: false,
-            timed_out: false,
-            code: None,
-            message: String::new(),
-            request_id: None,
-        }
+        Failure::of_ours("GetRecords", fault, "")
     }
 
     #[test]

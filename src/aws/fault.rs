@@ -150,16 +150,7 @@ const NEVER_SENT: [&str; 4] = ["(Connect)", "connect error", "HTTP connect timeo
 
 /// A failure to understand an answer: ours or the service's bug. The call itself was carried out.
 pub(super) fn broken(operation: &'static str, message: impl Display) -> Failure {
-    Failure {
-        operation,
-        fault: Fault::Broken,
-        throttled: false,
-        may_have_happened: true,
-        timed_out: false,
-        code: None,
-        message: message.to_string(),
-        request_id: None,
-    }
+    Failure { may_have_happened: true, ..Failure::of_ours(operation, Fault::Broken, message.to_string()) }
 }
 
 fn by_code(code: Option<&str>, status: u16) -> Fault {

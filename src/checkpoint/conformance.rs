@@ -658,4 +658,6 @@ async fn commits_take_effect_in_the_order_of_the_calls(medium: Medium) {
 
 mod file_only;
 #[cfg(feature = "sandbox")]
+mod gates;
+#[cfg(feature = "sandbox")]
 mod table_only;

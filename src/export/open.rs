@@ -200,14 +200,5 @@ impl Trials {
 
 /// An object without a key.
 fn nowhere() -> Failure {
-    Failure {
-        operation: "GetObject",
-        fault: Fault::Lost,
-        throttled: false,
-        may_have_happened: false,
-        timed_out: false,
-        code: None,
-        message: "the object has no key".to_owned(),
-        request_id: None,
-    }
+    Failure::of_ours("GetObject", Fault::Lost, "the object has no key")
 }

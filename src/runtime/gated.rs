@@ -18,7 +18,8 @@ use crate::retry::{Attempts, Patience, Verdict};
 
 /// Gates that are opened at once.
 const OPENING: usize = 16;
-const OPERATION: &str = "TransactWriteItems";
+/// Between two attempts to open a gate: the store has tried for a while each time.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// The gates of one owner of a link.
 pub(crate) struct LinkGates {
@@ -36,9 +37,7 @@ impl LinkGates {
         let open = open.buffered(OPENING).try_collect().await?;
         Ok(Self { gates, link: link.to_owned(), epoch, open })
     }
-}
 
-impl LinkGates {
     /// Whether a transaction may ask for a gate and write the target: one is sent that cannot be carried out, for no gate was
     /// ever opened as it asks.
     pub(crate) async fn check(&self, target: &dyn ConditionalTarget, writes: &[Write]) -> Result<(), Failure> {
@@ -91,11 +90,11 @@ impl GatedTarget {
     /// One attempt, and when its outcome is not known the certainty that it has one.
     async fn attempt(&self, writes: &[Write]) -> Result<WriteReply, Failure> {
         let Ok(_permit) = self.permits.acquire().await else {
-            return Err(failure(Fault::Broken, "no gates".to_owned()));
+            return Err(failure(Fault::Broken, "no gates"));
         };
-        let Some(way) = self.ways().pop() else { return Err(failure(Fault::Broken, "no gate is free".to_owned())) };
+        let Some(way) = self.ways().pop() else { return Err(failure(Fault::Broken, "no gate is free")) };
         let mut borrowed = Borrowed { of: self, way: Some(way) };
-        let Some(way) = &mut borrowed.way else { return Err(failure(Fault::Broken, "no gate".to_owned())) };
+        let Some(way) = &mut borrowed.way else { return Err(failure(Fault::Broken, "no gate")) };
         if way.is_doubtful {
             self.open_again(way).await.map_err(|not| not.failure)?;
         }
@@ -109,7 +108,7 @@ impl GatedTarget {
             // Not as this owner left it: another one has opened it, or it is gone.
             Ok(None) => {
                 self.open_again(way).await.map_err(|not| not.failure)?;
-                Err(failure(Fault::Transient, "the gate was not as it was left".to_owned()))
+                Err(failure(Fault::Transient, "the gate was not as it was left"))
             }
             Err(failure) if !failure.may_have_happened => {
                 way.is_doubtful = false;
@@ -162,9 +161,6 @@ struct NotOpened {
     failure: Failure,
 }
 
-/// The store has tried for a while already.
-const LEAST_WAIT: Duration = Duration::from_millis(100);
-
 impl TargetTable for GatedTarget {
     /// As promised, but that what was not answered will not land later, and so is not in doubt, as long as the state is there.
     fn write<'a>(&'a self, writes: &'a [Write]) -> BoxFuture<'a, Result<WriteReply, Failure>> {
@@ -184,15 +180,6 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-fn failure(fault: Fault, message: String) -> Failure {
-    Failure {
-        operation: OPERATION,
-        fault,
-        throttled: false,
-        may_have_happened: false,
-        timed_out: false,
-        code: None,
-        message,
-        request_id: None,
-    }
+fn failure(fault: Fault, message: impl Into<String>) -> Failure {
+    Failure::of_ours("TransactWriteItems", fault, message)
 }

@@ -106,16 +106,7 @@ impl DirectRepairs {
             Look::TellsNothing => (Fault::Transient, "the source table is being deleted"),
             Look::Refutes => (Fault::Lost, "the source table was made anew"),
         };
-        Err(Failure {
-            operation: "DescribeTable",
-            fault,
-            throttled: false,
-            may_have_happened: false,
-            timed_out: false,
-            code: None,
-            message: what.to_owned(),
-            request_id: None,
-        })
+        Err(Failure::of_ours("DescribeTable", fault, what))
     }
 }
 

@@ -113,34 +113,31 @@ impl WallClock for Set {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_twenty_times_while_an_export_is_loaded_it_ends_equal() {
-    // The table and its stream are an hour older than what follows.
+/// A table and its stream that are an hour older than what follows, and a bucket; exports take so long.
+fn world_an_hour_ago(export_takes: Duration) -> World {
     let clock = Arc::new(Set(AtomicI64::new(3_600_000)));
-    let options = Options { shard_life: Duration::from_secs(30), clock: Arc::clone(&clock) as _, ..Options::default() };
-    let world = World::new(options);
+    let (shard_life, set) = (Duration::from_secs(30), Arc::clone(&clock) as _);
+    let world = World::new(Options { shard_life, clock: set, export_takes, ..Options::default() });
     world.sandbox.create_bucket(SOURCE, "eu-west-1", "exports");
-    let on = r#"{"TableName":"orders","PointInTimeRecoverySpecification":{"PointInTimeRecoveryEnabled":true}}"#;
-    world.call(SOURCE, "UpdateContinuousBackups", on);
     let text = "x".repeat(3_000);
     (0..3_000).for_each(|n| world.put(n % 300, n, &text));
     clock.0.store(0, Ordering::SeqCst);
-    let asked = r#"{"TableArn":"arn:aws:dynamodb:eu-west-1:111111111111:table/orders","S3Bucket":"exports"}"#;
-    let export = world.ask(SOURCE, "ExportTableToPointInTime", asked);
-    let manifest = export["ExportDescription"]["ExportManifest"].as_str().unwrap();
-    let load = format!("load.from_export = \"s3://exports/{manifest}\"\napply.max_in_flight = 2\nload.concurrency = 2");
+    world
+}
 
+/// Killed twenty times while it loads so under these faults, it ends equal.
+async fn killed_twenty_times(world: &World, load: &str, faults: Vec<FaultRule>, seed: u64) {
+    let load = format!("{load}\napply.max_in_flight = 2\nload.concurrency = 2");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(world.sandbox.clone().serve(listener, std::future::pending()));
     let state = format!("store = \"file:{}\"", world.dir.path().join("state.redb").display());
-    let start = |command| start_link(&world, &endpoint, command, (&state, "1s"), &load);
-    let slow = FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_millis(60)));
-    world.faults(vec![slow]);
-    let mut random = fastrand::Rng::with_seed(0x6578_706f);
+    let start = |command| start_link(world, &endpoint, command, (&state, "1s"), &load);
+    world.faults(faults);
+    let mut random = fastrand::Rng::with_seed(seed);
     for kill in 0..20 {
         let process = start("run");
-        kill_while_written(&world, process, &mut random, (900, 5), &format!("at {kill}")).await;
+        kill_while_written(world, process, &mut random, (900, 5), &format!("at {kill}")).await;
     }
     world.no_faults();
     ends_well(start("migrate")).await;
@@ -148,47 +145,32 @@ async fn killed_twenty_times_while_an_export_is_loaded_it_ends_equal() {
     server.abort();
 }
 
+fn slow_writes() -> FaultRule {
+    FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_millis(60)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_while_an_export_is_loaded_it_ends_equal() {
+    let world = world_an_hour_ago(Duration::ZERO);
+    let on = r#"{"TableName":"orders","PointInTimeRecoverySpecification":{"PointInTimeRecoveryEnabled":true}}"#;
+    world.call(SOURCE, "UpdateContinuousBackups", on);
+    let asked = r#"{"TableArn":"arn:aws:dynamodb:eu-west-1:111111111111:table/orders","S3Bucket":"exports"}"#;
+    let export = world.ask(SOURCE, "ExportTableToPointInTime", asked);
+    let manifest = export["ExportDescription"]["ExportManifest"].as_str().unwrap();
+    let load = format!("load.from_export = \"s3://exports/{manifest}\"");
+    killed_twenty_times(&world, &load, vec![slow_writes()], 0x6578_706f).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_twenty_times_while_its_own_export_is_made_and_loaded_it_ends_equal_and_pays_once() {
-    // The table and its stream are an hour older than what follows.
-    let clock = Arc::new(Set(AtomicI64::new(3_600_000)));
-    let options = Options {
-        shard_life: Duration::from_secs(30),
-        clock: Arc::clone(&clock) as _,
-        export_takes: Duration::from_secs(4),
-        ..Options::default()
-    };
-    let world = World::new(options);
-    world.sandbox.create_bucket(SOURCE, "eu-west-1", "exports");
-    let text = "x".repeat(3_000);
-    (0..3_000).for_each(|n| world.put(n % 300, n, &text));
-    clock.0.store(0, Ordering::SeqCst);
-    let load = "load.method = \"export\"\nload.bucket = \"exports\"\nload.enable_pitr = true\n\
-                apply.max_in_flight = 2\nload.concurrency = 2";
-
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let server = tokio::spawn(world.sandbox.clone().serve(listener, std::future::pending()));
-    let state = format!("store = \"file:{}\"", world.dir.path().join("state.redb").display());
-    let start = |command| start_link(&world, &endpoint, command, (&state, "1s"), load);
-    let of = |call, chance, kind| FaultRule::new(call, Trigger::Chance(chance), kind);
-    world.faults(vec![
-        of("BatchWriteItem", 1.0, FaultKind::Hold(Duration::from_millis(60))),
-        of("ExportTableToPointInTime", 0.5, FaultKind::LoseAnswer),
-        of("ExportTableToPointInTime", 0.5, FaultKind::Hold(Duration::from_millis(300))),
-    ]);
-    let mut random = fastrand::Rng::with_seed(0x6f77_6e65);
-    for kill in 0..20 {
-        let process = start("run");
-        kill_while_written(&world, process, &mut random, (900, 5), &format!("at {kill}")).await;
-    }
-    world.no_faults();
-    ends_well(start("migrate")).await;
-    world.assert_equal();
+    let world = world_an_hour_ago(Duration::from_secs(4));
+    let load = "load.method = \"export\"\nload.bucket = \"exports\"\nload.enable_pitr = true";
+    let half = |kind| FaultRule::new("ExportTableToPointInTime", Trigger::Chance(0.5), kind);
+    let faults = vec![slow_writes(), half(FaultKind::LoseAnswer), half(FaultKind::Hold(Duration::from_millis(300)))];
+    killed_twenty_times(&world, load, faults, 0x6f77_6e65).await;
     let asked = r#"{"TableArn":"arn:aws:dynamodb:eu-west-1:111111111111:table/orders"}"#;
     let exports = world.ask(SOURCE, "ListExports", asked);
     assert_eq!(exports["ExportSummaries"].as_array().map(Vec::len), Some(1));
-    server.abort();
 }
 
 fn signal(process: &Child, name: &str) {

@@ -9,8 +9,8 @@ freezes or stops the replicator every 20 to 60 s and starts it again. Then calm:
 and a comparison of our own have to find both tables equal.
 
 With `--workers 4` as many `dynaferry run` share the work, their state in a table of the sandbox; blows fall on one of them,
-mostly on the one that holds the link. With `--fence` their writes go through gates: no key may ever be in doubt. `--calm` leaves the network alone, so that the time until another one has caught up
-is the workers' own.
+mostly on the one that holds the link. With `--fence` their writes go through gates: no key may ever be in doubt. `--calm`
+leaves the network alone, so that the time until another one has caught up is the workers' own.
 
 Exit 0 only then, and only if the replicator never ended by itself, never hung and never claimed a gap: nothing is lost here.
 Standard library only. Listens on 127.0.0.1 alone, ends its own processes alone. The same seed draws the same events; their

@@ -14,6 +14,7 @@ use crate::model::{CanonicalKey, Key, Write};
 
 /// Reads for `sync` that may be out at once.
 const MAX_READS: usize = 16;
+
 impl EngineTask {
     /// Fills the wire. Answers when to come back, where only time is in the way.
     pub(super) fn send_what_may_be_sent(&mut self) -> Result<Option<Instant>, LaneError> {

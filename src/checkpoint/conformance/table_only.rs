@@ -12,8 +12,8 @@ use crate::context::{Context, WallClock};
 use crate::error::{Exit, Failure};
 use crate::sandbox::{FaultKind, FaultRule, Faults, Options, Sandbox, Trigger};
 
-const ACCOUNT: &str = "222222222222";
-const REGION: &str = "eu-west-1";
+pub(super) const ACCOUNT: &str = "222222222222";
+pub(super) const REGION: &str = "eu-west-1";
 const TABLE: &str = "dynaferry-state";
 
 /// Wall time that goes with the paused runtime's.
@@ -61,7 +61,7 @@ impl Cloud {
         Ok(store)
     }
 
-    fn faults(&self, rules: Vec<FaultRule>) {
+    pub(super) fn faults(&self, rules: Vec<FaultRule>) {
         self.sandbox.set_faults(Faults::new(rules));
     }
 
@@ -155,7 +155,7 @@ async fn what_is_taken_from_an_owner_that_was_writing_is_read_when_all_of_it_is_
     assert_eq!(state.shards, [shard("s", Some(2))]);
 }
 
-fn next(operation: &str, count: u32, kind: FaultKind) -> FaultRule {
+pub(super) fn next(operation: &str, count: u32, kind: FaultKind) -> FaultRule {
     FaultRule::new(operation, Trigger::Next(count), kind)
 }
 
@@ -497,43 +497,4 @@ async fn what_was_let_go_stays_so_until_somebody_takes_it() {
     assert_eq!((sighting.fence, sighting.released), (Some(next), false));
     let late = checkpoint(&store, &fence, 2).await;
     assert!(matches!(late, Err(StoreError::Fenced { .. })), "{late:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_gate_that_a_later_owner_has_opened_stays_that_ones() {
-    let cloud = Cloud::new(31);
-    let gates = cloud.open("fleet").await.unwrap().gates().unwrap();
-    let old = gates.open("orders", 3, 7).await.unwrap();
-    let again = gates.open("orders", 3, 7).await.unwrap();
-    assert_ne!(old.nonce, again.nonce, "what went through it before finds another gate");
-    let new = gates.open("orders", 3, 8).await.unwrap();
-    let error = gates.open("orders", 3, 7).await.unwrap_err();
-    assert!(matches!(error, StoreError::Fenced { .. }), "{error:?}");
-    assert!(gates.open("orders", 4, 7).await.is_ok() && gates.open("invoices", 3, 1).await.is_ok(), "another gate");
-    assert_eq!((new.number, new.epoch), (3, 8));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_gate_is_opened_though_answers_are_lost_and_attempts_arrive_late() {
-    let cloud = Cloud::new(32);
-    let gates = cloud.open("fleet").await.unwrap().gates().unwrap();
-    let late = FaultKind::DeliverLate(Duration::from_secs(30));
-    for (epoch, kind) in (1..).zip([FaultKind::LoseAnswer, late, FaultKind::InternalError, FaultKind::GarbleAnswer]) {
-        cloud.faults(vec![next("PutItem", 1, kind.clone())]);
-        let gate = gates.open("orders", 0, epoch).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(opened(&cloud), gate.nonce, "{kind:?}");
-    }
-}
-
-/// The nonce of the only gate.
-fn opened(cloud: &Cloud) -> String {
-    use crate::sandbox::Value;
-    let items = cloud.sandbox.snapshot(ACCOUNT, REGION, "dynaferry-state").unwrap();
-    let partition = Value::S("fleet/gate/orders/0".to_owned());
-    let gate = items.into_values().find(|item| item.get("pk") == Some(&partition)).unwrap();
-    match gate.get("nonce") {
-        Some(Value::S(nonce)) => nonce.clone(),
-        other => panic!("{other:?}"),
-    }
 }

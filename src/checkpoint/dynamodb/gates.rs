@@ -1,4 +1,4 @@
-//! Gates, as items of a partition of their own for each link: they are written at times at which the link's rows are not.
+//! Gates, as items, each of a partition of its own: they are written while the link's rows are.
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;

@@ -172,9 +172,7 @@ impl Program {
         }
         Ok(report)
     }
-}
 
-impl Program {
     /// Shuts out what an owner before has on its way through gates; the replay goes through them, too, where the link does.
     /// Answers where they are then.
     async fn go_through(

@@ -192,16 +192,7 @@ impl StreamDriver {
 
     /// A page that cannot be is asked for again, in case it was damaged on its way; then reading stops.
     async fn page_is_broken(&mut self, shard: &ShardId, source: PageError) -> Result<(), StreamError> {
-        let failure = Failure {
-            operation: "GetRecords",
-            fault: Fault::Broken,
-            throttled: false,
-            may_have_happened: false,
-            timed_out: false,
-            code: None,
-            message: source.to_string(),
-            request_id: None,
-        };
+        let failure = Failure::of_ours("GetRecords", Fault::Broken, source.to_string());
         match self.poll_failed(shard, failure).await {
             Err(StreamError::Source(_)) => Err(StreamError::Page { shard: shard.clone(), source }),
             other => other,

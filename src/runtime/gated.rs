@@ -183,3 +183,143 @@ impl Drop for Borrowed<'_> {
 fn failure(fault: Fault, message: impl Into<String>) -> Failure {
     Failure::of_ours("TransactWriteItems", fault, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::model::{CanonicalKey, Key};
+
+    /// What the store and the target answer next; nothing more: as they should. `None`: never.
+    #[derive(Default)]
+    struct World {
+        openings: Mutex<VecDeque<StoreError>>,
+        writes: Mutex<VecDeque<Option<Result<Option<WriteReply>, Failure>>>>,
+        opened: AtomicU64,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Gates for World {
+        fn place(&self) -> String {
+            "here".to_owned()
+        }
+
+        fn open<'a>(&'a self, _: &'a str, number: u32, epoch: u64) -> BoxFuture<'a, StoreResult<Gate>> {
+            let answer = match self.openings.lock().unwrap().pop_front() {
+                Some(error) => Err(error),
+                None => {
+                    let nonce = self.opened.fetch_add(1, Ordering::SeqCst).to_string();
+                    Ok(Gate { number, epoch, nonce })
+                }
+            };
+            std::future::ready(answer).boxed()
+        }
+
+        fn condition(&self, _: &str, gate: &Gate) -> Vec<u8> {
+            gate.nonce.clone().into_bytes()
+        }
+    }
+
+    impl ConditionalTarget for World {
+        fn write_if<'a>(
+            &'a self,
+            condition: &'a [u8],
+            _: &'a [Write],
+        ) -> BoxFuture<'a, Result<Option<WriteReply>, Failure>> {
+            self.asked.lock().unwrap().push(String::from_utf8_lossy(condition).into_owned());
+            match self.writes.lock().unwrap().pop_front() {
+                Some(Some(answer)) => std::future::ready(answer).boxed(),
+                Some(None) => std::future::pending().boxed(),
+                None => std::future::ready(Ok(Some(WriteReply::default()))).boxed(),
+            }
+        }
+    }
+
+    impl World {
+        async fn target(self: &Arc<Self>, gates: u32) -> GatedTarget {
+            let gates = LinkGates::open(Arc::clone(self) as _, "orders", 7, gates).await.unwrap();
+            GatedTarget::new(Arc::clone(self) as _, gates, Context::system())
+        }
+
+        fn answers(&self, answer: Option<Result<Option<WriteReply>, Failure>>) {
+            self.writes.lock().unwrap().push_back(answer);
+        }
+
+        /// Which opening of a gate each write asked for.
+        fn asked(&self) -> Vec<String> {
+            self.asked.lock().unwrap().clone()
+        }
+    }
+
+    fn write() -> [Write; 1] {
+        let key = Key { canonical: CanonicalKey::from_canonical(*b"k"), json: "{}".into() };
+        [Write { key, image: None }]
+    }
+
+    fn lost() -> Failure {
+        Failure { may_have_happened: true, ..failure(Fault::Transient, "the answer was lost") }
+    }
+
+    fn gone() -> StoreError {
+        StoreError::Gone { place: "here".to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_without_an_answer_is_certain_when_its_gate_is_another_one_and_not_before() {
+        let world = Arc::new(World::default());
+        let target = world.target(1).await;
+        target.write(&write()).await.unwrap();
+        world.answers(Some(Err(lost())));
+        let io = || StoreError::Io { place: "here".to_owned(), source: "silent".into() };
+        world.openings.lock().unwrap().extend([io(), io()]);
+        assert!(!target.write(&write()).await.unwrap_err().may_have_happened, "its gate was opened in the end");
+        target.write(&write()).await.unwrap();
+        assert_eq!(world.asked(), ["0", "0", "1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_gate_cannot_be_opened_anew_the_write_is_in_doubt_unless_another_owner_has_it() {
+        let world = Arc::new(World::default());
+        let target = world.target(1).await;
+        for (error, is_certain) in [(gone(), false), (StoreError::Fenced { link: "orders".to_owned() }, true)] {
+            world.answers(Some(Err(lost())));
+            let again = || if is_certain { StoreError::Fenced { link: String::new() } } else { gone() };
+            world.openings.lock().unwrap().extend([error, again(), again(), again()]);
+            assert_eq!(target.write(&write()).await.unwrap_err().may_have_happened, !is_certain);
+            world.openings.lock().unwrap().clear();
+            target.write(&write()).await.unwrap();
+        }
+        assert_eq!(world.asked(), ["0", "1", "1", "2"], "and no write goes through a gate that is in doubt");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_was_dropped_leaves_its_gate_to_be_opened_anew() {
+        let world = Arc::new(World::default());
+        let target = world.target(2).await;
+        world.answers(None);
+        assert!(target.write(&write()).now_or_never().is_none(), "it is on its way");
+        target.write(&write()).await.unwrap();
+        target.write(&write()).await.unwrap();
+        assert_eq!(world.opened.load(Ordering::SeqCst), 3);
+        assert!(!world.asked()[1..].contains(&world.asked()[0]), "{:?}", world.asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_or_not_sent_costs_no_new_gate() {
+        let world = Arc::new(World::default());
+        let target = world.target(1).await;
+        world.answers(Some(Err(failure(Fault::Rejected, "too large"))));
+        assert_eq!(target.write(&write()).await.unwrap_err().fault, Fault::Rejected);
+        target.write(&write()).await.unwrap();
+        assert_eq!(world.asked(), ["0", "0"]);
+        world.answers(Some(Ok(None)));
+        let shut = target.write(&write()).await.unwrap_err();
+        assert!(shut.fault == Fault::Transient && !shut.may_have_happened);
+        target.write(&write()).await.unwrap();
+        assert_eq!(world.asked()[3], "1");
+    }
+}

@@ -240,6 +240,96 @@ async fn a_transaction_that_is_too_much_for_its_partition_goes_in_parts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_is_opened_though_its_state_takes_no_rows_for_a_while() {
+    let world = world(1012);
+    let throttled = FaultKind::Throttle("ThrottlingException".into());
+    let rule = |trigger, kind| FaultRule::new("TransactWriteItems", trigger, kind).for_table(STATE);
+    // The first one asks whether such transactions may be made at all.
+    world.faults(vec![
+        rule(Trigger::Next(1), FaultKind::Hold(Duration::from_millis(1))),
+        rule(Trigger::Chance(1.0), throttled),
+    ]);
+    let (worker, border) = fenced(&world);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(border.sent("TransactWriteItems").len() > 2, "the test is void");
+    assert!(!worker.has_ended(), "it waits");
+    world.no_faults();
+    until_equal(&worker, &world).await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_through_the_gates_of_another_table_stays_in_doubt() {
+    const MOVED: &str = "dynaferry-state-2";
+    let world = world(1013);
+    let (worker, _) = fenced(&world);
+    until_equal(&worker, &world).await;
+    world.faults(vec![at_writes(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(120)))]);
+    world.put(1, 0, "old, and late");
+    let before = world.sandbox.stats().faults;
+    worker.until("it is sent", || world.sandbox.stats().faults > before).await;
+    worker.kill().await;
+    world.no_faults();
+    // As a backup is restored under another name.
+    let table = world.ask(TARGET, "DescribeTable", &format!(r#"{{"TableName":"{STATE}"}}"#))["Table"].clone();
+    let made = serde_json::json!({"TableName": MOVED, "BillingMode": "PAY_PER_REQUEST",
+        "KeySchema": table["KeySchema"], "AttributeDefinitions": table["AttributeDefinitions"]});
+    world.call(TARGET, "CreateTable", &made.to_string());
+    let rows = world.ask(TARGET, "Scan", &format!(r#"{{"TableName":"{STATE}"}}"#))["Items"].clone();
+    for row in rows.as_array().unwrap() {
+        world.sandbox.put_item(TARGET, REGION, MOVED, &row.to_string()).unwrap();
+    }
+    world.put(1, 0, "new");
+    let config = world.config(&format!("{FENCED}\n{}", ON_TABLE.replace(STATE, MOVED)));
+    let next = Process::start(world.program_by_config(config, Mode::Service));
+    until_equal(&next, &world).await;
+    next.until("the late write lands", || world.num_differences() == 1).await;
+    assert!(next.status().in_doubt > 0, "the key is known to be in doubt");
+    tokio::time::sleep(FOR_EVER).await;
+    stays_equal(&next, &world).await;
+    next.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_of_dead_letters_shuts_out_what_a_killed_worker_had_sent() {
+    let world = world(1014);
+    let config = format!("{FENCED}\napply.on_rejected = \"dead_letter\"");
+    let (worker, _) = process_of(&world, &config);
+    until_equal(&worker, &world).await;
+    world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", Some("poison"));
+    let poisoned = serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "v": {"S": "z"}, "poison": {"S": "x"}});
+    world.put_json(&poisoned);
+    worker.until("it is set aside", || worker.status().dead_letters == 1).await;
+    world.faults(vec![at_writes(Trigger::Next(1), FaultKind::TimeOutAndDeliverLate(Duration::from_secs(120)))]);
+    world.put(7, 0, "old, and late");
+    let before = world.sandbox.stats().faults;
+    worker.until("it is sent", || world.sandbox.stats().faults > before).await;
+    worker.kill().await;
+    world.no_faults();
+    world.put(7, 0, "new");
+    let retry = world.program_by_config(world.config(&format!("{config}\n{ON_TABLE}")), Mode::Oneshot);
+    assert_eq!(retry.retry_dead_letters(&[]).await.unwrap().retried, 1);
+    assert_eq!(world.num_differences(), 0);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.num_differences(), 0, "the late write has landed, and nobody runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_what_a_fence_costs_the_target_is_told_its_own() {
+    let world = world(1015);
+    let (worker, _) = fenced(&world);
+    until_equal(&worker, &world).await;
+    let consumed = || worker.metric("dynaferry_consumed_capacity_units_total", &["side=\"target\"", "kind=\"write\""]);
+    let before = consumed();
+    (0..50).for_each(|n| world.put(n, 0, "later"));
+    until_equal(&worker, &world).await;
+    worker.until("it is told", || consumed() > before).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(consumed() - before, 100.0, "two units for each of fifty items, and nothing for the gates");
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_migration_and_a_repair_go_through_gates() {
     let world = world(1007);
     let config = || -> Config { world.config(&format!("{FENCED}\n{ON_TABLE}")) };

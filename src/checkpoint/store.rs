@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::lease::Sighting;
+use super::part::PartName;
 use super::rows::{DeadLetterRow, DoubtRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow};
 use crate::error::{Error, Exit};
 use crate::model::{CanonicalKey, ShardId, WallTime};
@@ -222,6 +223,27 @@ pub trait Leases: Pulses {
         owner: &'a str,
         seen: Option<&'a Fence>,
     ) -> BoxFuture<'a, StoreResult<Option<(Fence, LinkState)>>>;
+
+    /// The link's row alone, as it is now; `None`: the link has never run.
+    fn link_row<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<LinkRow>>>;
+
+    /// Makes a part of a link, with what these writes leave in it, for whoever takes it. That one is its first owner: whoever
+    /// makes it owned nothing. A part that is not made is never taken. After an error there may be some of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where there is such a part, however much of it.
+    fn make_part<'a>(
+        &'a self,
+        part: &'a PartName,
+        owner: &'a str,
+        writes: Vec<StateWrite>,
+    ) -> BoxFuture<'a, StoreResult<()>>;
+
+    /// The parts of a link that there are, also those that were not made or removed to the end.
+    fn parts<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Vec<PartName>>>;
+
+    /// Removes a part, of which nothing is needed any more. Whoever owns it hears that another one took over.
+    fn remove_part<'a>(&'a self, part: &'a PartName) -> BoxFuture<'a, StoreResult<()>>;
 
     /// Lets go of a link: this owner, whose name no other process has, sends nothing more. Comes after every call for the
     /// link that was made before, also one that nobody waits for any more. Does nothing where the link is another's by now.

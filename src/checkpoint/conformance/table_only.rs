@@ -12,9 +12,9 @@ use crate::context::{Context, WallClock};
 use crate::error::{Exit, Failure};
 use crate::sandbox::{FaultKind, FaultRule, Faults, Options, Sandbox, Trigger};
 
-const ACCOUNT: &str = "222222222222";
-const REGION: &str = "eu-west-1";
-const TABLE: &str = "dynaferry-state";
+pub(super) const ACCOUNT: &str = "222222222222";
+pub(super) const REGION: &str = "eu-west-1";
+pub(super) const TABLE: &str = "dynaferry-state";
 
 /// Wall time that goes with the paused runtime's.
 pub(in super::super) struct Virtual(tokio::time::Instant);
@@ -61,7 +61,7 @@ impl Cloud {
         Ok(store)
     }
 
-    fn faults(&self, rules: Vec<FaultRule>) {
+    pub(super) fn faults(&self, rules: Vec<FaultRule>) {
         self.sandbox.set_faults(Faults::new(rules));
     }
 
@@ -151,7 +151,7 @@ async fn what_is_taken_from_an_owner_that_was_writing_is_read_when_all_of_it_is_
     assert_eq!(state.shards, [shard("s", Some(2))]);
 }
 
-fn next(operation: &str, count: u32, kind: FaultKind) -> FaultRule {
+pub(super) fn next(operation: &str, count: u32, kind: FaultKind) -> FaultRule {
     FaultRule::new(operation, Trigger::Next(count), kind)
 }
 

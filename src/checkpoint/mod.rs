@@ -9,6 +9,7 @@
 
 pub(crate) mod book;
 mod database;
+pub(crate) mod division;
 pub(crate) mod dynamodb;
 mod file;
 pub(crate) mod keeper;

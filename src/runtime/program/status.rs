@@ -272,7 +272,7 @@ fn live_link(name: &str, now: &Snapshot, on_gap: OnGap) -> LinkStatus {
 fn stored_link(name: &str, state: &LinkState, on_gap: OnGap, runs: bool, now: WallTime) -> LinkStatus {
     let phase = match state.link.as_ref().map(|row| row.stage) {
         Some(Stage::Loading) => Phase::InitialLoad,
-        Some(Stage::Streaming) => Phase::CatchingUp,
+        Some(Stage::Streaming | Stage::Divided(_)) => Phase::CatchingUp,
         None => Phase::Starting,
     };
     let mut status = LinkStatus::new(name, phase);

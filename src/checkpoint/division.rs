@@ -7,7 +7,7 @@
 //! finished: what was read of them is settled, and no key is in doubt, no debt is open, no earlier owner's write can land
 //! when a link is divided ([`Obstacle`]), for of none of these is it known to which tree it belongs.
 //!
-//! Of ancestors that have no row nothing is known; one that turns up late belongs to no part.
+//! Of ancestors that have no row nothing is known; one that turns up late belongs to no part (see `stream::part`).
 //!
 //! `reunion` is the way back.
 

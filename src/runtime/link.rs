@@ -234,6 +234,8 @@ impl Link {
             lineage: opened.lineage,
             export,
             proved_before: opened.proved_before,
+            elsewhere: None,
+            listings: None,
             view,
             context: context.clone(),
             by_aws: self.by_aws(),

@@ -11,8 +11,6 @@
 //!
 //! `reunion` is the way back.
 
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the workers that divide links come next"))]
-
 #[cfg(test)]
 mod model_tests;
 mod reunion;

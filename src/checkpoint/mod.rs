@@ -31,5 +31,6 @@ pub use file::FileStore;
 pub use lease::Sighting;
 pub use memory::MemoryStore;
 pub use part::PartName;
+pub(crate) use store::all_letters;
 pub use store::{Leases, LinkState, Pulses, Sign, StateStore, StateWrite, StoreError, StoreResult};
 pub use watermark::{Advance, Ordinal, Watermark, WatermarkError};

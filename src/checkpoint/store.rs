@@ -298,3 +298,19 @@ pub trait StateStore: Send + Sync + 'static {
     /// What the last comparison found, whoever made it; `None`: there was none.
     fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>>;
 }
+
+/// Rows of dead letters that are read at a time.
+const LETTERS: usize = 100;
+
+/// All dead letters of a link, by number.
+pub(crate) async fn all_letters(store: &dyn StateStore, link: &str) -> StoreResult<Vec<DeadLetterRow>> {
+    let mut letters: Vec<DeadLetterRow> = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.id);
+        let page = store.dead_letters(link, after, LETTERS).await?;
+        if page.is_empty() {
+            return Ok(letters);
+        }
+        letters.extend(page);
+    }
+}

@@ -78,7 +78,6 @@ impl Listing {
 /// `link`: the shards of the link's own rows with their parents, and whether each was given up as lost; `parts`: the shards
 /// of each part. Rows read after the listing was made: what is in neither then is not being added just now by a listing
 /// that was older.
-#[cfg_attr(not(test), expect(dead_code, reason = "the workers that divide links come next"))]
 pub(crate) fn strays(
     listing: &Listing,
     link: &[(&ShardId, Option<&ShardId>, bool)],

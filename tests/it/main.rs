@@ -36,6 +36,7 @@ mod restart;
 mod sandboxed;
 mod servers;
 mod short_sessions;
+mod sharing;
 mod shutdown;
 mod table;
 mod wire;

@@ -36,6 +36,8 @@ pub(crate) enum Family {
     Exports,
     /// Several workers and several links.
     Links,
+    /// Several workers that share the shards of one link.
+    Parts,
 }
 
 /// Where the lag is looked at.
@@ -93,8 +95,20 @@ impl LagScenario {
 
 impl Family {
     /// The names that the command line takes.
-    pub(crate) const NAMES: [&'static str; 11] =
-        ["mix", "down25", "down72", "replaced", "recreated", "lag", "long", "outages", "fleet", "links", "exports"];
+    pub(crate) const NAMES: [&'static str; 12] = [
+        "mix",
+        "down25",
+        "down72",
+        "replaced",
+        "recreated",
+        "lag",
+        "long",
+        "outages",
+        "fleet",
+        "links",
+        "parts",
+        "exports",
+    ];
 
     fn draw(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..100) {
@@ -119,6 +133,7 @@ impl Family {
             "fleet" => Self::Fleet,
             "exports" => Self::Exports,
             "links" => Self::Links,
+            "parts" => Self::Parts,
             "long" => Self::Long,
             "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
             _ => return None,
@@ -127,7 +142,7 @@ impl Family {
 
     /// Whether there are several workers, whose state is in a table.
     pub(crate) fn has_workers(self) -> bool {
-        matches!(self, Self::Fleet | Self::Links)
+        matches!(self, Self::Fleet | Self::Links | Self::Parts)
     }
 
     /// Whether history is lost in every run of it.
@@ -420,8 +435,9 @@ impl Plan {
             true => format!("dynamodb:{STATE}\"\nlease = \"{}ms", fleet::LEASE.as_millis()),
             false => "file:unused".to_owned(),
         };
+        let sharing = if self.family == Family::Parts { "sharing = true\n" } else { "" };
         format!(
-            "[checkpoint]\nstore = \"{store}\"\ninterval = {}\nrecords = {}\n[service]\ndrain = {}\n",
+            "[checkpoint]\nstore = \"{store}\"\n{sharing}interval = {}\nrecords = {}\n[service]\ndrain = {}\n",
             millis(s.checkpoint_interval),
             s.checkpoint_records,
             millis(self.drain()),
@@ -610,7 +626,13 @@ fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
                 episode.down = if scenario == LagScenario::Down { 5 * MINUTE } else { SECOND };
             }
         }
-        Family::Mix | Family::Replaced | Family::Recreated | Family::Fleet | Family::Links | Family::Exports => {}
+        Family::Mix
+        | Family::Replaced
+        | Family::Recreated
+        | Family::Fleet
+        | Family::Links
+        | Family::Parts
+        | Family::Exports => {}
     }
     pad(&mut episodes);
     episodes

@@ -33,7 +33,8 @@ impl Seeds {
         Self((start..start.saturating_add(count)).map(seed).collect())
     }
 
-    /// The regressions first, then fleets of workers, a third as many with several links, and loads from exports last.
+    /// The regressions first, then fleets of workers, a third as many with several links, a sixth that share the shards of one,
+    /// and loads from exports last.
     pub(crate) fn with_regressions(start: u64, count: u64, [fleets, exports]: [u64; 2]) -> Self {
         let known = |known: &Regression, without: &[&str]| Seed {
             seed: known.seed,
@@ -46,7 +47,8 @@ impl Seeds {
         let (one, many) = (Self::range(start, count, None), Self::range(start, fleets, Some("fleet")));
         let links = Self::range(start, fleets / 3, Some("links"));
         let exports = Self::range(start, exports, Some("exports"));
-        Self(known.chain(one.0).chain(many.0).chain(links.0).chain(exports.0).collect())
+        let parts = Self::range(start, fleets / 6, Some("parts"));
+        Self(known.chain(one.0).chain(many.0).chain(links.0).chain(parts.0).chain(exports.0).collect())
     }
 }
 

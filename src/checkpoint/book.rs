@@ -304,6 +304,11 @@ impl Book {
         self.doubts.len()
     }
 
+    /// The same, each as it would be written now.
+    pub(crate) fn doubt_rows(&self) -> impl Iterator<Item = &DoubtRow> {
+        self.doubts.values().map(|doubt| &doubt.row)
+    }
+
     /// When the last key in doubt will be due.
     pub(crate) fn last_due(&self) -> Option<WallTime> {
         self.due.last().map(|(until, _)| *until)

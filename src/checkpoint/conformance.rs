@@ -21,6 +21,9 @@ enum Medium {
     File(tempfile::TempDir),
     #[cfg(feature = "sandbox")]
     Table(table_only::Cloud),
+    /// Each link is a part of that link.
+    #[cfg(feature = "sandbox")]
+    Part(table_only::Cloud),
 }
 
 impl Medium {
@@ -37,6 +40,11 @@ impl Medium {
         Self::Table(table_only::Cloud::new(1))
     }
 
+    #[cfg(feature = "sandbox")]
+    fn part() -> Self {
+        Self::Part(table_only::Cloud::new(1))
+    }
+
     #[cfg_attr(not(feature = "sandbox"), expect(clippy::unused_async, reason = "only a table is waited for"))]
     async fn open(&self) -> Arc<dyn StateStore> {
         match self {
@@ -44,6 +52,8 @@ impl Medium {
             Self::File(directory) => Arc::new(FileStore::open(directory.path().join("state.redb")).unwrap()),
             #[cfg(feature = "sandbox")]
             Self::Table(cloud) => Arc::new(cloud.open("fleet").await.unwrap()),
+            #[cfg(feature = "sandbox")]
+            Self::Part(cloud) => Arc::new(parted::Parted(cloud.open("fleet").await.unwrap())),
         }
     }
 }
@@ -59,6 +69,10 @@ macro_rules! on_each_store {
         #[cfg(feature = "sandbox")]
         mod table {
             $(#[tokio::test(start_paused = true)] async fn $promise() { super::$promise(super::Medium::table()).await; })*
+        }
+        #[cfg(feature = "sandbox")]
+        mod part {
+            $(#[tokio::test(start_paused = true)] async fn $promise() { super::$promise(super::Medium::part()).await; })*
         }
     };
 }
@@ -659,5 +673,9 @@ async fn commits_take_effect_in_the_order_of_the_calls(medium: Medium) {
 mod file_only;
 #[cfg(feature = "sandbox")]
 mod gates;
+#[cfg(feature = "sandbox")]
+mod part_only;
+#[cfg(feature = "sandbox")]
+mod parted;
 #[cfg(feature = "sandbox")]
 mod table_only;

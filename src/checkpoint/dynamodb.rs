@@ -16,6 +16,8 @@
 //! - *Taken over.* A transaction becomes visible to a query item by item (API reference, TransactWriteItems: isolation of
 //!   queries is read-committed), so what is taken from an owner that did not let go is read until two looks agree.
 //! - *Consistency.* Every read asks for it. A read of somebody else's link compares the head's number before and after.
+//! - *Parts* of a link have a head that is made once, by whoever divides the link, and never anew: who takes a part that has
+//!   none finds nothing, and who owned one whose head is gone is superseded.
 //! - *Loss.* A table that is not there, or a link without its head, is never made anew by a process that knew it. One that
 //!   starts afterwards cannot tell a table that was deleted from one that never was, and makes it.
 //!
@@ -35,9 +37,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::gates::Gates;
 use super::layout::{Image, Places};
-use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, VerifiedRow};
+use super::part::is_part;
+use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, LinkRow, VerifiedRow};
 use super::table::{Field, Guard, StateTable};
-use super::{Leases, LinkState, Pulses, Sighting, Sign, StateStore, StateWrite, StoreError, StoreResult, ledger};
+use super::{
+    Leases, LinkState, PartName, Pulses, Sighting, Sign, StateStore, StateWrite, StoreError, StoreResult, ledger,
+};
 use crate::context::Context;
 use crate::model::CanonicalKey;
 
@@ -74,6 +79,8 @@ enum Job {
     Take(String, Option<Option<Fence>>, oneshot::Sender<StoreResult<Option<(Fence, LinkState)>>>),
     Commit(Fence, Vec<StateWrite>, oneshot::Sender<StoreResult<()>>),
     Release(String, oneshot::Sender<StoreResult<()>>),
+    MakePart(PartName, String, Vec<StateWrite>, oneshot::Sender<StoreResult<()>>),
+    RemovePart(PartName, oneshot::Sender<StoreResult<()>>),
     Letters(u64, usize, oneshot::Sender<StoreResult<Vec<DeadLetterRow>>>),
     Doubt(CanonicalKey, oneshot::Sender<StoreResult<Option<DoubtRow>>>),
 }
@@ -159,6 +166,17 @@ async fn work(reach: Arc<Reach>, link: String, job: Job, mut memory: Memory) -> 
         }
         Job::Release(owner, answer) => {
             drop(answer.send(Box::pin(reach.release_link(&link, &owner)).await));
+            if is_part(&link) {
+                // There is never an end to new ones.
+                memory = Memory::default();
+            }
+        }
+        Job::MakePart(part, owner, writes, answer) => {
+            drop(answer.send(Box::pin(reach.make_part(&part, &owner, writes)).await));
+        }
+        Job::RemovePart(part, answer) => {
+            drop(answer.send(Box::pin(reach.remove_part(&part)).await));
+            memory = Memory::default();
         }
         Job::Letters(after, limit, answer) => drop(answer.send(Box::pin(reach.letters(&link, after, limit)).await)),
         Job::Doubt(key, answer) => {
@@ -238,6 +256,27 @@ impl Leases for TableStore {
         seen: Option<&'a Fence>,
     ) -> BoxFuture<'a, StoreResult<Option<(Fence, LinkState)>>> {
         self.ask(link, |answer| Job::Take(owner.to_owned(), Some(seen.cloned()), answer))
+    }
+
+    fn link_row<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<LinkRow>>> {
+        self.reach.link_row(link).boxed()
+    }
+
+    fn make_part<'a>(
+        &'a self,
+        part: &'a PartName,
+        owner: &'a str,
+        writes: Vec<StateWrite>,
+    ) -> BoxFuture<'a, StoreResult<()>> {
+        self.ask(&part.to_string(), |answer| Job::MakePart(part.clone(), owner.to_owned(), writes, answer))
+    }
+
+    fn parts<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Vec<PartName>>> {
+        self.reach.parts(link).boxed()
+    }
+
+    fn remove_part<'a>(&'a self, part: &'a PartName) -> BoxFuture<'a, StoreResult<()>> {
+        self.ask(&part.to_string(), |answer| Job::RemovePart(part.clone(), answer))
     }
 
     fn release<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<()>> {

@@ -9,6 +9,9 @@
 //! on in further items. Keys in doubt because of a page of the load, thousands at a time, are no items of their own: a
 //! page is a few packs of them, and its index is worked out when they are read.
 //!
+//! A part of a link (`part`) is laid out as a link is, in a partition of its own, `NAMESPACE/link/LINK/EPOCH.NUMBER`; it is
+//! listed apart from links.
+//!
 //! The link's head holds the owner, the epoch, and the number of the last transaction: see [`Head`].
 //!
 //! # Order

@@ -9,6 +9,7 @@
 
 pub(crate) mod book;
 mod database;
+pub(crate) mod division;
 pub(crate) mod dynamodb;
 mod file;
 mod gates;
@@ -17,6 +18,7 @@ mod layout;
 pub(crate) mod lease;
 mod ledger;
 mod memory;
+mod part;
 pub mod rows;
 mod rules;
 mod store;
@@ -30,5 +32,7 @@ pub use file::FileStore;
 pub use gates::{Gate, Gates};
 pub use lease::Sighting;
 pub use memory::MemoryStore;
+pub use part::PartName;
+pub(crate) use store::all_letters;
 pub use store::{Leases, LinkState, Pulses, Sign, StateStore, StateWrite, StoreError, StoreResult};
 pub use watermark::{Advance, Ordinal, Watermark, WatermarkError};

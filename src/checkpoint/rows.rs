@@ -57,6 +57,24 @@ pub enum Stage {
     Loading,
     /// The load is done, or there was none: the stream alone.
     Streaming,
+    /// The same, and the link's shards are shared by several workers: the rows of its parts say how far they are, and those
+    /// of the link that were dealt out to them say how far they were then. A version that does not know of parts refuses it.
+    Divided(Division),
+}
+
+/// How the shards of a link are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Division {
+    /// The epoch of the owner that divided the link; its parts are named by it.
+    pub epoch: u64,
+    /// How many parts there are, numbered from 0.
+    pub parts: u32,
+    /// The link is to be whole again: nobody begins to work on a part any more, and who does lets go of it.
+    pub is_recalled: bool,
+    /// The number that the first dead letter of the parts has as one of the link.
+    pub first_letter: u64,
+    /// The same of gaps.
+    pub first_gap: u64,
 }
 
 /// The initial load, pinned when it began.

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::gates::Gates;
 use super::lease::Sighting;
+use super::part::PartName;
 use super::rows::{
     DeadLetterRow, DoubtRow, ExportRequestRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow,
 };
@@ -226,6 +227,27 @@ pub trait Leases: Pulses {
         seen: Option<&'a Fence>,
     ) -> BoxFuture<'a, StoreResult<Option<(Fence, LinkState)>>>;
 
+    /// The link's row alone, as it is now; `None`: the link has never run.
+    fn link_row<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<LinkRow>>>;
+
+    /// Makes a part of a link, with what these writes leave in it, for whoever takes it. That one is its first owner: whoever
+    /// makes it owned nothing. A part that is not made is never taken. After an error there may be some of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where there is such a part, however much of it.
+    fn make_part<'a>(
+        &'a self,
+        part: &'a PartName,
+        owner: &'a str,
+        writes: Vec<StateWrite>,
+    ) -> BoxFuture<'a, StoreResult<()>>;
+
+    /// The parts of a link that there are, also those that were not made or removed to the end.
+    fn parts<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Vec<PartName>>>;
+
+    /// Removes a part, of which nothing is needed any more. Whoever owns it hears that another one took over.
+    fn remove_part<'a>(&'a self, part: &'a PartName) -> BoxFuture<'a, StoreResult<()>>;
+
     /// Lets go of a link: this owner, whose name no other process has, sends nothing more. Comes after every call for the
     /// link that was made before, also one that nobody waits for any more. Does nothing where the link is another's by now.
     fn release<'a>(&'a self, link: &'a str, owner: &'a str) -> BoxFuture<'a, StoreResult<()>>;
@@ -295,4 +317,20 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// The export that the link has asked for last; `None`: it never did.
     fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>>;
+}
+
+/// Rows of dead letters that are read at a time.
+const LETTERS: usize = 100;
+
+/// All dead letters of a link, by number.
+pub(crate) async fn all_letters(store: &dyn StateStore, link: &str) -> StoreResult<Vec<DeadLetterRow>> {
+    let mut letters: Vec<DeadLetterRow> = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.id);
+        let page = store.dead_letters(link, after, LETTERS).await?;
+        if page.is_empty() {
+            return Ok(letters);
+        }
+        letters.extend(page);
+    }
 }

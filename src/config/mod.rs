@@ -49,8 +49,8 @@ pub use pattern::PatternLink;
 pub use service::{
     CHECKPOINT_INTERVAL_RANGE, CHECKPOINT_RECORDS_RANGE, CheckpointConfig, DEFAULT_BALANCE,
     DEFAULT_CHECKPOINT_INTERVAL, DEFAULT_CHECKPOINT_RECORDS, DEFAULT_DRAIN, DEFAULT_LEASE, DEFAULT_LISTEN,
-    DEFAULT_NAMESPACE, DEFAULT_STORE, DRAIN_RANGE, LEASE_RANGE, LogFormat, LogLevel, ServiceConfig, Store,
-    TelemetryConfig,
+    DEFAULT_NAMESPACE, DEFAULT_SHARING, DEFAULT_STORE, DRAIN_RANGE, LEASE_RANGE, LogFormat, LogLevel, ServiceConfig,
+    Store, TelemetryConfig,
 };
 pub use side::{DEFAULT_SESSION_NAME, ExternalId, SideConfig, TableRef};
 pub use stream::{
@@ -207,6 +207,11 @@ fn check_fences(tree: &Table, config: &Config, problems: &Collector<'_>) {
             );
             problems.add(node("fence"), what, "set `store = \"dynamodb:TABLE\"` in [checkpoint]");
         }
+        if config.checkpoint.sharing {
+            let what =
+                format!("`fence = \"transaction\"` in [link.{name}.apply] does not go with `sharing` in [checkpoint]");
+            problems.add(node("fence"), what, "leave one of both out");
+        }
         if apply.max_in_flight > MAX_FENCED_IN_FLIGHT {
             let what = format!(
                 "`max_in_flight` in [link.{name}.apply] must be 1 to {MAX_FENCED_IN_FLIGHT} with `fence = \"transaction\"`"
@@ -222,7 +227,7 @@ fn check_fences(tree: &Table, config: &Config, problems: &Collector<'_>) {
 
 /// A table of state is in the account and Region of the targets, so there must be one such place; and it is no target.
 fn check_state_table(tree: &Table, config: &Config, problems: &Collector<'_>) {
-    let Store::DynamoDb(table) = &config.checkpoint.store else { return };
+    let Store::DynamoDb(table) = &config.checkpoint.store else { return check_sharing(tree, config, problems) };
     let node = tree.table("checkpoint").and_then(|section| section.get("store"));
     let origin = node.map_or(&Origin::Nowhere, |node| &node.at);
     let mut sides = config.links.iter().map(|link| &link.target);
@@ -240,6 +245,16 @@ fn check_state_table(tree: &Table, config: &Config, problems: &Collector<'_>) {
     if let Some(link) = config.links.iter().find(|link| link.target_table.name() == table) {
         let what = format!("`store` in [checkpoint] is the target table of [link.{}]", link.name);
         problems.add(origin, what, "give the state a table of its own");
+    }
+}
+
+/// A file is one process's.
+fn check_sharing(tree: &Table, config: &Config, problems: &Collector<'_>) {
+    if config.checkpoint.sharing {
+        let node = tree.table("checkpoint").and_then(|section| section.get("sharing"));
+        let origin = node.map_or(&Origin::Nowhere, |node| &node.at);
+        let what = "`sharing` in [checkpoint] is of workers that share a table, and the state is in a file";
+        problems.add(origin, what, "set `checkpoint.store` to \"dynamodb:TABLE\", or remove `sharing`");
     }
 }
 

@@ -29,6 +29,8 @@ pub const DEFAULT_LEASE: Duration = Duration::from_secs(20);
 pub const LEASE_RANGE: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(300);
 /// Else who starts first has all links. A hand-over costs a link about a second of lag.
 pub const DEFAULT_BALANCE: bool = true;
+/// While it is young: what shares a link is kept back until somebody asks for it.
+pub const DEFAULT_SHARING: bool = false;
 /// This host only: metrics name tables. 9464 is the port that OpenTelemetry's Prometheus exporters use.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 /// Ten seconds less than Kubernetes and ECS give before they kill.
@@ -74,6 +76,9 @@ pub struct CheckpointConfig {
     /// Of a table that several workers share: whether a worker that has two links more than another one hands one over.
     /// Default [`DEFAULT_BALANCE`].
     pub balance: bool,
+    /// Of a table that several workers share: whether they share the shards of a link, too, while it streams. Default
+    /// [`DEFAULT_SHARING`].
+    pub sharing: bool,
 }
 
 impl Default for CheckpointConfig {
@@ -92,6 +97,7 @@ impl CheckpointConfig {
             namespace: section.text("namespace", namespace).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             lease: section.duration("lease", DEFAULT_LEASE, LEASE_RANGE),
             balance: section.flag("balance", DEFAULT_BALANCE),
+            sharing: section.flag("sharing", DEFAULT_SHARING),
         };
         section.finish();
         read

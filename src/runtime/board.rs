@@ -93,6 +93,8 @@ struct State {
     is_target_throttled: bool,
     stream_opened: bool,
     denied: HashSet<(Side, Operation)>,
+    /// Of a link that is divided: how far its parts are, and until when what they lack is in the stream.
+    of_parts: Option<(Watermarks, Option<WallTime>)>,
 }
 
 /// The board of one link.
@@ -124,6 +126,7 @@ impl Board {
             is_target_throttled: false,
             stream_opened: false,
             denied: HashSet::new(),
+            of_parts: None,
         };
         metrics.phase(Phase::Starting);
         Self {
@@ -158,6 +161,14 @@ impl Board {
                 state.lag.finished(&row.id);
             }
         }
+    }
+
+    /// The link is divided, its parts are so far, and so many keys of theirs are in doubt.
+    pub(crate) fn of_parts(&self, watermarks: Watermarks, deadline: Option<WallTime>, in_doubt: usize) {
+        let mut state = self.state();
+        state.of_parts = Some((watermarks, deadline));
+        state.books.doubts = in_doubt;
+        self.metrics.in_doubt(in_doubt);
     }
 
     /// The load begins, or goes on from these segments.
@@ -257,8 +268,10 @@ impl Board {
     /// What is known now. Renews the time-dependent metrics, too, so call it for each scrape.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut state = self.state();
-        let watermarks = state.lag.watermarks();
-        let retention_deadline = state.lag.retention_deadline();
+        let (watermarks, retention_deadline) = match state.of_parts {
+            Some((watermarks, deadline)) => (watermarks, deadline.unwrap_or_else(|| state.lag.retention_deadline())),
+            None => (state.lag.watermarks(), state.lag.retention_deadline()),
+        };
         for stage in [Stage::Read, Stage::Applied, Stage::Checkpointed] {
             self.metrics.watermark(stage, watermarks.of(stage));
         }

@@ -2,8 +2,7 @@
 //!
 //! `pulse` gives the signs, apart from all work; here a link is waited for, taken and let go. What decides is in
 //! [`crate::checkpoint::lease`]. One worker works on a link at a time; `balance` says who had better have it, and `roster`
-//! what becomes of that. Whoever lets workers share a link's shards begins here: a lease is asked for by name, and the
-//! name of a link could be that of a part of it.
+//! what becomes of that. The parts of a link that is divided are waited for, taken and let go by name as links are.
 
 mod balance;
 mod pulse;
@@ -19,16 +18,18 @@ use tokio_util::sync::CancellationToken;
 use crate::aws::SendGuard;
 use crate::checkpoint::lease::{Chance, HolderWatch, LeaseTimes, Moment, Session};
 use crate::checkpoint::rows::Fence;
-use crate::checkpoint::{Leases, LinkState, StoreError};
+use crate::checkpoint::{Leases, LinkState, PartName, StoreError};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
 use crate::telemetry::Mode;
 
 pub(crate) use pulse::{LinkMark, Pulse, PulseSetup, WorkerReport};
-pub(crate) use roster::Roster;
+pub(crate) use roster::{Heard, Roster};
 
 /// How often a link that another worker holds is looked at: a hand-over takes about half of this, and the taker's start.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// The same of a part, of which a link may have many: looking is paid for.
+const LOOK_AT_PART_EVERY: Duration = Duration::from_secs(1);
 /// How often its holder's number is looked at besides: an expired lease is found so much later at most.
 const COUNTER_EVERY: Duration = Duration::from_secs(1);
 /// What letting a link go may take. Whoever wants it then waits until the lease is over.
@@ -82,6 +83,22 @@ impl Fleet {
     pub(crate) async fn acquire(&self, link: &str, mode: Mode, waits: impl Fn(Wait<'_>)) -> Result<Held> {
         // A command takes what it can have, and goes.
         let waiting = (mode == Mode::Service).then(|| self.roster.wait_for(link));
+        self.acquire_as(link, mode, waiting.is_some(), waits).await
+    }
+
+    /// Takes a part of a link as soon as its owner lets go of it or its lease is over, whoever else might like to have it:
+    /// to put it together with the others.
+    ///
+    /// # Errors
+    /// There is no such part, or the table is gone.
+    pub(crate) async fn collect(&self, part: &str) -> Result<Held> {
+        self.acquire_as(part, Mode::Service, false, |_| {}).await
+    }
+
+    /// `gives_way`: to workers that have fewer links.
+    async fn acquire_as(&self, link: &str, mode: Mode, gives_way: bool, waits: impl Fn(Wait<'_>)) -> Result<Held> {
+        let is_part = PartName::parse(link).is_some();
+        let look_every = if is_part { LOOK_AT_PART_EVERY } else { LOOK_EVERY };
         let mut watch = HolderWatch::new(self.times.lease);
         let mut counter_at: Option<Instant> = None;
         let mut free_since: Option<Instant> = None;
@@ -100,6 +117,11 @@ impl Fleet {
             let with_counter =
                 free_since.is_some() || counter_at.is_none_or(|at| asked.duration_since(at) >= COUNTER_EVERY);
             match self.leases.sight(link, with_counter).await {
+                // Whoever divides a link makes its parts; one that is not there is never made by whoever waits for it.
+                Ok(sighting) if sighting.fence.is_none() && is_part => {
+                    let what = format!("there is no part `{link}`: the link was put together again");
+                    return Err(Error::new(Exit::Precondition, what));
+                }
                 Ok(sighting) => {
                     seen_at = asked;
                     if with_counter {
@@ -109,7 +131,7 @@ impl Fleet {
                         Chance::Free | Chance::Expired => {
                             let free_for = free_since.get_or_insert_with(Instant::now).elapsed();
                             let is_own = !sighting.released && self.is_own(sighting.fence.as_ref());
-                            let is_first = waiting.is_none() || is_own;
+                            let is_first = !gives_way || is_own;
                             let leaves = if is_first { Duration::ZERO } else { self.roster.leaves_to_others(link) };
                             if free_for < leaves {
                                 tokio::time::sleep(LOOK_EVERY.min(leaves - free_for)).await;
@@ -142,7 +164,7 @@ impl Fleet {
                 }
                 Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(LOOK_EVERY.mul_f64(0.8 + 0.2 * self.context.draw())).await;
+            tokio::time::sleep(look_every.mul_f64(0.8 + 0.2 * self.context.draw())).await;
         }
     }
 
@@ -196,6 +218,11 @@ impl Fleet {
         self.roster.offer(link, may_leave)
     }
 
+    /// What the other workers say.
+    pub(crate) fn heard(&self) -> Heard {
+        self.roster.heard()
+    }
+
     /// A link failed here, and may do well with another worker.
     pub(crate) fn troubled(&self, link: &str) {
         self.roster.set_troubled(link);
@@ -205,6 +232,16 @@ impl Fleet {
     pub(crate) async fn let_go(&self, link: &str) {
         self.release(link).await;
         self.roster.let_go(link);
+    }
+
+    /// The same for a part that nobody takes again from here: as long as this worker lives, and the table says that the part is
+    /// its own, whoever wants it would wait. So it is tried until it is done.
+    pub(crate) async fn let_go_for_good(&self, part: &str) {
+        self.roster.let_go(part);
+        while let Err(error) = self.leases.release(part, self.context.worker()).await {
+            tracing::warn!(part, error = chain(&error), "the part could not be let go, trying again");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     async fn release(&self, link: &str) {

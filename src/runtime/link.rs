@@ -2,15 +2,19 @@
 //!
 //! One generation is the link over one stream, from preparing to draining: that is here. `opening` gets from state and
 //! tables to open books, `settings` from the configuration to the stages; `healing` and `watching` go on beside the
-//! replica; `ending` says what follows when it stops.
+//! replica; `ending` says what follows when it stops. A link whose shards several workers share is divided by `dividing`, led
+//! by `leading`, and its `parts` are links of their own here.
 
 mod clock;
+mod dividing;
 mod ending;
 mod exporting;
 mod gating;
 mod healing;
+mod leading;
 mod opening;
 mod own_export;
+mod parts;
 mod settings;
 mod slots;
 mod verified;
@@ -41,12 +45,16 @@ use crate::http::{Heartbeat, Heartbeats};
 use crate::load::export::ExportSource;
 use crate::model::{StreamArn, ViewType, WallTime};
 use crate::retry::Patience;
+use crate::stream::part::Elsewhere;
 use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
 pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
+use leading::Lead;
+use parts::division_of;
+pub(crate) use parts::{PartOf, Sharing, check_whole, parts_of};
 pub(crate) use settings::verify_settings;
 pub(crate) use slots::{BoardSlot, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};
@@ -58,6 +66,9 @@ const STREAM_OFF: &str =
     "the source's stream is off and changes are not replicated: turn it on, or set `stream.enable = true`";
 /// A service that has run once waits this long before it opens its link again after a failure.
 const OPEN_AGAIN: Duration = Duration::from_secs(15);
+
+/// A part that is recalled is looked at again after this: it is gone by then, or somebody puts the link together.
+const RECALLED_AGAIN: Duration = Duration::from_secs(1);
 
 /// What counts as caught up, where a shard is polled often enough for that.
 const CAUGHT_UP: Duration = Duration::from_secs(5);
@@ -109,6 +120,20 @@ pub(crate) struct Link {
     pub(crate) slots: LinkSlots,
     /// AWS's clock against ours, from the first answer on.
     pub(crate) skew: Arc<Mutex<SkewEstimate>>,
+    /// What this is a part of; `None`: it is a link.
+    pub(crate) part: Option<PartOf>,
+    /// What is done here for the link while it is divided.
+    pub(crate) sharing: Arc<Sharing>,
+}
+
+/// How a link is found when it is held.
+enum Start {
+    Whole(Box<Begun>),
+    Divided(Box<Lead>),
+    /// A part that nobody is to work on any more.
+    Recalled,
+    /// The lease was over before that.
+    Lapsed,
 }
 
 /// A link whose books are open, and that has not sent anything yet.
@@ -120,6 +145,8 @@ struct Begun {
     stream: StreamArn,
     view: ViewType,
     hold: Hold,
+    /// Of a part: what it leaves alone.
+    elsewhere: Option<Elsewhere>,
 }
 
 /// What may end a link's work besides its own faults: another worker.
@@ -135,6 +162,10 @@ enum Generation {
     StreamEnded,
     /// Drained, for another worker that has fewer links.
     HandedOver,
+    /// It is to be opened again: it was divided, or put together, or that came to nothing.
+    Again,
+    /// A part that nobody is to work on any more.
+    Recalled,
     /// Another worker has the link, or may have it; whether this one had begun to work on it.
     LeaseLost {
         had_begun: bool,
@@ -144,7 +175,12 @@ enum Generation {
 impl Link {
     /// Runs the link until it is told to stop, or until the companion is done. All of its log lines name it.
     pub(crate) async fn run(&self, companion: Option<Companion<'_>>, stop: CancellationToken) -> Result<()> {
-        Box::pin(self.run_generations(companion, stop)).instrument(link_span(&self.config.name)).await
+        let stop_link = stop.child_token();
+        let run = Box::pin(self.run_generations(companion, stop_link.clone()));
+        let run = async {
+            if self.shares() { Box::pin(self.run_beside_parts(run, (stop_link, stop))).await } else { run.await }
+        };
+        run.instrument(link_span(&self.config.name)).await
     }
 
     async fn run_generations(&self, companion: Option<Companion<'_>>, stop: CancellationToken) -> Result<()> {
@@ -155,9 +191,14 @@ impl Link {
                 Ok(Generation::Stopped) => return Ok(()),
                 Ok(Generation::StreamEnded) => {
                     has_run = true;
-                    self.wait_for_another_stream(&stop, &heartbeat).await?;
+                    // Of a part there is never another one: whoever leads the link sees to that.
+                    match &self.part {
+                        None => self.wait_for_another_stream(&stop, &heartbeat).await?,
+                        Some(_) => pause(OPEN_AGAIN, &stop, &heartbeat).await,
+                    }
                 }
-                Ok(Generation::HandedOver) => has_run = true,
+                Ok(Generation::HandedOver | Generation::Again) => has_run = true,
+                Ok(Generation::Recalled) => pause(RECALLED_AGAIN, &stop, &heartbeat).await,
                 Ok(Generation::LeaseLost { had_begun }) => has_run |= had_begun,
                 // A service that was running and is between two streams outlasts what passes.
                 Err(error) if has_run && self.shared.mode == Mode::Service && error.exit == Exit::Precondition => {
@@ -187,8 +228,10 @@ impl Link {
         let outcome = match unless_stopped(Box::pin(self.begin()), stop, heartbeat).await {
             None => Ok(Generation::Stopped),
             Some(Err(error)) => Err(error),
-            Some(Ok(None)) => self.lapsed_early(),
-            Some(Ok(Some(begun))) => Box::pin(self.run_begun(begun, companion, stop, heartbeat)).await,
+            Some(Ok(Start::Lapsed)) => self.lapsed_early(),
+            Some(Ok(Start::Recalled)) => Ok(Generation::Recalled),
+            Some(Ok(Start::Divided(lead))) => Box::pin(self.lead(*lead, stop, heartbeat)).await,
+            Some(Ok(Start::Whole(begun))) => Box::pin(self.run_begun(*begun, companion, stop, heartbeat)).await,
         };
         match &outcome {
             Ok(Generation::StreamEnded) => self.failed(STREAM_OFF.to_owned()),
@@ -198,6 +241,10 @@ impl Link {
         if let Some(fleet) = &self.shared.fleet {
             if outcome.is_err() {
                 fleet.troubled(&self.config.name);
+                if self.part.is_some() {
+                    // Another worker may have it next, and knows more.
+                    *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
             }
             // Whatever the end was, nothing more is sent.
             fleet.let_go(&self.config.name).await;
@@ -216,7 +263,7 @@ impl Link {
         heartbeat: &Heartbeat,
     ) -> Result<Generation> {
         let context = &self.shared.context;
-        let Begun { prepared, fence, opened, export, stream, view, hold } = begun;
+        let Begun { prepared, fence, opened, export, stream, view, hold, elsewhere } = begun;
         let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| self.aws_now());
         let row = opened.book.link().clone();
         if opened.resumed {
@@ -231,17 +278,19 @@ impl Link {
             link: self.config.name.clone(),
             ends: prepared.ends.clone(),
             store: Arc::clone(&self.shared.store),
-            fence,
+            fence: fence.clone(),
             book: opened.book,
             lineage: opened.lineage,
             export,
             proved_before: opened.proved_before,
+            listings: elsewhere.is_some().then(|| self.sharing.listings()),
+            elsewhere,
             view,
             context: context.clone(),
             by_aws: self.by_aws(),
             settings: self.settings(&prepared, &row),
             board: Arc::clone(&board),
-            session: hold.session,
+            session: hold.session.clone(),
         });
         let running = Running {
             board: Arc::clone(&board),
@@ -256,11 +305,14 @@ impl Link {
         };
         let leave = self.offer_to_others(&board);
         let stop_replica = stop.child_token();
+        let mut divides = false;
         let (ended, done) = {
             let replica = replica.run(stop_replica.clone());
             tokio::pin!(replica);
-            let beside = self.beside(companion, running, &prepared, (stream, ghosts_until), heartbeat);
+            let beside = self.beside(companion, running, &prepared, (stream.clone(), ghosts_until), heartbeat);
             tokio::pin!(beside);
+            let divisible = self.until_divisible(&board, ghosts_until);
+            tokio::pin!(divisible);
             let mut leaves = false;
             loop {
                 tokio::select! {
@@ -275,6 +327,10 @@ impl Link {
                         leaves = true;
                         stop_replica.cancel();
                     }
+                    () = &mut divisible, if !leaves && !divides => {
+                        divides = true;
+                        stop_replica.cancel();
+                    }
                 }
             }
         };
@@ -283,6 +339,17 @@ impl Link {
             self.stands_by(Some(None));
             self.leave(&board);
             return Ok(Generation::HandedOver);
+        }
+        if divides && !stop.is_cancelled() && done.is_ok() && has_stopped(&ended) {
+            self.leave(&board);
+            let Some(session) = hold.session.filter(|_| matches!(ended, Ok(ReplicaEnd::Stopped))) else {
+                return Ok(Generation::Again);
+            };
+            return tokio::select! {
+                biased;
+                () = session.lapse(context) => Ok(Generation::LeaseLost { had_begun: true }),
+                divided = self.divide(&prepared, &fence, &stream, heartbeat) => divided,
+            };
         }
         self.judge(ended, done, &board)
     }
@@ -306,24 +373,37 @@ impl Link {
         *self.slots.board.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Both sides, and the books that this process owns from now on. `None`: the lease was over before that.
-    async fn begin(&self) -> Result<Option<Begun>> {
+    /// Both sides, and the books that this process owns from now on; or what it finds instead.
+    async fn begin(&self) -> Result<Start> {
         let context = &self.shared.context;
         let guard = Arc::new(LinkGuard::default());
         let clients = Clients {
             guard: self.shared.fleet.as_ref().map(|_| guard.of_clients(context)),
             ..self.shared.clients.clone()
         };
-        // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing.
-        let accounts = Accounts::connect(&self.config, &clients, Some(self.observer())).await?;
+        let connect = || Accounts::connect(&self.config, &clients, Some(self.observer()));
+        // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing. Of parts
+        // there are many, and most stay with others.
+        let early = if self.part.is_none() { Some(connect().await?) } else { None };
+        let accounts = async {
+            match early {
+                Some(accounts) => Ok(accounts),
+                None => connect().await,
+            }
+        };
         let Some(fleet) = &self.shared.fleet else {
+            let accounts = accounts.await?;
             let row = self.shared.store.read(&self.config.name).await?.link;
             self.check_names(row.as_ref())?;
+            if division_of(row.as_ref()).is_some() {
+                return Err(Error::bug(format!("link `{}` is divided, and nobody shares its state", self.config.name)));
+            }
             let export = self.find_export(&accounts, row.as_ref()).await?;
             let needs = Needs { stream: true, target: row.is_some() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-            return self.open_books((prepared, export), fence, state, Hold::default()).await.map(Some);
+            let begun = self.open_books((prepared, export), fence, state, (Hold::default(), None)).await?;
+            return Ok(Start::Whole(Box::new(begun)));
         };
         let waits = |wait: Wait<'_>| match wait {
             Wait::For(holder) => self.stands_by(Some(holder)),
@@ -334,18 +414,34 @@ impl Link {
         self.stands_by(None);
         guard.open(Arc::clone(&session));
         let hold = Hold { session: Some(Arc::clone(&session)), takeover };
+        let elsewhere = match &self.part {
+            None => None,
+            Some(part) => match self.elsewhere(part, &state).await? {
+                None => return Ok(Start::Recalled),
+                elsewhere => elsewhere,
+            },
+        };
         let opening = async {
             self.check_names(state.link.as_ref())?;
+            let accounts = accounts.await?;
+            if let (Some(row), Some(division)) = (&state.link, division_of(state.link.as_ref())) {
+                let needs = Needs { stream: true, target: true };
+                let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
+                let (row, session) = (row.clone(), Arc::clone(&session));
+                return Ok(Start::Divided(Box::new(Lead { prepared, fence, row, division, session })));
+            }
             let export = self.find_export(&accounts, state.link.as_ref()).await?;
             let needs = Needs { stream: true, target: state.link.is_some() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
-            self.open_books((prepared, export), fence, state, hold).await
+            self.open_books((prepared, export), fence, state, (hold, elsewhere))
+                .await
+                .map(|begun| Start::Whole(Box::new(begun)))
         };
         tokio::select! {
             biased;
             // From then on nothing of this would be sent, and what waits for it would wait for ever.
-            () = session.lapse(context) => Ok(None),
-            begun = Box::pin(opening) => begun.map(Some),
+            () = session.lapse(context) => Ok(Start::Lapsed),
+            start = Box::pin(opening) => start,
         }
     }
 
@@ -354,7 +450,7 @@ impl Link {
         (mut prepared, export): (Prepared, Option<ExportSource>),
         fence: Fence,
         mut state: LinkState,
-        hold: Hold,
+        (hold, elsewhere): (Hold, Option<Elsewhere>),
     ) -> Result<Begun> {
         let gates = self.open_gates(&prepared, &fence, &mut state).await?;
         let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
@@ -368,12 +464,14 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
-        Ok(Begun { prepared, fence, opened, export, stream, view, hold })
+        Ok(Begun { prepared, fence, opened, export, stream, view, hold, elsewhere })
     }
 
     /// Nothing is copied until the link is opened again: why.
     fn failed(&self, why: String) {
-        self.shared.metrics.failed(&self.config.name);
+        if self.part.is_none() {
+            self.shared.metrics.failed(&self.config.name);
+        }
         self.slots.set_trouble(Some(why));
     }
 
@@ -384,7 +482,7 @@ impl Link {
             self.slots.set_trouble(None);
         }
         let mut slot = self.slots.standby.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits.is_some() && slot.is_none() {
+        if waits.is_some() && slot.is_none() && self.part.is_none() {
             self.shared.metrics.stands_by(&self.config.name);
         }
         *slot = waits;
@@ -409,12 +507,12 @@ impl Link {
             // Both tables are looked at at the same moments: in this order, the same in each run of a seed.
             biased;
             done = companion => done,
-            () = self.heal_gaps(&running, ghosts_until) => Ok(()),
+            () = self.heal_gaps(&running, ghosts_until), if self.part.is_none() => Ok(()),
             () = watch(&running.board, &prepared.accounts, heartbeat) => Ok(()),
             replaced = self.watch_source(prepared, &stream) => replaced,
             () = self.watch_expiry(prepared, &running.keeper) => Ok(()),
             replaced = self.watch_target(prepared) => replaced,
-            never = self.watch_verified(&running.board) => match never {},
+            never = self.watch_verified(&running.board), if self.part.is_none() => match never {},
         }
     }
 
@@ -426,7 +524,7 @@ impl Link {
 
     /// Counts the link's calls, and learns AWS's clock from them.
     pub(crate) fn observer(&self) -> Observer {
-        let calls = self.shared.metrics.calls(&self.config.name);
+        let calls = self.shared.metrics.calls(self.label());
         observer(calls, Arc::clone(&self.slots.board), Arc::clone(&self.skew))
     }
 

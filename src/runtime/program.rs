@@ -189,7 +189,8 @@ impl Program {
             Some(leases) => {
                 let times = LeaseTimes { lease: self.config.checkpoint.lease };
                 let balances = self.config.checkpoint.balance;
-                let roster = Arc::new(Roster::new(self.context.clone(), times.lease, balances));
+                let shares = self.config.checkpoint.sharing && self.mode == Mode::Service;
+                let roster = Arc::new(Roster::new(self.context.clone(), times.lease, balances, shares));
                 let pulse = Pulse::start(self.pulse_setup(times, Arc::clone(&roster)))?;
                 Some(Fleet::new(leases, pulse, roster, times, self.context.clone()))
             }
@@ -217,20 +218,13 @@ impl Program {
 
     /// What this worker says of the links that it holds, and of those that failed under it.
     fn report(&self) -> WorkerReport {
-        let slots = self.slots().clone();
+        let mut slots = self.slots().clone();
+        let of_parts: Vec<_> = slots.values().flat_map(|slots| slots.parts().clone()).collect();
+        slots.extend(of_parts);
         let failed = slots.iter().filter_map(|(name, slots)| Some((name.clone(), shortened(slots.trouble()?))));
         let failed = failed.take(MOST_FAILED).collect();
         let held = slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.board()?)));
-        let links = held.map(|(name, board)| {
-            let now = board.snapshot();
-            let mark = LinkMark {
-                phase: now.phase,
-                applied: now.watermarks.applied,
-                checkpointed: now.watermarks.checkpointed,
-                deadline: now.retention_deadline,
-            };
-            (name, mark)
-        });
+        let links = held.map(|(name, board)| (name, LinkMark::of(&board.snapshot())));
         WorkerReport { links: links.collect(), failed, ..WorkerReport::default() }
     }
 
@@ -293,7 +287,7 @@ impl Program {
             heartbeats: self.heartbeats.clone(),
             mode: self.mode,
         };
-        let link = Link { config, shared, slots, skew: Arc::default() };
+        let link = Link { config, shared, slots, skew: Arc::default(), part: None, sharing: Arc::default() };
         link.announce();
         link
     }

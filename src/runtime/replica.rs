@@ -34,6 +34,8 @@ use crate::load::driver::{LoadDriver, LoadError, LoadSettings};
 use crate::load::export::{ExportDriver, ExportSource};
 use crate::model::{ShardId, ViewType, WallTime};
 use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
+use crate::stream::lister::Listings;
+use crate::stream::part::Elsewhere;
 use crate::stream::{Lineage, StreamSource};
 
 /// What the last checkpoint may take, also when draining took all its time.
@@ -70,6 +72,10 @@ pub(crate) struct ReplicaSetup {
     /// The export that is being loaded; `None`: a load is a scan.
     pub(crate) export: Option<ExportSource>,
     pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
+    /// Of a part of a link: what it leaves alone.
+    pub(crate) elsewhere: Option<Elsewhere>,
+    /// Where the parts of a link have their listings from.
+    pub(crate) listings: Option<Arc<Listings>>,
     pub(crate) view: ViewType,
     pub(crate) context: Context,
     /// The context by AWS's clock. Until when late writes may land is read by many owners, whose own clocks differ.
@@ -204,6 +210,8 @@ impl Replica {
             lineage,
             rows: shards,
             proved_before,
+            elsewhere: setup.elsewhere,
+            listings: setup.listings,
             finished: outputs.finished,
         });
 

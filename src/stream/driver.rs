@@ -25,10 +25,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::filter::ChangeFilter;
-use super::lister::{ListError, ShardLister};
-use super::{
-    Cursor, Lineage, Listing, Pace, Polled, RecordsPage, Schedule, ShardIterator, ShardListing, StreamSource, Suspect,
-};
+use super::lister::{ListError, Listings, Numbered, ShardLister};
+use super::part::Elsewhere;
+use super::{Cursor, Lineage, Pace, Polled, RecordsPage, Schedule, ShardIterator, ShardListing, StreamSource, Suspect};
 use crate::apply::engine::Engine;
 use crate::checkpoint::book::FinishedShard;
 use crate::checkpoint::keeper::Keeper;
@@ -86,6 +85,10 @@ pub(crate) struct StreamSetup {
     pub(crate) rows: Vec<ShardRow>,
     /// See [`StreamDriver::proved_before`].
     pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
+    /// Of a part of a link: what it leaves alone.
+    pub(crate) elsewhere: Option<Elsewhere>,
+    /// Of a link of which this process has several parts: where they have their listings from.
+    pub(crate) listings: Option<Arc<Listings>>,
     pub(crate) finished: mpsc::UnboundedReceiver<FinishedShard>,
 }
 
@@ -93,7 +96,7 @@ enum Done {
     Iterator(ShardId, Result<ShardIterator, Failure>),
     Page(ShardId, ShardIterator, Result<RecordsPage, Failure>),
     Admitted(ShardId, Polled, Result<(), StreamError>),
-    Listed(Result<Listing, ListError>),
+    Listed(Result<Numbered, ListError>),
     Children(ShardId, Result<Vec<ShardListing>, Failure>),
 }
 
@@ -133,7 +136,10 @@ pub(crate) struct StreamDriver {
     schedule: Schedule,
     finished: mpsc::UnboundedReceiver<FinishedShard>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    elsewhere: Option<Elsewhere>,
     lister: ShardLister,
+    /// The number of the last listing.
+    seen_listing: u64,
     /// One call about shards at a time: their budget is 10/s for the account.
     is_listing: bool,
     list_at: Instant,
@@ -167,7 +173,10 @@ impl StreamDriver {
                 setup.stream.clone(),
                 setup.context.clone(),
                 setup.settings.patience,
-            ),
+            )
+            .sharing(setup.listings),
+            seen_listing: 0,
+            elsewhere: setup.elsewhere,
             source: setup.source,
             stream: setup.stream,
             view: setup.view,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{Listed, Lister, Listing, ListingError, ShardListing, StreamSource};
@@ -33,11 +34,50 @@ pub(crate) struct ShardLister {
     stream: StreamArn,
     context: Context,
     patience: Patience,
+    shared: Option<Arc<Listings>>,
+}
+
+/// The last listing of a stream, for all of one process that list it: the account's budget for such calls is small, and a
+/// link may have many parts.
+#[derive(Default)]
+pub(crate) struct Listings(Mutex<Option<Numbered>>);
+
+/// A listing, and the how-manieth.
+#[derive(Debug, Clone)]
+pub(crate) struct Numbered {
+    pub(crate) number: u64,
+    pub(crate) listing: Listing,
+    begun: Instant,
+    stream: StreamArn,
 }
 
 impl ShardLister {
     pub(crate) fn new(source: Arc<dyn StreamSource>, stream: StreamArn, context: Context, patience: Patience) -> Self {
-        Self { source, stream, context, patience }
+        Self { source, stream, context, patience, shared: None }
+    }
+
+    /// The same, one of several in this process.
+    pub(crate) fn sharing(self, listings: Option<Arc<Listings>>) -> Self {
+        Self { shared: listings, ..self }
+    }
+
+    /// A listing that is not that of this number, and was begun no earlier than this. One at a time is made of all that are
+    /// asked for; who asks meanwhile waits, and gets one that was begun after that.
+    pub(crate) async fn list_after(&self, seen: u64, begun_after: Instant) -> Result<Numbered, ListError> {
+        let stream = self.stream.clone();
+        let Some(shared) = &self.shared else {
+            let begun = Instant::now();
+            return Ok(Numbered { number: seen + 1, listing: self.list().await?, begun, stream });
+        };
+        let mut last = shared.0.lock().await;
+        let is_new = |known: &&Numbered| known.number != seen && known.begun >= begun_after && known.stream == stream;
+        if let Some(known) = last.as_ref().filter(is_new) {
+            return Ok(known.clone());
+        }
+        let number = last.as_ref().map_or(0, |known| known.number) + 1;
+        let begun = Instant::now();
+        let listing = self.list().await?;
+        Ok(last.insert(Numbered { number, listing, begun, stream }).clone())
     }
 
     /// All shards. Passing failures are retried; a page that fails does not shorten the listing.

@@ -56,6 +56,8 @@ pub struct Listing {
     status: StreamStatus,
     view: Option<ViewType>,
     shards: BTreeMap<ShardId, ShardListing>,
+    /// Whether the service listed no shard at all.
+    is_blank: bool,
 }
 
 impl Listing {
@@ -94,6 +96,12 @@ impl Listing {
         self.shards().filter(is_orphan)
     }
 
+    /// The same listing with some of its shards; what follows from it follows for those.
+    pub(super) fn keeping(&self, is_kept: impl Fn(&ShardId) -> bool) -> Self {
+        let kept = self.shards.iter().filter(|(id, _)| is_kept(id)).map(|(id, shard)| (id.clone(), shard.clone()));
+        Self { shards: kept.collect(), ..*self }
+    }
+
     /// The number of shards.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -114,7 +122,7 @@ impl Listing {
     pub fn is_conclusive(&self) -> bool {
         match self.status {
             StreamStatus::Enabling => false,
-            StreamStatus::Enabled => !self.shards.is_empty(),
+            StreamStatus::Enabled => !self.is_blank,
             StreamStatus::Disabling | StreamStatus::Disabled => true,
         }
     }
@@ -164,7 +172,8 @@ impl Lister {
         }
         let Some(cursor) = page.next.filter(|cursor| !cursor.as_str().is_empty()) else {
             refuse_cycles(&self.shards)?;
-            return Ok(Listed::All(Listing { status: page.status, view: self.view, shards: self.shards }));
+            let is_blank = self.shards.is_empty();
+            return Ok(Listed::All(Listing { status: page.status, view: self.view, shards: self.shards, is_blank }));
         };
         if !self.used.insert(cursor.clone()) {
             return Err(ListingError::RepeatedCursor { cursor });

@@ -11,6 +11,7 @@ pub mod gaps;
 pub mod lineage;
 pub(crate) mod lister;
 pub mod listing;
+pub(crate) mod part;
 pub mod schedule;
 pub mod source;
 

@@ -104,9 +104,28 @@ pub(super) struct Handles {
 impl Handles {
     pub(super) fn new(recorder: &PrometheusRecorder, identity: &LinkIdentity, mode: Mode) -> Self {
         link_info(recorder, identity, mode).set(1.0);
+        Self::with(recorder, identity, mode, &|doc, labels| gauge(recorder, doc, labels))
+    }
+
+    /// Counters and histograms of the link, and gauges that nobody sees.
+    pub(super) fn of_part(recorder: &PrometheusRecorder, identity: &LinkIdentity, mode: Mode) -> Self {
+        let handles = Self::with(recorder, identity, mode, &|_, _| Gauge::noop());
+        let (link, of) = (identity.link.as_str(), |doc, labels: &[&str]| gauge(recorder, doc, labels));
+        // It counts, though in fractions.
+        let capacity = Per::new(|side: Side| {
+            Per::new(|kind: CapacityKind| of(table::CAPACITY, &[link, side.as_str(), kind.as_str()]))
+        });
+        Self { capacity, ..handles }
+    }
+
+    fn with(
+        recorder: &PrometheusRecorder,
+        identity: &LinkIdentity,
+        mode: Mode,
+        gauge: &dyn Fn(MetricDoc, &[&str]) -> Gauge,
+    ) -> Self {
         let (link, mode) = (identity.link.as_str(), mode.as_str());
         let count = |doc, labels: &[&str]| counter(recorder, doc, labels);
-        let gauge = |doc, labels: &[&str]| gauge(recorder, doc, labels);
         let zero = |doc, labels: &[&str]| {
             let gauge = gauge(doc, labels);
             gauge.set(0.0);

@@ -99,6 +99,13 @@ impl Metrics {
         LinkMetrics { handles: Arc::new(Handles::new(&self.inner.recorder, identity, mode)), metrics: self.clone() }
     }
 
+    /// The metrics of one of several parts of a link that this process works on: it counts where the link counts. What a
+    /// gauge tells is of the whole link, so a part has none.
+    #[must_use]
+    pub fn part(&self, identity: &LinkIdentity, mode: Mode) -> LinkMetrics {
+        LinkMetrics { handles: Arc::new(Handles::of_part(&self.inner.recorder, identity, mode)), metrics: self.clone() }
+    }
+
     /// How many workers share the state, this one counted.
     pub fn workers(&self, num_workers: usize) {
         self.inner.workers.set(num_workers as f64);

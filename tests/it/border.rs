@@ -18,7 +18,7 @@ pub(crate) struct Border {
     /// Nothing about this table passes.
     closed_to: Mutex<Option<String>>,
     changed: Notify,
-    sent: Mutex<Vec<(Instant, String)>>,
+    sent: Mutex<Vec<(Instant, String, Vec<u8>)>>,
 }
 
 impl Border {
@@ -39,7 +39,14 @@ impl Border {
     /// When requests of this operation passed, in order.
     pub(crate) fn sent(&self, operation: &str) -> Vec<Instant> {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.iter().filter(|(_, name)| name == operation).map(|(at, _)| *at).collect()
+        sent.iter().filter(|(_, name, _)| name == operation).map(|(at, ..)| *at).collect()
+    }
+
+    /// What requests of this operation said that passed since then.
+    pub(crate) fn bodies(&self, operation: &str, since: Instant) -> Vec<Vec<u8>> {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = sent.iter().filter(|(at, name, _)| name == operation && *at >= since);
+        of.map(|(.., body)| body.clone()).collect()
     }
 
     async fn pass(&self, body: &[u8]) {
@@ -64,7 +71,11 @@ impl Border {
                 border.pass(&body).await;
                 let target = request.headers().get("x-amz-target").unwrap_or_default();
                 let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-                border.sent.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), operation));
+                border.sent.lock().unwrap_or_else(PoisonError::into_inner).push((
+                    Instant::now(),
+                    operation,
+                    body.clone(),
+                ));
                 let answer = inner.call(request).await;
                 border.pass(&body).await;
                 answer

@@ -37,6 +37,7 @@ mod resharding;
 mod restart;
 mod sandboxed;
 mod servers;
+mod sharing;
 mod short_sessions;
 mod shutdown;
 mod table;

@@ -1,8 +1,12 @@
 //! Several workers and a link or a few, with their state in a table: who may write a target, how links change hands and
 //! spread over the workers, and that nothing is lost or old when all is quiet again (C6).
 //!
+//! Where the workers share the shards of a link, it is divided before most episodes, and each key is one part's (`parts`).
+//!
 //! The workers are whole programs, each behind a gate and a clock of its own. The table of their state lies in the
 //! sandbox, so every knob that troubles calls troubles it, too.
+
+mod parts;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,6 +79,8 @@ struct Fleet {
     random: fastrand::Rng,
     outcome: Outcome,
     is_calm: bool,
+    /// Whose parts the keys are, where shards are shared.
+    keys: Arc<parts::Keys>,
 }
 
 impl Fleet {
@@ -112,6 +118,7 @@ impl Fleet {
             random,
             outcome,
             is_calm: false,
+            keys: Arc::default(),
         }
     }
 
@@ -139,6 +146,7 @@ impl Fleet {
         self.write_now(before);
         let episodes = self.world.plan.episodes.clone();
         for (n, episode) in episodes.iter().enumerate() {
+            self.divide().await;
             self.say(|| format!("=== episode {n}: {episode:?}"));
             self.episode(*episode).await;
         }
@@ -218,13 +226,18 @@ impl Fleet {
         let (court, sandbox, clock) =
             (self.world.court.clone(), self.world.sandbox.clone(), Arc::clone(&self.world.clock));
         let (ours, links) = (name.clone(), self.links.clone());
+        let keys = (self.world.plan.family == Family::Parts).then(|| Arc::clone(&self.keys));
         // C6: who sends a write to a target has its link, as the table says.
         gate.watch(move |operation, body| {
             let is_about =
                 |names: &&Names| memchr::memmem::find(body, format!("\"{}\"", names.copy).as_bytes()).is_some();
             let copy = || links.iter().find(is_about);
+            if let Some(keys) = keys.as_ref().filter(|_| operation == "BatchWriteItem") {
+                if let Err(what) = keys.sent(&sandbox, &ours, body) {
+                    court.judge().violated("C6", clock.now(), format!("worker {n} ({ours}) {what}"));
+                }
             // The state's own transactions name no copy.
-            if operation == "BatchWriteItem" || (operation == "TransactWriteItems" && copy().is_some()) {
+            } else if operation == "BatchWriteItem" || (operation == "TransactWriteItems" && copy().is_some()) {
                 let owner = copy().map(|names| owner(&sandbox, &names.link));
                 if owner.as_ref().is_none_or(|owner| owner.as_ref() != Some(&ours)) {
                     let what = format!("worker {n} ({ours}) sends a write, and the link is {owner:?}'s");
@@ -430,7 +443,11 @@ impl Fleet {
         self.hand_over("a worker that was killed", LEASE + TAKE_OVER).await;
         self.come_right("the last hand-over").await;
         self.stay_right().await;
-        self.spread().await;
+        if self.world.plan.family == Family::Parts {
+            self.share_and_stop_sharing().await;
+        } else {
+            self.spread().await;
+        }
         for n in 0..self.workers.len() {
             self.stop(n).await;
         }

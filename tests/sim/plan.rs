@@ -38,6 +38,8 @@ pub(crate) enum Family {
     Links,
     /// Several workers, whose writes go through gates.
     Fenced,
+    /// Several workers that share the shards of one link.
+    Parts,
 }
 
 /// Where the lag is looked at.
@@ -95,7 +97,7 @@ impl LagScenario {
 
 impl Family {
     /// The names that the command line takes.
-    pub(crate) const NAMES: [&'static str; 12] = [
+    pub(crate) const NAMES: [&'static str; 13] = [
         "mix",
         "down25",
         "down72",
@@ -107,6 +109,7 @@ impl Family {
         "fleet",
         "links",
         "fenced",
+        "parts",
         "exports",
     ];
 
@@ -134,6 +137,7 @@ impl Family {
             "exports" => Self::Exports,
             "links" => Self::Links,
             "fenced" => Self::Fenced,
+            "parts" => Self::Parts,
             "long" => Self::Long,
             "outages" => random.choice([Self::Down25, Self::Down72, Self::Replaced, Self::Recreated])?,
             _ => return None,
@@ -142,7 +146,7 @@ impl Family {
 
     /// Whether there are several workers, whose state is in a table.
     pub(crate) fn has_workers(self) -> bool {
-        matches!(self, Self::Fleet | Self::Links | Self::Fenced)
+        matches!(self, Self::Fleet | Self::Links | Self::Fenced | Self::Parts)
     }
 
     /// Whether history is lost in every run of it.
@@ -445,8 +449,9 @@ impl Plan {
             true => format!("dynamodb:{STATE}\"\nlease = \"{}ms", fleet::LEASE.as_millis()),
             false => "file:unused".to_owned(),
         };
+        let sharing = if self.family == Family::Parts { "sharing = true\n" } else { "" };
         format!(
-            "[checkpoint]\nstore = \"{store}\"\ninterval = {}\nrecords = {}\n[service]\ndrain = {}\n",
+            "[checkpoint]\nstore = \"{store}\"\n{sharing}interval = {}\nrecords = {}\n[service]\ndrain = {}\n",
             millis(s.checkpoint_interval),
             s.checkpoint_records,
             millis(self.drain()),
@@ -642,6 +647,7 @@ fn draw_episodes(random: &mut fastrand::Rng, family: Family) -> Vec<Episode> {
         | Family::Fleet
         | Family::Links
         | Family::Fenced
+        | Family::Parts
         | Family::Exports => {}
     }
     pad(&mut episodes);

@@ -87,7 +87,7 @@ pub(crate) fn run(plan: Plan, watch: Watch) -> Outcome {
             tracing::subscriber::set_default(logs)
         });
         let outcome = match plan.family {
-            Family::Fleet | Family::Links | Family::Fenced => fleet::run(plan, trace).await,
+            Family::Fleet | Family::Links | Family::Fenced | Family::Parts => fleet::run(plan, trace).await,
             _ => Run::new(plan, trace).run().await,
         };
         drop(logged);

@@ -33,8 +33,8 @@ impl Seeds {
         Self((start..start.saturating_add(count)).map(seed).collect())
     }
 
-    /// The regressions first, then fleets of workers, a third as many with several links, a sixth with a fence, and loads
-    /// from exports last.
+    /// The regressions first, then fleets of workers, a third as many with several links, a sixth with a fence and a sixth that share
+    /// the shards of one link, and loads from exports last.
     pub(crate) fn with_regressions(start: u64, count: u64, [fleets, exports]: [u64; 2]) -> Self {
         let known = |known: &Regression, without: &[&str]| Seed {
             seed: known.seed,
@@ -48,7 +48,9 @@ impl Seeds {
         let links = Self::range(start, fleets / 3, Some("links"));
         let fenced = Self::range(start, fleets / 6, Some("fenced"));
         let exports = Self::range(start, exports, Some("exports"));
-        Self(known.chain(one.0).chain(many.0).chain(links.0).chain(fenced.0).chain(exports.0).collect())
+        let parts = Self::range(start, fleets / 6, Some("parts"));
+        let fleets = many.0.into_iter().chain(links.0).chain(fenced.0).chain(parts.0);
+        Self(known.chain(one.0).chain(fleets).chain(exports.0).collect())
     }
 }
 

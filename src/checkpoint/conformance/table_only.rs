@@ -14,7 +14,7 @@ use crate::sandbox::{FaultKind, FaultRule, Faults, Options, Sandbox, Trigger};
 
 pub(super) const ACCOUNT: &str = "222222222222";
 pub(super) const REGION: &str = "eu-west-1";
-const TABLE: &str = "dynaferry-state";
+pub(super) const TABLE: &str = "dynaferry-state";
 
 /// Wall time that goes with the paused runtime's.
 pub(in super::super) struct Virtual(tokio::time::Instant);

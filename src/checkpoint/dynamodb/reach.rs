@@ -8,10 +8,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::super::layout::{self, Head, Image, Items, Places, VALUE};
-use super::super::rows::{DeadLetterRow, Fence, SCHEMA_VERSION};
+use super::super::part::is_part;
+use super::super::rows::{DeadLetterRow, Fence, LinkRow, SCHEMA_VERSION};
 use super::super::rules;
-use super::super::table::{Field, Fields, Found, Guard, ItemKey, ItemWrite, Range, StateTable, Written};
-use super::super::{LinkState, Sighting, Sign, StateWrite, StoreError, StoreResult, ledger};
+use super::super::table::{
+    Field, Fields, Found, Guard, ItemKey, ItemWrite, MAX_TRANSACTION_ITEMS, Range, StateTable, Written,
+};
+use super::super::{LinkState, PartName, Sighting, Sign, StateWrite, StoreError, StoreResult, ledger};
 use super::Memory;
 use crate::context::Context;
 use crate::error::{Failure, Fault};
@@ -247,6 +250,9 @@ impl Reach {
             if seen.is_some_and(|seen| *seen != fence_before) {
                 return Ok(None);
             }
+            if before.is_none() && is_part(link) {
+                return Ok(None);
+            }
             if before.is_none() {
                 // Before the link has anything: a link that is listed and has nothing is harmless, the other way round not.
                 self.write(&ItemWrite::new(self.places.entry(link), Some(Fields::new()))).await?;
@@ -288,7 +294,16 @@ impl Reach {
                 Err(StoreError::Io { place: self.place(), source })
             }
             Some(_) => Err(StoreError::Fenced { link: link.to_owned() }),
-            None => Err(StoreError::Gone { place: self.place() }),
+            None => Err(self.headless(link)),
+        }
+    }
+
+    /// What the owner of a link hears whose head is gone.
+    fn headless(&self, link: &str) -> StoreError {
+        match is_part(link) {
+            // It was put together with the others, and removed.
+            true => StoreError::Fenced { link: link.to_owned() },
+            false => StoreError::Gone { place: self.place() },
         }
     }
 
@@ -309,7 +324,7 @@ impl Reach {
         };
         let Some(mut head) = known.head.clone().filter(|head| rules::is_owner(Some(&head.fence), fence)) else {
             return Err(match &known.head {
-                None if memory.was_taken => StoreError::Gone { place: self.place() },
+                None if memory.was_taken => self.headless(link),
                 _ => StoreError::Fenced { link: link.to_owned() },
             });
         };
@@ -325,7 +340,7 @@ impl Reach {
             match self.head(link).await? {
                 Some(found) if found.fence == *fence => {}
                 Some(_) => return Err(StoreError::Fenced { link: link.to_owned() }),
-                None => return Err(StoreError::Gone { place: self.place() }),
+                None => return Err(self.headless(link)),
             }
         }
         for step in std::mem::take(&mut plan.steps) {
@@ -352,6 +367,60 @@ impl Reach {
             })?);
         }
         Ok(letters)
+    }
+
+    pub(super) async fn link_row(&self, link: &str) -> StoreResult<Option<LinkRow>> {
+        let Some(fields) = self.get(&self.places.link_row(link)).await? else { return Ok(None) };
+        let mut parts = Vec::new();
+        for part in 1..layout::parts_of(&fields) {
+            parts.push(self.get(&self.places.part(link, &self.places.link_row(link).sort, part)).await?);
+        }
+        let value = layout::whole(&self.place(), &fields, parts.iter().map(Option::as_ref))?;
+        serde_json::from_slice(&value).map(Some).map_err(|error| {
+            let what = format!("the row of link {link}: {:?} at byte {}", error.classify(), error.column());
+            StoreError::Damaged { place: self.place(), what }
+        })
+    }
+
+    /// By the way of all commits, under a head of its own that is let go of at the end: so what arrives late of it is refused.
+    pub(super) async fn make_part(&self, part: &PartName, owner: &str, writes: Vec<StateWrite>) -> StoreResult<()> {
+        let name = part.to_string();
+        // Before the part has anything: it is found by this, and removed if nothing comes of it.
+        self.write(&ItemWrite::new(self.places.entry(&name), Some(Fields::new()))).await?;
+        let fence = Fence { owner: owner.to_owned(), epoch: 0 };
+        let head = Head { fence: fence.clone(), seq: 0, nonce: self.nonce(), released: false };
+        let write = ItemWrite::new(self.places.head(&name), Some(head.fields())).guarded(Guard::Absent);
+        if let Written::Refused(found) = self.write(&write).await? {
+            let found = found.map(|fields| Head::parse(&fields, &self.place())).transpose()?;
+            if found != Some(head) {
+                return Err(StoreError::Fenced { link: name });
+            }
+        }
+        if !writes.is_empty() {
+            self.commit(&mut Memory::default(), &name, &fence, writes).await?;
+        }
+        self.release_link(&name, owner).await
+    }
+
+    pub(super) async fn parts(&self, link: &str) -> StoreResult<Vec<PartName>> {
+        let entries = self.all(self.places.part_entries(link), usize::MAX).await?;
+        let names = entries.into_iter().filter_map(|(sort, _)| PartName::parse(std::str::from_utf8(&sort).ok()?));
+        Ok(names.filter(|part| part.link == link).collect())
+    }
+
+    /// The head first, so that nobody writes what is removed; the entry last, so that what is left is found.
+    pub(super) async fn remove_part(&self, part: &PartName) -> StoreResult<()> {
+        let name = part.to_string();
+        self.write(&ItemWrite::new(self.places.head(&name), None)).await?;
+        let keys = self.all(self.places.all_keys(&name), usize::MAX).await?;
+        let partition = self.places.head(&name).partition;
+        let deletes =
+            keys.into_iter().map(|(sort, _)| ItemWrite::new(ItemKey { partition: partition.clone(), sort }, None));
+        for deletes in deletes.collect::<Vec<_>>().chunks(MAX_TRANSACTION_ITEMS) {
+            let token = self.nonce();
+            self.patiently(|| self.table.transact(&token, deletes)).await?;
+        }
+        self.write(&ItemWrite::new(self.places.entry(&name), None)).await.map(drop)
     }
 
     pub(super) async fn links(&self) -> StoreResult<Vec<String>> {

@@ -2,6 +2,7 @@
 
 use super::items::{PART, PARTS, part_sort};
 use crate::checkpoint::ledger::Kind;
+use crate::checkpoint::part::is_part;
 use crate::checkpoint::table::{ItemKey, Range};
 
 /// Where the rows of a namespace are.
@@ -34,9 +35,27 @@ impl Places {
         ItemKey { partition: self.partition(link), sort: vec![Kind::Fence as u8] }
     }
 
-    /// The item that says that there is such a link.
+    /// The item that says that there is such a link, or such a part of one: those are no links to anybody who lists them.
     pub(crate) fn entry(&self, link: &str) -> ItemKey {
-        ItemKey { partition: format!("{}/links", self.namespace), sort: link.as_bytes().to_vec() }
+        let list = if is_part(link) { "parts" } else { "links" };
+        ItemKey { partition: format!("{}/{list}", self.namespace), sort: link.as_bytes().to_vec() }
+    }
+
+    /// All parts of a link, of whatever division.
+    pub(crate) fn part_entries(&self, link: &str) -> Range {
+        let after_slash = char::from(b'/' + 1);
+        let (from, to) = (format!("{link}/"), format!("{link}{after_slash}"));
+        self.range(format!("{}/parts", self.namespace), from.into_bytes(), to.into_bytes())
+    }
+
+    /// The row of a link.
+    pub(crate) fn link_row(&self, link: &str) -> ItemKey {
+        ItemKey { partition: self.partition(link), sort: vec![Kind::Link as u8] }
+    }
+
+    /// The keys of everything of a link.
+    pub(crate) fn all_keys(&self, link: &str) -> Range {
+        Range { only: &[PARTS], ..self.range(self.partition(link), vec![0], vec![0xFF]) }
     }
 
     /// All links.

@@ -22,6 +22,7 @@ use crate::checkpoint::{Pulses, Sign, StoreError};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result, chain};
 use crate::model::WallTime;
+use crate::runtime::board::Snapshot;
 use crate::telemetry::{Metrics, Phase};
 
 /// A table is gone when it is not found so often in a row.
@@ -34,7 +35,7 @@ const GOOD_BYE_WITHIN: Duration = Duration::from_secs(1);
 /// What a worker tells of its links with each sign, for `status` on any machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerReport {
-    /// Of the links that it holds.
+    /// Of the links and parts that it holds.
     pub(crate) links: BTreeMap<String, LinkMark>,
     /// How many links it holds, those that it is opening counted.
     #[serde(default)]
@@ -42,6 +43,9 @@ pub(crate) struct WorkerReport {
     /// For how many it waits.
     #[serde(default)]
     pub(crate) waits: usize,
+    /// Whether it works on parts of links.
+    #[serde(default)]
+    pub(crate) shares: bool,
     /// The link that it would like to have from a worker that has more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) asks: Option<String>,
@@ -57,6 +61,26 @@ pub(crate) struct LinkMark {
     pub(crate) applied: Option<WallTime>,
     pub(crate) checkpointed: Option<WallTime>,
     pub(crate) deadline: WallTime,
+    /// Gaps that are open.
+    #[serde(default)]
+    pub(crate) open_gaps: usize,
+    /// Keys in doubt.
+    #[serde(default)]
+    pub(crate) in_doubt: usize,
+}
+
+impl LinkMark {
+    /// What is known of a link now.
+    pub(crate) fn of(now: &Snapshot) -> Self {
+        Self {
+            phase: now.phase,
+            applied: now.watermarks.applied,
+            checkpointed: now.watermarks.checkpointed,
+            deadline: now.retention_deadline,
+            open_gaps: now.books.open_gaps.len(),
+            in_doubt: now.books.doubts,
+        }
+    }
 }
 
 /// How the pulse beats, and how it reaches its table.
@@ -327,7 +351,10 @@ impl Beating {
         self.metrics.workers(self.census.alive(self.times.lease, now));
         let others = signs.iter().filter(|sign| sign.worker != self.context.worker());
         let alive = others.filter(|sign| self.census.is_alive(&sign.worker, self.times.lease, now));
-        self.roster.look(alive.map(peer).collect());
+        let alive: Vec<(&Sign, WorkerReport)> =
+            alive.map(|sign| (sign, serde_json::from_str(&sign.report).unwrap_or_default())).collect();
+        self.roster.hear(alive.iter().map(|(_, report)| report));
+        self.roster.look(alive.into_iter().map(|(sign, report)| peer(sign, report)).collect());
         // One at a time: the others are found again with the next sign.
         if let Some((worker, counter)) = gone.into_iter().find(|(worker, _)| worker != self.context.worker()) {
             tracing::info!(worker, "a worker that gave no sign for an hour is forgotten");
@@ -368,8 +395,7 @@ impl Census {
 }
 
 /// What another worker says of its links. An older version may say less, and is then asked for nothing.
-fn peer(sign: &Sign) -> Peer {
-    let report: WorkerReport = serde_json::from_str(&sign.report).unwrap_or_default();
+fn peer(sign: &Sign, report: WorkerReport) -> Peer {
     let working = report.links.into_iter().filter(|(_, mark)| mark.phase != Phase::Failed);
     let links = working.map(|(link, _)| link).collect();
     Peer { worker: sign.worker.clone(), has: report.has, waits: report.waits, asks: report.asks, links }
@@ -408,7 +434,7 @@ mod tests {
         let (pulses, context) = (Arc::clone(table) as Arc<dyn Pulses>, Context::system());
         let setup = PulseSetup {
             connect: Box::pin(std::future::ready(Ok(pulses))),
-            roster: Arc::new(Roster::new(context.clone(), lease, true)),
+            roster: Arc::new(Roster::new(context.clone(), lease, true, false)),
             context,
             times: LeaseTimes { lease },
             report: Arc::new(WorkerReport::default),

@@ -8,20 +8,38 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::balance::{Balance, Peer};
-use super::pulse::WorkerReport;
+use super::pulse::{LinkMark, WorkerReport};
 use crate::context::Context;
+use crate::telemetry::Phase;
 
 /// The links of this worker.
 pub(crate) struct Roster {
     inner: Mutex<Inner>,
+    /// What the workers that are alive said last, of what this one asks them for.
+    heard: Mutex<Heard>,
     /// Whether links move from worker to worker.
     is_balancing: bool,
+    /// Whether this worker works on parts of links.
+    is_sharing: bool,
     context: Context,
 }
 
 struct Inner {
     balance: Balance,
     offers: BTreeMap<String, Offer>,
+}
+
+/// What other workers, which are alive, said with their last signs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard {
+    /// When that was taken in; `None`: nothing was yet.
+    pub(crate) at: Option<Instant>,
+    /// How many of them work on parts of links, and how many do not.
+    pub(crate) sharing: usize,
+    /// See `sharing`.
+    pub(crate) others: usize,
+    /// Of the links and parts that they hold.
+    pub(crate) marks: BTreeMap<String, LinkMark>,
 }
 
 /// A link that can be handed over.
@@ -31,9 +49,33 @@ struct Offer {
 }
 
 impl Roster {
-    pub(crate) fn new(context: Context, lease: Duration, is_balancing: bool) -> Self {
+    pub(crate) fn new(context: Context, lease: Duration, is_balancing: bool, is_sharing: bool) -> Self {
         let balance = Balance::new(context.worker(), lease, Instant::now());
-        Self { inner: Mutex::new(Inner { balance, offers: BTreeMap::new() }), is_balancing, context }
+        let inner = Mutex::new(Inner { balance, offers: BTreeMap::new() });
+        Self { inner, heard: Mutex::default(), is_balancing, is_sharing, context }
+    }
+
+    /// Takes in what the workers that are alive say of parts of links.
+    pub(super) fn hear<'a>(&self, reports: impl Iterator<Item = &'a WorkerReport>) {
+        let mut heard = Heard { at: Some(Instant::now()), ..Heard::default() };
+        for report in reports {
+            let workers = if report.shares { &mut heard.sharing } else { &mut heard.others };
+            *workers += 1;
+            // One that failed there is another's, or nobody's: what was known of it stands still.
+            for (name, mark) in report.links.iter().filter(|(_, mark)| mark.phase != Phase::Failed) {
+                let known = heard.marks.entry(name.clone()).or_insert_with(|| mark.clone());
+                // Of one that is just changing hands: who is not as far is not wrong.
+                if mark.applied < known.applied {
+                    *known = mark.clone();
+                }
+            }
+        }
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = heard;
+    }
+
+    /// What they said last.
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -88,7 +130,7 @@ impl Roster {
     pub(super) fn complete(&self, report: WorkerReport) -> WorkerReport {
         let inner = self.inner();
         let asks = inner.balance.asks().filter(|_| self.is_balancing).map(str::to_owned);
-        WorkerReport { has: inner.balance.has(), waits: inner.balance.waits(), asks, ..report }
+        WorkerReport { has: inner.balance.has(), waits: inner.balance.waits(), asks, shares: self.is_sharing, ..report }
     }
 
     /// Takes in what the workers that are alive say, and does what follows.
@@ -118,5 +160,34 @@ pub(super) struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.roster.inner().balance.set_waiting(&self.link, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::WallTime;
+
+    fn says(shares: bool, phase: Phase, applied: i64) -> WorkerReport {
+        let applied = Some(WallTime::from_secs(applied));
+        let deadline = WallTime::from_secs(0);
+        let mark = LinkMark { phase, applied, checkpointed: applied, deadline, open_gaps: 0, in_doubt: 0 };
+        WorkerReport { links: [("orders/3.0".to_owned(), mark)].into(), shares, ..WorkerReport::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_is_as_far_as_who_works_on_it_says_and_not_as_it_was_where_it_failed() {
+        let roster = Roster::new(Context::system(), Duration::from_secs(20), true, true);
+        assert!(roster.heard().at.is_none());
+        let reports =
+            [says(true, Phase::Failed, 10), says(true, Phase::Replicating, 70), says(false, Phase::Failed, 5)];
+        roster.hear(reports.iter());
+        let heard = roster.heard();
+        assert_eq!((heard.sharing, heard.others), (2, 1));
+        assert_eq!(heard.marks["orders/3.0"].applied, Some(WallTime::from_secs(70)));
+        // It is just changing hands, and both say that they have it.
+        let reports = [says(true, Phase::Replicating, 70), says(true, Phase::CatchingUp, 60)];
+        roster.hear(reports.iter());
+        assert_eq!(roster.heard().marks["orders/3.0"].applied, Some(WallTime::from_secs(60)));
     }
 }

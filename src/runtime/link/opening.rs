@@ -47,6 +47,9 @@ impl Link {
         let ours = self.shared.context.now();
         let clocks = || Clocks { ours, aws: self.aws_now() };
         let found = prepared.identity.stream.clone();
+        if self.part.is_some() {
+            return self.open_part(prepared, state, clocks());
+        }
         let Some(row) = state.link.clone() else {
             let owns_target = self.owns_target(prepared).await?;
             if let Some(export) = export {
@@ -83,6 +86,21 @@ impl Link {
         Ok((opened, found, prepared.view))
     }
 
+    /// A part goes on from its rows. What a link does besides is done while it is whole.
+    fn open_part(
+        &self,
+        prepared: &Prepared,
+        state: LinkState,
+        clocks: Clocks,
+    ) -> Result<(Opened, StreamArn, ViewType)> {
+        let stream = prepared.identity.stream.clone();
+        let row = state.link.clone().filter(|row| row.identity.stream == stream).ok_or_else(|| {
+            let what = format!("the source of `{}` has another stream now", self.config.name);
+            Error::new(Exit::Precondition, what).hint("the link is put together first, which takes a moment")
+        })?;
+        Ok((open::resume(&self.config, prepared, state, row, clocks)?, stream, prepared.view))
+    }
+
     /// A target that this link finds empty, as one that it has just made, is its own. Another one is refused, unless the user allows it.
     pub(super) async fn owns_target(&self, prepared: &Prepared) -> Result<bool> {
         let empty = is_empty(&prepared.ends.target_reader, &self.shared.context).await.map_err(|failure| {
@@ -108,7 +126,7 @@ impl Link {
         Ok(empty)
     }
 
-    fn lister(&self, prepared: &Prepared, stream: &StreamArn) -> ShardLister {
+    pub(super) fn lister(&self, prepared: &Prepared, stream: &StreamArn) -> ShardLister {
         let source = Arc::clone(&prepared.ends.stream);
         ShardLister::new(source, stream.clone(), self.shared.context.clone(), Patience::COMMAND)
     }

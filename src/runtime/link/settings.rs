@@ -30,6 +30,8 @@ impl Link {
         let LinkConfig { load, apply, stream, .. } = &self.config;
         let patience = self.patience();
         let is_gated = apply.fence == WriteFence::Transaction;
+        // A link's limits are those of all its parts together, each of which has one sender.
+        let parts = self.part.as_ref().map_or(1, |part| part.division.parts.max(1));
         let share = write_units(apply.write_capacity, &prepared.target);
         #[expect(clippy::cast_precision_loss, reason = "the most that a user may set is far below 2^53")]
         let ceiling = apply.max_wcu.map_or(f64::INFINITY, |most| most as f64);
@@ -37,15 +39,16 @@ impl Link {
             keeper: KeeperSettings {
                 interval: self.shared.checkpoint.interval,
                 records: self.shared.checkpoint.records,
-                look_ahead_records: usize::try_from(apply.look_ahead_records).unwrap_or(usize::MAX),
-                look_ahead_bytes: usize::try_from(apply.look_ahead_bytes).unwrap_or(usize::MAX),
+                look_ahead_records: usize::try_from(apply.look_ahead_records.div_ceil(parts.into()))
+                    .unwrap_or(usize::MAX),
+                look_ahead_bytes: usize::try_from(apply.look_ahead_bytes.div_ceil(parts.into())).unwrap_or(usize::MAX),
             },
             engine: EngineSettings {
-                max_in_flight: apply.max_in_flight as usize,
+                max_in_flight: apply.max_in_flight.div_ceil(parts) as usize,
                 batch_items: apply.batch_items as usize,
                 batch_bytes: if is_gated { MAX_TRANSACTION_BYTES } else { MAX_BATCH_BYTES },
                 is_transaction: is_gated,
-                write_limit: Some(share.min(ceiling)),
+                write_limit: Some(share.min(ceiling) / f64::from(parts)),
                 on_rejected: match apply.on_rejected {
                     config::OnRejected::Stop => OnRejected::Stop,
                     config::OnRejected::DeadLetter => OnRejected::DeadLetter,
@@ -55,7 +58,7 @@ impl Link {
             stream: StreamSettings {
                 pace: Pace { poll_min: stream.poll_min, poll_max: stream.poll_max },
                 discovery_interval: stream.discovery_interval,
-                max_concurrent: stream.max_concurrent_shards as usize,
+                max_concurrent: stream.max_concurrent_shards.div_ceil(parts) as usize,
                 filter: ChangeFilter {
                     from: apply_from(row),
                     max_age: stream.max_record_age,
@@ -97,7 +100,7 @@ impl Link {
     pub(super) fn board(&self, prepared: &Prepared, row: &LinkRow) -> Arc<Board> {
         let (source, target) = (&prepared.source.arn, &prepared.target.arn);
         let identity = LinkIdentity {
-            link: self.config.name.clone(),
+            link: self.label().to_owned(),
             source_account: source.account.clone(),
             source_region: source.region.clone(),
             source_table: source.name.clone(),
@@ -105,7 +108,10 @@ impl Link {
             target_region: target.region.clone(),
             target_table: target.name.clone(),
         };
-        let metrics = self.shared.metrics.link(&identity, self.shared.mode);
+        let metrics = match &self.part {
+            None => self.shared.metrics.link(&identity, self.shared.mode),
+            Some(_) => self.shared.metrics.part(&identity, self.shared.mode),
+        };
         let limits = self.settings(prepared, row);
         metrics.rate_limit(telemetry::Side::Target, CapacityKind::Write, limits.engine.write_limit);
         metrics.rate_limit(telemetry::Side::Source, CapacityKind::Read, limits.load.read_limit);

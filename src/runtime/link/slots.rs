@@ -1,6 +1,7 @@
 //! What others see of a link, whoever works on it and whether anybody does.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::OnGap;
 use crate::runtime::board::Board;
@@ -21,12 +22,19 @@ pub(crate) struct LinkSlots {
     pub(crate) standby: StandbySlot,
     pub(crate) trouble: TroubleSlot,
     pub(crate) on_gap: OnGap,
+    /// Of the parts of the link that this process works on or waits for, by name.
+    parts: Arc<Mutex<BTreeMap<String, LinkSlots>>>,
 }
 
 impl LinkSlots {
     /// Of a link that nothing is known of yet.
     pub(crate) fn new(on_gap: OnGap) -> Self {
-        Self { board: Arc::default(), standby: Arc::default(), trouble: Arc::default(), on_gap }
+        Self { board: Arc::default(), standby: Arc::default(), trouble: Arc::default(), on_gap, parts: Arc::default() }
+    }
+
+    /// The parts of the link that this process works on or waits for.
+    pub(crate) fn parts(&self) -> MutexGuard<'_, BTreeMap<String, Self>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The board, while this process works on the link.

@@ -26,7 +26,7 @@ const DESCRIBE_EVERY: Duration = Duration::from_secs(60);
 /// A target that was not there at so many looks in a row is gone.
 const GONE_AFTER: u32 = 2;
 /// A link that is this far behind is catching up; once replicating, it is again when it falls behind so far.
-const CATCHING_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+pub(super) const CATCHING_UP: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 /// How often a link whose stream is off looks whether there is another one.
 const STREAM_AGAIN: Duration = Duration::from_secs(15);

@@ -9,25 +9,23 @@ use super::{Program, State};
 use crate::aws::Clients;
 use crate::checkpoint::keeper::ahead;
 use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow};
-use crate::checkpoint::{LinkState, StateStore, StateWrite};
+use crate::checkpoint::{LinkState, StateWrite, all_letters};
 use crate::config::{LinkConfig, WriteFence};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::fleet::LinkGuard;
 use crate::runtime::gated::{GatedTarget, LinkGates};
-use crate::runtime::link::{by_aws, link_span};
+use crate::runtime::link::{by_aws, check_whole, link_span, parts_of};
 use crate::runtime::open::check_tables;
 use crate::runtime::prepare::{Accounts, Needs, Prepared, prepare};
 use crate::runtime::repair::DirectRepairs;
 
-/// Dead letters read at once.
-const LETTERS: usize = 100;
-
 /// A dead letter and the link it belongs to.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// The link.
+    /// The link; of one whose shards are shared, the part of it, `LINK/EPOCH.NUMBER`: its letters become the link's when that
+    /// is put together.
     pub link: String,
     /// The letter.
     pub letter: DeadLetterRow,
@@ -52,12 +50,12 @@ impl Program {
         let known = store.links().await?;
         let mut letters = Vec::new();
         for link in known.into_iter().filter(|link| links.is_empty() || links.contains(link)) {
-            letters.extend(
-                letters_of(store.as_ref(), &link)
-                    .await?
-                    .into_iter()
-                    .map(|letter| DeadLetter { link: link.clone(), letter }),
-            );
+            let mut names = vec![link.clone()];
+            names.extend(parts_of(store.as_ref(), &link).await?);
+            for name in names {
+                let found = all_letters(store.as_ref(), &name).await?;
+                letters.extend(found.into_iter().map(|letter| DeadLetter { link: name.clone(), letter }));
+            }
         }
         Ok(letters)
     }
@@ -88,7 +86,10 @@ impl Program {
     }
 
     async fn retry_link(&self, config: &LinkConfig, state: &State) -> Result<RetryReport> {
-        let letters = letters_of(state.store.as_ref(), &config.name).await?;
+        if !parts_of(state.store.as_ref(), &config.name).await?.is_empty() {
+            Box::pin(self.link(config.clone(), state).make_whole()).await?;
+        }
+        let letters = all_letters(state.store.as_ref(), &config.name).await?;
         if letters.is_empty() {
             return Ok(RetryReport::default());
         }
@@ -119,6 +120,7 @@ impl Program {
         let store = &state.store;
         let mut prepared = prepare(config, accounts, &by_aws, Needs { stream: false, target: true }).await?;
         let (fence, known) = taking.await?;
+        check_whole(&config.name, known.link.as_ref())?;
         if let Some(row) = &known.link {
             check_tables(&config.name, &row.identity, &prepared.identity)?;
             if let Some(expiry) = &prepared.expiry {
@@ -172,7 +174,9 @@ impl Program {
         }
         Ok(report)
     }
+}
 
+impl Program {
     /// Shuts out what an owner before has on its way through gates; the replay goes through them, too, where the link does.
     /// Answers where they are then.
     async fn go_through(
@@ -192,17 +196,5 @@ impl Program {
         let target = Arc::clone(&prepared.conditional);
         prepared.ends.target = Arc::new(GatedTarget::new(target, gates, self.context.clone()));
         Ok(Some(place))
-    }
-}
-
-async fn letters_of(store: &dyn StateStore, link: &str) -> Result<Vec<DeadLetterRow>> {
-    let mut letters: Vec<DeadLetterRow> = Vec::new();
-    loop {
-        let after = letters.last().map_or(0, |letter| letter.id);
-        let page = store.dead_letters(link, after, LETTERS).await?;
-        if page.is_empty() {
-            return Ok(letters);
-        }
-        letters.extend(page);
     }
 }

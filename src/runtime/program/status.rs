@@ -5,15 +5,15 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Program;
-use crate::checkpoint::rows::{GapRow, Stage};
-use crate::checkpoint::{LinkState, Sighting, Sign};
+use crate::checkpoint::rows::{GapRow, ShardRow, Stage};
+use crate::checkpoint::{Leases, LinkState, Sighting, Sign};
 use crate::config::{OnGap, PatternLink};
 use crate::error::{Error, Exit, Result};
 use crate::http::{LinkReadiness, NotReady, StatusSource};
 use crate::model::{GapScope, ShardStatus, WallTime};
 use crate::runtime::board::Snapshot;
 use crate::runtime::fleet::WorkerReport;
-use crate::runtime::link::LinkSlots;
+use crate::runtime::link::{LinkSlots, parts_of};
 use crate::telemetry::lag::{RETENTION, Watermarks};
 use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
 use crate::telemetry::{GapCause, Label as _, Phase, ShardState, ThrottleReason};
@@ -40,7 +40,14 @@ impl Program {
         let mut names: BTreeSet<String> = store.links().await?.into_iter().collect();
         names.extend(self.named_links()?);
         for name in names {
-            let state = store.read(&name).await?;
+            let mut state = store.read(&name).await?;
+            let mut unheld = Vec::new();
+            for part in parts_of(store.as_ref(), &name).await? {
+                state = together(state, store.read(&part).await?);
+                unheld.extend(
+                    self.unheld(leases.as_ref(), &part, &signs).await?.map(|why| format!("part {part}: {why}")),
+                );
+            }
             let sighting = match &leases {
                 Some(leases) => Some(leases.sight(&name, false).await?),
                 None => None,
@@ -55,6 +62,7 @@ impl Program {
                 tell_holder(&mut link, sighting, &signs, trouble.is_none(), now);
             }
             link.needs.extend(trouble);
+            link.needs.extend(unheld);
             links.push(with_trouble(link, told_trouble(&name, sighting.as_ref(), &signs, now)));
         }
         Ok(Status::new(self.context.now(), links))
@@ -74,12 +82,20 @@ impl Program {
         let signs = leases.signs().await?;
         let mut unheld = Vec::new();
         for link in self.links().await? {
-            let sighting = leases.sight(&link.name, false).await?;
-            if let Some(trouble) = holder_trouble(&sighting, &signs, self.context.now()) {
-                unheld.push((link.name, trouble));
+            let parts = parts_of(store.as_ref(), &link.name).await?;
+            for name in std::iter::once(&link.name).chain(&parts) {
+                let trouble = self.unheld(Some(&leases), name, &signs).await?;
+                unheld.extend(trouble.map(|trouble| (name.clone(), trouble)));
             }
         }
         Ok(unheld)
+    }
+
+    /// Why no live worker works on a link, or on a part of one.
+    async fn unheld(&self, leases: Option<&Arc<dyn Leases>>, link: &str, signs: &[Sign]) -> Result<Option<String>> {
+        let Some(leases) = leases else { return Ok(None) };
+        let sighting = leases.sight(link, false).await?;
+        Ok(holder_trouble(&sighting, signs, self.context.now()))
     }
 }
 
@@ -233,6 +249,21 @@ fn holder_trouble(sighting: &Sighting, signs: &[Sign], now: WallTime) -> Option<
     (silent > sign.lease).then(|| format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"))
 }
 
+/// A divided link with one of its parts: what its rows say together. Of shards the part knows more than the link.
+fn together(link: LinkState, part: LinkState) -> LinkState {
+    let is_of_part = |row: &ShardRow| part.shards.iter().any(|other| other.id == row.id);
+    let mut shards: Vec<ShardRow> = link.shards.into_iter().filter(|row| !is_of_part(row)).collect();
+    shards.extend(part.shards);
+    let letters = (link.dead_letters.0 + part.dead_letters.0, link.dead_letters.1.max(part.dead_letters.1));
+    LinkState {
+        shards,
+        doubts: [link.doubts, part.doubts].concat(),
+        gaps: [link.gaps, part.gaps].concat(),
+        dead_letters: letters,
+        ..link
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn live_link(name: &str, now: &Snapshot, on_gap: OnGap) -> LinkStatus {
     let mut status = LinkStatus::new(name, now.phase);
@@ -272,7 +303,7 @@ fn live_link(name: &str, now: &Snapshot, on_gap: OnGap) -> LinkStatus {
 fn stored_link(name: &str, state: &LinkState, on_gap: OnGap, runs: bool, now: WallTime) -> LinkStatus {
     let phase = match state.link.as_ref().map(|row| row.stage) {
         Some(Stage::Loading) => Phase::InitialLoad,
-        Some(Stage::Streaming) => Phase::CatchingUp,
+        Some(Stage::Streaming | Stage::Divided(_)) => Phase::CatchingUp,
         None => Phase::Starting,
     };
     let mut status = LinkStatus::new(name, phase);

@@ -13,7 +13,7 @@ use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::error::{Failure, Fault};
 use crate::model::{ShardId, WallTime};
 use crate::stream::gaps::first_confirmed;
-use crate::stream::lister::ListError;
+use crate::stream::lister::{ListError, Numbered};
 use crate::stream::{Discovery, Listing, NewShard, ShardListing, StreamStatus, Suspect};
 
 /// How often shards whose children are late are asked for them; doubles up to the discovery interval.
@@ -40,8 +40,8 @@ impl StreamDriver {
             self.is_listing = true;
             let parents = self.finished_lately.iter().filter(|shard| self.lineage.has_known_children(shard));
             self.settled_by_listing = parents.cloned().collect();
-            let lister = self.lister.clone();
-            self.work.push(Box::pin(async move { Done::Listed(lister.list().await) }));
+            let (lister, seen, begun_after) = (self.lister.clone(), self.seen_listing, self.listed_since(now));
+            self.work.push(Box::pin(async move { Done::Listed(lister.list_after(seen, begun_after).await) }));
         } else if self.is_awaiting && now >= self.children_at {
             let waiting: Vec<_> = self.lineage.awaiting_children(self.context.now()).collect();
             let Some(next) = waiting.get(self.children_asked % waiting.len().max(1)) else { return };
@@ -58,6 +58,14 @@ impl StreamDriver {
         }
     }
 
+    /// A listing that was begun after this will do: while nothing is waited for it may be somebody else's of a while ago.
+    fn listed_since(&self, now: Instant) -> Instant {
+        let waits =
+            !self.is_listed || self.is_awaiting || !self.finished_lately.is_empty() || !self.suspected.is_empty();
+        let most = if waits { Duration::ZERO } else { self.settings.discovery_interval / 2 };
+        now.checked_sub(most).unwrap_or(now)
+    }
+
     pub(super) async fn take_children(
         &mut self,
         parent: &ShardId,
@@ -65,7 +73,8 @@ impl StreamDriver {
     ) -> Result<(), StreamError> {
         self.is_listing = false;
         let found = match answer {
-            Ok(children) => {
+            Ok(mut children) => {
+                children.retain(|child| !self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.has(&child.id)));
                 let now = self.context.now();
                 let new_shards = self.lineage.merge_children(parent, &children, now);
                 let found = !new_shards.is_empty();
@@ -82,12 +91,15 @@ impl StreamDriver {
         Ok(())
     }
 
-    pub(super) async fn take_listing(&mut self, answer: Result<Listing, ListError>) -> Result<(), StreamError> {
+    pub(super) async fn take_listing(&mut self, answer: Result<Numbered, ListError>) -> Result<(), StreamError> {
         self.is_listing = false;
         let jitter = 0.9 + 0.2 * self.context.draw();
         self.list_at = Instant::now() + self.settings.discovery_interval.mul_f64(jitter);
         let listing = match answer {
-            Ok(listing) => listing,
+            Ok(Numbered { number, listing, .. }) => {
+                self.seen_listing = number;
+                self.of_part(listing)
+            }
             // The stream itself is gone: what is unread of every shard is lost.
             Err(ListError::Failed(failure)) if failure.fault == Fault::Lost => return self.stream_is_gone().await,
             Err(ListError::Failed(failure)) => return Err(StreamError::Source(failure)),
@@ -134,6 +146,14 @@ impl StreamDriver {
         self.observer.discovered();
         self.report_shards();
         Ok(())
+    }
+
+    /// What is to be seen of a listing.
+    fn of_part(&self, listing: Listing) -> Listing {
+        match &self.elsewhere {
+            Some(elsewhere) => listing.of_part(|shard| self.lineage.status(shard).is_some(), elsewhere),
+            None => listing,
+        }
     }
 
     pub(super) fn shard_finished(&mut self, finished: &FinishedShard) {

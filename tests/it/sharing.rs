@@ -1,0 +1,256 @@
+//! Several workers and the shards of one link: who reads which, and what becomes of them when workers come and go.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynaferry::runtime::VerifyOptions;
+use dynaferry::sandbox::Options;
+use dynaferry::telemetry::{Mode, Phase};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::border::Border;
+use crate::world::{HOUR, Process, REGION, TARGET, World};
+
+const STATE: &str = "dynaferry-state";
+const SHARED: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"\nsharing = true";
+const LEASE: Duration = Duration::from_secs(20);
+
+fn options(seed: u64) -> Options {
+    // As DynamoDB does it, a shard lives for hours.
+    Options { seed, initial_shards: 8..=8, shard_life: 4 * HOUR, ..Options::default() }
+}
+
+fn world_of(options: Options) -> World {
+    let world = World::paused(options);
+    (0..50).for_each(|n| world.put(n, 0, "before"));
+    world
+}
+
+fn world(seed: u64) -> World {
+    world_of(options(seed))
+}
+
+fn worker_with(world: &World, more: &str) -> (Process, Arc<Border>) {
+    let border = Border::new();
+    let config = world.config(more);
+    (Process::start(world.program_through(config, Mode::Service, border.http_client(&world.sandbox))), border)
+}
+
+fn worker(world: &World) -> (Process, Arc<Border>) {
+    worker_with(world, SHARED)
+}
+
+/// How many parts the state table knows of.
+fn parts(world: &World) -> usize {
+    let items = world.sandbox.snapshot(TARGET, REGION, STATE).unwrap_or_default();
+    items.keys().filter(|key| key.windows(13).any(|bytes| bytes == b"default/parts")).count()
+}
+
+async fn until_equal(worker: &Process, world: &World) {
+    worker.until("both tables are equal", || world.num_differences() == 0).await;
+}
+
+async fn until_divided(worker: &Process, world: &World) {
+    worker.until("the link is divided", || parts(world) >= 2).await;
+    tokio::time::sleep(LEASE * 2).await;
+}
+
+/// Writes each key now and then, for so many steps of 100 ms.
+async fn write_for(world: &World, steps: usize, text: &str) {
+    for n in 0..steps {
+        (0..5).for_each(|k| world.put((n * 5 + k) % 50, n % 3, &format!("{text} {n}")));
+        if n % 7 == 0 {
+            world.delete(n % 50, (n + 1) % 3);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The keys that a worker wrote at the target since then.
+fn written(border: &Border, since: Instant) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for body in border.bodies("BatchWriteItem", since) {
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        for request in body["RequestItems"]["orders-copy"].as_array().into_iter().flatten() {
+            let item = request.pointer("/PutRequest/Item").or_else(|| request.pointer("/DeleteRequest/Key")).unwrap();
+            keys.insert(item["pk"]["S"].as_str().unwrap().to_owned());
+        }
+    }
+    keys
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_share_the_shards_of_a_link_and_no_key_is_written_by_both() {
+    let world = world(901);
+    let (one, border_one) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, border_two) = worker(&world);
+    until_divided(&one, &world).await;
+    let since = Instant::now();
+    write_for(&world, 300, "shared").await;
+    until_equal(&one, &world).await;
+    let (by_one, by_two) = (written(&border_one, since), written(&border_two, since));
+    assert!(by_one.len() > 5 && by_two.len() > 5, "{by_one:?} {by_two:?}");
+    assert_eq!(by_one.intersection(&by_two).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert_eq!(by_one.len() + by_two.len(), 50);
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_split_while_they_are_shared_are_read_by_who_has_their_parents() {
+    let world = world_of(Options { shard_life: HOUR / 6, split_chance: 0.5, max_open_shards: 24, ..options(902) });
+    let (one, border_one) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, border_two) = worker(&world);
+    until_divided(&one, &world).await;
+    let (since, made) = (Instant::now(), parts(&world));
+    // Three generations of shards.
+    for _ in 0..30 {
+        write_for(&world, 50, "shared").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    until_equal(&one, &world).await;
+    assert_eq!(parts(&world), made, "it was never put together meanwhile");
+    let (by_one, by_two) = (written(&border_one, since), written(&border_two, since));
+    assert!(!by_one.is_empty() && !by_two.is_empty());
+    assert_eq!(by_one.intersection(&by_two).collect::<Vec<_>>(), Vec::<&String>::new());
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_killed_is_replaced_in_its_parts_and_as_leader() {
+    let world = world(903);
+    let (one, _) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, _) = worker(&world);
+    until_divided(&one, &world).await;
+    let (three, _) = worker(&world);
+    tokio::time::sleep(LEASE * 4).await;
+    // One of them leads the link, and all have parts.
+    for worker in [one, two] {
+        write_for(&world, 30, "on its way").await;
+        worker.kill().await;
+        write_for(&world, 30, "after a kill").await;
+        let killed = Instant::now();
+        until_equal(&three, &world).await;
+        assert!(killed.elapsed() <= LEASE + Duration::from_secs(4), "{:?}", killed.elapsed());
+    }
+    // Alone, it has the link as a whole before long.
+    three.until("the link is whole", || parts(&world) == 0).await;
+    write_for(&world, 30, "whole").await;
+    until_equal(&three, &world).await;
+    three.until("what the others left is put right", || three.status().in_doubt == 0).await;
+    three.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_makes_the_link_whole_and_is_healed() {
+    let world = world(904);
+    let (one, border_one) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, border_two) = worker(&world);
+    until_divided(&one, &world).await;
+    // Nobody reads for longer than the stream keeps anything.
+    for border in [&border_one, &border_two] {
+        border.set_frozen(true);
+    }
+    write_for(&world, 30, "lost").await;
+    world.delete(3, 0);
+    tokio::time::sleep(HOUR * 26).await;
+    for border in [&border_one, &border_two] {
+        border.set_frozen(false);
+    }
+    one.until("the link is whole", || parts(&world) == 0).await;
+    write_for(&world, 30, "after").await;
+    one.until("what was lost is mended", || world.num_differences() == 0).await;
+    until_divided(&one, &world).await;
+    write_for(&world, 30, "shared again").await;
+    until_equal(&one, &world).await;
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_update_of_all_workers_repeats_nothing_and_loses_nothing() {
+    let world = world(905);
+    let (mut old, _) = worker(&world);
+    until_equal(&old, &world).await;
+    let (mut other, _) = worker(&world);
+    until_divided(&old, &world).await;
+    for round in 0..4 {
+        write_for(&world, 20, &format!("round {round}")).await;
+        let (new, _) = worker(&world);
+        tokio::time::sleep(LEASE).await;
+        write_for(&world, 20, "handed over").await;
+        old.stop().await.unwrap();
+        let unclean = other.metric("dynaferry_takeovers_total", &["kind=\"unclean\""]);
+        assert_eq!(unclean + new.metric("dynaferry_takeovers_total", &["kind=\"unclean\""]), 0.0);
+        (old, other) = (other, new);
+        until_equal(&other, &world).await;
+    }
+    old.stop().await.unwrap();
+    other.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_does_not_share_makes_the_link_whole() {
+    let world = world(906);
+    let (one, _) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, _) = worker(&world);
+    until_divided(&one, &world).await;
+    write_for(&world, 20, "shared").await;
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    assert!(parts(&world) >= 2, "the workers went, and the link stayed divided");
+    write_for(&world, 20, "meanwhile").await;
+    let (alone, _) = worker_with(&world, "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"");
+    until_equal(&alone, &world).await;
+    assert_eq!(parts(&world), 0);
+    alone.until("it is as without sharing", || alone.status().phase == Phase::Replicating).await;
+    alone.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_finds_a_divided_link_whole() {
+    let world = world(907);
+    let (one, _) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, _) = worker(&world);
+    until_divided(&one, &world).await;
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.put_at(TARGET, "orders-copy", 7, 0, "changed behind its back");
+    let program = world.program_through(world.config(SHARED), Mode::Oneshot, Border::new().http_client(&world.sandbox));
+    let options = VerifyOptions { repair: true, ..VerifyOptions::default() };
+    program.verify(options, CancellationToken::new()).await.unwrap();
+    assert_eq!((parts(&world), world.num_differences()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_sharing_nothing_is_divided() {
+    let world = world(908);
+    let plain = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
+    let (one, _) = worker_with(&world, plain);
+    let (two, border) = worker_with(&world, plain);
+    until_equal(&one, &world).await;
+    tokio::time::sleep(HOUR / 2).await;
+    write_for(&world, 50, "whole").await;
+    until_equal(&one, &world).await;
+    assert_eq!(
+        (parts(&world), border.sent("GetRecords").len().min(1)),
+        (0, usize::from(two.metric("dynaferry_lease_held", &[]) > 0.0))
+    );
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+}

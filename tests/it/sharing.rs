@@ -54,7 +54,8 @@ async fn until_equal(worker: &Process, world: &World) {
 
 async fn until_divided(worker: &Process, world: &World) {
     worker.until("the link is divided", || parts(world) >= 2).await;
-    tokio::time::sleep(LEASE * 2).await;
+    // Parts go one by one from who came first to who has fewer.
+    tokio::time::sleep(LEASE * 6).await;
 }
 
 /// Writes each key now and then, for so many steps of 100 ms.

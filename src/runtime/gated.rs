@@ -194,11 +194,14 @@ mod tests {
     use super::*;
     use crate::model::{CanonicalKey, Key};
 
-    /// What the store and the target answer next; nothing more: as they should. `None`: never.
+    /// `None`: never.
+    type Answer = Option<Result<Option<WriteReply>, Failure>>;
+
+    /// What the store and the target answer next; nothing more: as they should.
     #[derive(Default)]
     struct World {
         openings: Mutex<VecDeque<StoreError>>,
-        writes: Mutex<VecDeque<Option<Result<Option<WriteReply>, Failure>>>>,
+        writes: Mutex<VecDeque<Answer>>,
         opened: AtomicU64,
         asked: Mutex<Vec<String>>,
     }
@@ -245,7 +248,7 @@ mod tests {
             GatedTarget::new(Arc::clone(self) as _, gates, Context::system())
         }
 
-        fn answers(&self, answer: Option<Result<Option<WriteReply>, Failure>>) {
+        fn answers(&self, answer: Answer) {
             self.writes.lock().unwrap().push_back(answer);
         }
 

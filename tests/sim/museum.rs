@@ -202,11 +202,16 @@ impl Scratch {
             .map_err(|error| format!("cargo cannot be run: {error}"))?;
         let messages = String::from_utf8_lossy(&output.stdout);
         let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let mut programs = messages.filter(|message| message.pointer("/target/name") == Some(&"sim".into()));
+        let messages: Vec<_> = messages.collect();
+        let mut programs = messages.iter().filter(|message| message.pointer("/target/name") == Some(&"sim".into()));
         let program = programs.find_map(|message| message.get("executable")?.as_str().map(PathBuf::from));
         match program.filter(|_| output.status.success()) {
             Some(program) => Ok(program),
-            None => Err(format!("it cannot be built:\n{}", String::from_utf8_lossy(&output.stderr))),
+            None => {
+                let said = messages.iter().filter_map(|message| message.pointer("/message/rendered")?.as_str());
+                let said: String = said.chain([&*String::from_utf8_lossy(&output.stderr)]).collect();
+                Err(format!("it cannot be built:\n{said}"))
+            }
         }
     }
 }

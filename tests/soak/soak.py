@@ -9,8 +9,9 @@ freezes or stops the replicator every 20 to 60 s and starts it again. Then calm:
 and a comparison of our own have to find both tables equal.
 
 With `--workers 4` as many `dynaferry run` share the work, their state in a table of the sandbox; blows fall on one of them,
-mostly on the one that holds the link. With `--fence` their writes go through gates: no key may ever be in doubt. `--calm`
-leaves the network alone, so that the time until another one has caught up is the workers' own.
+mostly on the one that holds the link. With `--fence` their writes go through gates: no key may ever be in doubt. With
+`--sharing` they share the shards of the link, and nothing is beaten before it is divided. `--calm` leaves the network alone,
+so that the time until another one has caught up is the workers' own.
 
 Exit 0 only then, and only if the replicator never ended by itself, never hung and never claimed a gap: nothing is lost here.
 Standard library only. Listens on 127.0.0.1 alone, ends its own processes alone. The same seed draws the same events; their
@@ -49,6 +50,9 @@ FIRST_BLOW = (1.0, 8.0)  # While it loads.
 # Without progress for so long, it hangs: every blow and every doubt is over several times.
 HUNG_AFTER = 300.0
 CATCH_UP_WITHIN = 400.0
+# Loaded, whole for a minute, and no key in doubt.
+DIVIDED_WITHIN = 300.0
+DIVIDED, WHOLE = b"the link is divided: its shards are shared", b"the link is whole"
 ITEMS = 8_000
 KEYS = 3_000  # that change
 
@@ -526,7 +530,8 @@ class Soak:
         url = "http://127.0.0.1:{}".format(proxy.sockets[0].getsockname()[1])
         state = 'store = "file:./state.redb"'
         if options.workers > 1:
-            state = f'store = "dynamodb:dynaferry-state"\nlease = "{options.lease}s"'
+            state = f'store = "dynamodb:dynaferry-state"\nlease = "{options.lease}s"\n'
+            state += f"sharing = {str(options.sharing).lower()}"
         fence = "transaction" if options.fence else "none"
         self.workers = [Replicator(programs, number, free_port()) for number in range(options.workers)]
         for worker in self.workers:
@@ -536,6 +541,8 @@ class Soak:
 
         for worker in self.workers:
             worker.start()
+        if options.sharing:
+            await self.divided()
         self.fall_behind()
         self.writer.start()
         blowing = asyncio.create_task(asyncio.sleep(0) if options.calm else self.weather.blow())
@@ -556,6 +563,19 @@ class Soak:
         await self.end_workers()
         await asyncio.to_thread(self.compare)
         proxy.close()
+
+    async def divided(self):
+        """Waits until the workers share the link."""
+        end = time.monotonic() + DIVIDED_WITHIN
+        while not self.said(DIVIDED):
+            await asyncio.sleep(1.0)
+            if time.monotonic() > end:
+                raise Failed(f"the link is not divided after {DIVIDED_WITHIN:.0f} s")
+        self.begun = time.monotonic()
+
+    def said(self, text):
+        """How often the workers have logged this."""
+        return sum(worker.log.read_bytes().count(text) for worker in self.workers)
 
     # The workers' hard life.
 
@@ -581,7 +601,7 @@ class Soak:
         if blow.startswith("freeze"):
             worker.note(f"frozen for {frozen:.1f} s")
             self.figures["freezes"] += 1
-            was_holder, worker.frozen, worker.link = worker.holds_link(), True, None
+            was_holder, worker.frozen, worker.link = self.has_shards(worker), True, None
             process.send_signal(signal.SIGSTOP)
             if was_holder and len(self.workers) > 1:
                 self.fall_behind()
@@ -606,11 +626,15 @@ class Soak:
             worker.note("SIGKILL")
             process.kill()
         await asyncio.to_thread(process.wait)
-        was_holder, worker.frozen, worker.link = worker.holds_link(), False, None
+        was_holder, worker.frozen, worker.link = self.has_shards(worker), False, None
         if was_holder:
             self.fall_behind()
         await asyncio.sleep(self.rng.choice([0.0, self.rng.uniform(0.0, 6.0)]))
         self.restart(worker)
+
+    def has_shards(self, worker):
+        """Whether others fall behind without it, as far as is known."""
+        return self.options.sharing or worker.holds_link()
 
     def restart(self, worker):
         self.figures["restarts"] += 1
@@ -716,9 +740,10 @@ class Soak:
         names = ["kills", "freezes", "stops", "restarts", "cuts", "black_holes", "delays", "refusals", "late"]
         events = ", ".join(f"{self.figures[name]} {name.replace('_', ' ')}" for name in names)
         catch_ups = sorted(self.catch_ups) or [0.0]
+        shared = f"{self.said(DIVIDED)} times divided, {self.said(WHOLE)} times whole again, " if self.options.sharing else ""
         caught_up = f"caught up in {catch_ups[len(catch_ups) // 2]:.1f} s (median), {catch_ups[-1]:.1f} s (worst)"
         return (
-            f"{minutes:.1f} minutes, {self.writer.written} writes, {events}, {caught_up}, "
+            f"{minutes:.1f} minutes, {self.writer.written} writes, {events}, {caught_up}, {shared}"
             f"{len(self.gaps)} gaps, {self.most_in_doubt} keys in doubt at most, {len(self.trouble)} troubles"
         )
 
@@ -744,12 +769,15 @@ def main():
     parser.add_argument("--blows", type=float, nargs=2, default=BETWEEN_BLOWS, metavar=("LEAST", "MOST"),
                         help="seconds from one blow to the next [20 60]")
     parser.add_argument("--fence", action="store_true", help="of several workers: every write goes through a gate")
+    parser.add_argument("--sharing", action="store_true", help="of several workers: they share the shards of the link")
     parser.add_argument("--calm", action="store_true", help="leave the network alone")
     parser.add_argument("--keep", action="store_true", help="keep the logs also if all is well")
     options = parser.parse_args()
     options.binary = str(pathlib.Path(options.binary).resolve())
-    if options.fence and options.workers < 2:
-        parser.error("--fence needs --workers: a fence is in a table")
+    if options.workers < 2 and (options.fence or options.sharing):
+        parser.error("--fence and --sharing need --workers: they are in a table")
+    if options.fence and options.sharing:
+        parser.error("--fence does not go with --sharing")
 
     directory = pathlib.Path(tempfile.mkdtemp(prefix="dynaferry-soak-"))
     say(f"{options.minutes:g} minutes, seed {options.seed}, {options.rate:g} writes/s, logs in {directory}")

@@ -50,6 +50,9 @@ pub(crate) enum Obstacle {
     /// It waits for a parent of which nothing is known, so it may descend from any other.
     #[error("a shard's parent is not known")]
     Stranger,
+    /// The service did not answer in time, or not well.
+    #[error("its shards could not be listed")]
+    NotListed,
     /// There are not two trees.
     #[error("its shards all descend from one")]
     OneTree,

@@ -227,7 +227,8 @@ fn check_fences(tree: &Table, config: &Config, problems: &Collector<'_>) {
 
 /// A table of state is in the account and Region of the targets, so there must be one such place; and it is no target.
 fn check_state_table(tree: &Table, config: &Config, problems: &Collector<'_>) {
-    let Store::DynamoDb(table) = &config.checkpoint.store else { return check_sharing(tree, config, problems) };
+    check_sharing(tree, config, problems);
+    let Store::DynamoDb(table) = &config.checkpoint.store else { return };
     let node = tree.table("checkpoint").and_then(|section| section.get("store"));
     let origin = node.map_or(&Origin::Nowhere, |node| &node.at);
     let mut sides = config.links.iter().map(|link| &link.target);
@@ -248,13 +249,19 @@ fn check_state_table(tree: &Table, config: &Config, problems: &Collector<'_>) {
     }
 }
 
-/// A file is one process's.
+/// A file is one process's; and parts that stay where they are are the first worker's.
 fn check_sharing(tree: &Table, config: &Config, problems: &Collector<'_>) {
-    if config.checkpoint.sharing {
-        let node = tree.table("checkpoint").and_then(|section| section.get("sharing"));
-        let origin = node.map_or(&Origin::Nowhere, |node| &node.at);
+    if !config.checkpoint.sharing {
+        return;
+    }
+    let node = tree.table("checkpoint").and_then(|section| section.get("sharing"));
+    let origin = node.map_or(&Origin::Nowhere, |node| &node.at);
+    if matches!(config.checkpoint.store, Store::File(_)) {
         let what = "`sharing` in [checkpoint] is of workers that share a table, and the state is in a file";
         problems.add(origin, what, "set `checkpoint.store` to \"dynamodb:TABLE\", or remove `sharing`");
+    } else if !config.checkpoint.balance {
+        let what = "`sharing` in [checkpoint] needs `balance`: else who comes first has all parts of a link";
+        problems.add(origin, what, "remove `balance = false`, or `sharing`");
     }
 }
 

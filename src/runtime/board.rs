@@ -171,6 +171,12 @@ impl Board {
         self.metrics.in_doubt(in_doubt);
     }
 
+    /// So many dead letters of the link and its parts are kept.
+    pub(crate) fn letters_of_parts(&self, dead_letters: u64) {
+        self.state().books.dead_letters = dead_letters;
+        self.metrics.dead_letters(Some(dead_letters));
+    }
+
     /// The load begins, or goes on from these segments.
     pub(crate) fn load_begins<'a>(&self, plan: &LoadPlan, segments: impl Iterator<Item = &'a SegmentRow>) {
         let mut state = self.state();

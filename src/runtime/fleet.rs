@@ -239,6 +239,10 @@ impl Fleet {
     pub(crate) async fn let_go_for_good(&self, part: &str) {
         self.roster.let_go(part);
         while let Err(error) = self.leases.release(part, self.context.worker()).await {
+            if !error.may_pass() {
+                tracing::warn!(part, error = chain(&error), "the part could not be let go");
+                return;
+            }
             tracing::warn!(part, error = chain(&error), "the part could not be let go, trying again");
             tokio::time::sleep(LOOK_EVERY).await;
         }

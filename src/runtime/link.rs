@@ -5,6 +5,7 @@
 //! replica; `ending` says what follows when it stops. A link whose shards several workers share is divided by `dividing`, led
 //! by `leading`, and its `parts` are links of their own here.
 
+mod auditing;
 mod clock;
 mod dividing;
 mod ending;
@@ -12,6 +13,7 @@ mod exporting;
 mod gating;
 mod healing;
 mod leading;
+mod marks;
 mod opening;
 mod own_export;
 mod parts;
@@ -52,9 +54,9 @@ use crate::verify::VerifySettings;
 
 pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
-use leading::Lead;
+use leading::{Lead, alive};
 use parts::division_of;
-pub(crate) use parts::{PartOf, Sharing, check_whole, parts_of};
+pub(crate) use parts::{PartOf, Sharing, check_whole, parts_at_work, parts_of};
 pub(crate) use settings::verify_settings;
 pub(crate) use slots::{BoardSlot, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};
@@ -348,7 +350,9 @@ impl Link {
             return tokio::select! {
                 biased;
                 () = session.lapse(context) => Ok(Generation::LeaseLost { had_begun: true }),
-                divided = self.divide(&prepared, &fence, &stream, heartbeat) => divided,
+                // As far as it got, it is as if the process had died there.
+                () = stop.cancelled() => Ok(Generation::Stopped),
+                divided = alive(self.divide(&prepared, &fence, &stream), heartbeat) => divided,
             };
         }
         self.judge(ended, done, &board)

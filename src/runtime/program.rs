@@ -225,7 +225,8 @@ impl Program {
         let failed = failed.take(MOST_FAILED).collect();
         let held = slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.board()?)));
         let links = held.map(|(name, board)| (name, LinkMark::of(&board.snapshot())));
-        WorkerReport { links: links.collect(), failed, ..WorkerReport::default() }
+        let is_command = self.mode == Mode::Oneshot;
+        WorkerReport { links: links.collect(), failed, is_command, ..WorkerReport::default() }
     }
 
     /// Opens the state, and makes it where there is none; `only_look`: nothing is made. A table must be there then; a file

@@ -15,7 +15,11 @@ use crate::model::ShardId;
 
 /// What is not a part's, although it may look so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Elsewhere(BTreeSet<ShardId>);
+pub(crate) struct Elsewhere {
+    shards: BTreeSet<ShardId>,
+    /// One of them has no row: what is between it and the part shows in a whole listing alone.
+    has_unknown: bool,
+}
 
 impl Elsewhere {
     /// `rows`: the shards of the link with their parents, when it was divided; `is_ours`: those that are the part's.
@@ -26,12 +30,19 @@ impl Elsewhere {
         let known: BTreeSet<&ShardId> = rows.clone().map(|(id, _)| id).collect();
         let parents = rows.filter_map(|(_, parent)| parent);
         let unknown = parents.filter(|parent| !known.contains(*parent));
-        Self(unknown.chain(known.iter().copied().filter(|id| !is_ours(id))).cloned().collect())
+        let unknown: BTreeSet<&ShardId> = unknown.collect();
+        let shards = unknown.iter().copied().chain(known.iter().copied().filter(|id| !is_ours(id)));
+        Self { shards: shards.cloned().collect(), has_unknown: !unknown.is_empty() }
     }
 
     /// Whether a shard is one of those.
     pub(crate) fn has(&self, shard: &ShardId) -> bool {
-        self.0.contains(shard)
+        self.shards.contains(shard)
+    }
+
+    /// Whether the children of a part's shard are the part's, as far as they are not known to be elsewhere.
+    pub(crate) const fn leaves_children(&self) -> bool {
+        !self.has_unknown
     }
 }
 

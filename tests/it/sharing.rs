@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynaferry::runtime::VerifyOptions;
-use dynaferry::sandbox::Options;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::{Mode, Phase};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::border::Border;
-use crate::world::{HOUR, Process, REGION, TARGET, World};
+use crate::world::{HOUR, Process, REGION, TARGET, World, failed};
 
 const STATE: &str = "dynaferry-state";
 const SHARED: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"\nsharing = true";
@@ -236,6 +236,81 @@ async fn a_command_finds_a_divided_link_whole() {
     let options = VerifyOptions { repair: true, ..VerifyOptions::default() };
     program.verify(options, CancellationToken::new()).await.unwrap();
     assert_eq!((parts(&world), world.num_differences()), (0, 0));
+}
+
+fn poison_target(world: &World, attribute: Option<&str>) {
+    world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", attribute);
+}
+
+fn put_poisoned(world: &World) {
+    world.put_json(&serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "poison": {"S": "x"}}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_fails_wherever_it_is_opened_is_the_links_failure() {
+    let world = world(909);
+    let (one, _) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, _) = worker(&world);
+    until_divided(&one, &world).await;
+    poison_target(&world, Some("poison"));
+    put_poisoned(&world);
+    // Which of them leads the link is not told; as of a link that is whole, and its process's only one, its process ends.
+    for _ in 0..6_000 {
+        if one.has_ended() || two.has_ended() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (leader, other) = if one.has_ended() { (one, two) } else { (two, one) };
+    let (_, why) = failed(leader.end().await);
+    assert!(why.contains("the target rejects an item"), "{why}");
+    assert_eq!(parts(&world), 0);
+    assert!(failed(other.end().await).1.contains("the target rejects an item"));
+    poison_target(&world, None);
+    let (three, _) = worker(&world);
+    until_equal(&three, &world).await;
+    three.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_part_sets_aside_is_told_of_the_link() {
+    let world = world(910);
+    let more = format!("apply.on_rejected = \"dead_letter\"\n{SHARED}");
+    let (one, _) = worker_with(&world, &more);
+    until_equal(&one, &world).await;
+    let (two, _) = worker_with(&world, &more);
+    until_divided(&one, &world).await;
+    poison_target(&world, Some("poison"));
+    put_poisoned(&world);
+    let told = || [&one, &two].map(|worker| worker.metric("dynaferry_dead_letters", &[])).contains(&1.0);
+    one.until("who leads the link tells of it", told).await;
+    assert!(parts(&world) >= 2, "by its parts, without putting it together");
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_source_lists_no_shards_its_parts_go_on_and_the_leader_tells_how_far() {
+    let world = world(911);
+    let (one, _) = worker(&world);
+    until_equal(&one, &world).await;
+    let (two, _) = worker(&world);
+    until_divided(&one, &world).await;
+    world.faults(vec![FaultRule::new("DescribeStream", Trigger::Chance(1.0), FaultKind::InternalError)]);
+    write_for(&world, 50, "meanwhile").await;
+    tokio::time::sleep(HOUR / 4).await;
+    assert_eq!((world.num_differences(), parts(&world) >= 2), (0, true));
+    let told = |worker: &Process| worker.status().lag_seconds.is_some_and(|lag| lag < 30.0);
+    assert!(told(&one) || told(&two));
+    for worker in [&one, &two] {
+        assert_eq!(worker.program.heartbeats().stale(), [], "nobody is killed for it");
+    }
+    world.no_faults();
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,13 +56,14 @@ pub(crate) fn reunite(
     let (mut doubts, mut letters, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
     let mut found: BTreeMap<ShardId, ShardRow> = BTreeMap::new();
     let mut twice: Vec<ShardId> = Vec::new();
+    let mut expiry = BTreeMap::new();
     for PartState { state, letters: of_part } in parts {
         let part = state.link.clone()?;
         settled.push(part.settled_until);
         let book = Book::take_over(state, part, clocks.aws, ghost_life);
         let part = book.link();
         row.ghosts_until = row.ghosts_until.max(part.ghosts_until);
-        join_expiry(&mut row, part);
+        join_expiry(&mut expiry, part);
         doubts.extend(book.doubt_rows().cloned());
         letters.extend(of_part);
         gaps.extend(book.gap_rows().cloned());
@@ -73,6 +74,8 @@ pub(crate) fn reunite(
             found.insert(shard.id.clone(), shard);
         }
     }
+    // What the parts say of an attribute is younger than what the link's row does.
+    row.expiry_attributes.extend(expiry);
     // Each part knows of its own shards, and a link's time is that of its last shard.
     row.settled_until = row.settled_until.max(settled.into_iter().min().flatten());
     gaps.extend(twice.into_iter().map(|shard| of_twice(shard, clocks.ours)));
@@ -92,9 +95,9 @@ pub(crate) fn reunite(
 }
 
 /// What one part says is no longer in use may still be for another, which has not looked yet.
-fn join_expiry(row: &mut LinkRow, part: &LinkRow) {
+fn join_expiry(joined: &mut BTreeMap<String, Option<WallTime>>, part: &LinkRow) {
     for (attribute, until) in &part.expiry_attributes {
-        let known = row.expiry_attributes.entry(attribute.clone()).or_insert(*until);
+        let known = joined.entry(attribute.clone()).or_insert(*until);
         // In use is later than any time.
         *known = known.zip(*until).map(|(one, other)| one.max(other));
     }

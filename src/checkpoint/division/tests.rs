@@ -221,6 +221,16 @@ fn what_a_part_does_not_know_is_not_claimed_of_the_link() {
     assert_eq!((whole.row.settled_until, whole.row.expiry_attributes["ttl"]), (Some(time(60)), Some(time(4))));
     let whole = reunited(&[], vec![knows(Some(70), Some(3)), knows(None, None)], 100);
     assert_eq!((whole.row.settled_until, whole.row.expiry_attributes["ttl"]), (None, None));
+    // The link's own row says what was so when it was divided.
+    let before = LinkRow {
+        expiry_attributes: [("ttl".to_owned(), None), ("older".to_owned(), Some(time(1)))].into(),
+        ..link(true)
+    };
+    let clocks = Clocks { ours: time(100), aws: time(100) };
+    let parts = vec![knows(Some(70), Some(3)), knows(Some(60), Some(4))];
+    let whole = reunite((&before, DIVISION), &[], parts, clocks, (GHOST_LIFE, KEPT_FOR)).unwrap();
+    let expiry = [("ttl".to_owned(), Some(time(4))), ("older".to_owned(), Some(time(1)))].into();
+    assert_eq!(whole.row.expiry_attributes, expiry, "an attribute is not in use again because it was once");
     let no_part = PartState { state: LinkState::default(), letters: Vec::new() };
     let clocks = Clocks { ours: time(1), aws: time(1) };
     let of_nothing = reunite((&link(true), DIVISION), &[], vec![no_part], clocks, (GHOST_LIFE, KEPT_FOR));

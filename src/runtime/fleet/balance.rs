@@ -17,14 +17,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A worker with one link fewer than this one leaves it so long to take a free one, before this one does.
-const GIVES_WAY: Duration = Duration::from_millis(200);
+use crate::checkpoint::PartName;
+
+/// A worker leaves a free link so long to one that has fewer; and a free part of a link, for parts are looked at less often.
+const GIVES_WAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1100));
 /// Of so many workers that are to go first, at most: a link is not left alone for long where they are gone by now.
 const MOST_TO_GO_FIRST: usize = 2;
 /// A link that went wrong here is not asked for again for so long, and others go first.
 const TROUBLED_FOR: Duration = Duration::from_secs(900);
-/// A link that was handed over is left to others for so long, until one of them has it; and to a worker that asks for it.
-const LEFT_FOR: Duration = Duration::from_millis(600);
+/// A link that was handed over is left to others for so long, until one of them has it; and to a worker that asks for it. A
+/// part, too.
+const LEFT_FOR: (Duration, Duration) = (Duration::from_millis(600), Duration::from_secs(2));
 
 /// What another worker, which is alive, said with its last sign.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -202,10 +205,12 @@ impl Balance {
         let to_go_first = waiting.iter().filter(|peer| (self.count(peer), order(&peer.worker, link)) < ours).count();
         let is_last = !waiting.is_empty() && self.troubled.contains_key(link);
         let to_go_first = if is_last { MOST_TO_GO_FIRST } else { to_go_first.min(MOST_TO_GO_FIRST) };
-        let leaves = GIVES_WAY.saturating_mul(u32::try_from(to_go_first).unwrap_or(0));
+        let is_part = PartName::parse(link).is_some();
+        let (gives_way, left_for) = if is_part { (GIVES_WAY.1, LEFT_FOR.1) } else { (GIVES_WAY.0, LEFT_FOR.0) };
+        let leaves = gives_way.saturating_mul(u32::try_from(to_go_first).unwrap_or(0));
         let is_for = |peer: &&Peer| peer.asks.as_deref() == Some(link) && self.count(peer) < self.has();
         let is_promised = self.left.contains(link) || waiting.into_iter().any(|peer| is_for(&peer));
-        if is_promised { leaves.max(LEFT_FOR) } else { leaves }
+        if is_promised { leaves.max(left_for) } else { leaves }
     }
 }
 

@@ -46,6 +46,9 @@ pub(crate) struct WorkerReport {
     /// Whether it works on parts of links.
     #[serde(default)]
     pub(crate) shares: bool,
+    /// Whether it is a command, which takes links whole and is gone soon.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_command: bool,
     /// The link that it would like to have from a worker that has more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) asks: Option<String>,

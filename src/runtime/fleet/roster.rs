@@ -1,6 +1,6 @@
 //! The links of this worker, as its tasks tell of them; and how one of them hears that it is to be handed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct Heard {
     pub(crate) others: usize,
     /// Of the links and parts that they hold.
     pub(crate) marks: BTreeMap<String, LinkMark>,
+    /// Links and parts that one of them could not open, or that failed under it.
+    pub(crate) failed: BTreeSet<String>,
 }
 
 /// A link that can be handed over.
@@ -59,8 +61,12 @@ impl Roster {
     pub(super) fn hear<'a>(&self, reports: impl Iterator<Item = &'a WorkerReport>) {
         let mut heard = Heard { at: Some(Instant::now()), ..Heard::default() };
         for report in reports {
-            let workers = if report.shares { &mut heard.sharing } else { &mut heard.others };
-            *workers += 1;
+            // Commands come and go, and say nothing of what workers can do.
+            if !report.is_command {
+                let workers = if report.shares { &mut heard.sharing } else { &mut heard.others };
+                *workers += 1;
+            }
+            heard.failed.extend(report.failed.keys().cloned());
             // One that failed there is another's, or nobody's: what was known of it stands still.
             for (name, mark) in report.links.iter().filter(|(_, mark)| mark.phase != Phase::Failed) {
                 let known = heard.marks.entry(name.clone()).or_insert_with(|| mark.clone());
@@ -185,6 +191,12 @@ mod tests {
         let heard = roster.heard();
         assert_eq!((heard.sharing, heard.others), (2, 1));
         assert_eq!(heard.marks["orders/3.0"].applied, Some(WallTime::from_secs(70)));
+        // A command does not work on parts, and is gone before that matters.
+        let command = WorkerReport { is_command: true, ..says(false, Phase::Failed, 5) };
+        roster.hear([says(true, Phase::Failed, 70), command].iter());
+        let heard = roster.heard();
+        assert_eq!((heard.sharing, heard.others), (1, 0));
+        assert!(heard.marks.is_empty());
         // It is just changing hands, and both say that they have it.
         let reports = [says(true, Phase::Replicating, 70), says(true, Phase::CatchingUp, 60)];
         roster.hear(reports.iter());

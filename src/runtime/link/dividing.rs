@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::leading::strays_of;
+use super::auditing::strays_of;
 use super::parts::part_name;
 use super::{Generation, Link};
 use crate::checkpoint::division::{Obstacle, divide, part_row};
 use crate::checkpoint::rows::{Division, Fence, LinkRow, ShardRow, ShardStatus, Stage};
 use crate::checkpoint::{LinkState, StateWrite, StoreError, StoreResult};
 use crate::error::{Result, chain};
-use crate::http::Heartbeat;
 use crate::model::{ShardId, StreamArn, WallTime};
 use crate::runtime::board::{Board, Snapshot};
 use crate::runtime::fleet::Heard;
@@ -28,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const PARTS_PER_WORKER: usize = 4;
 /// Most parts of a link.
 const MOST_PARTS: usize = 64;
+/// What listing the shards may take before a link is divided.
+const LIST_WITHIN: Duration = Duration::from_secs(20);
 
 impl Link {
     /// Resolves when the link may be divided, as far as can be seen while it runs.
@@ -37,9 +38,9 @@ impl Link {
         };
         tokio::time::sleep(WHOLE_FOR).await;
         loop {
-            let is_time = self.sharing.tried_at().is_none_or(|at| at.elapsed() >= DIVIDE_AGAIN);
-            let are_ghosts_gone = ghosts_until <= self.aws_now();
-            if is_time && are_ghosts_gone && is_divisible(&board.snapshot(), board.is_loading(), &fleet.heard()) {
+            let (now, heard) = (board.snapshot(), fleet.heard());
+            let may_be = self.sharing.is_time() && ghosts_until <= self.aws_now() && self.most_parts(&heard) >= 2;
+            if may_be && is_divisible(&now, board.is_loading(), &heard) {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -50,16 +51,10 @@ impl Link {
     ///
     /// Until the link's row says that it is divided, nobody looks at the parts, and a crash leaves a link that is whole. What it
     /// leaves of the parts is removed when the link is divided next.
-    pub(super) async fn divide(
-        &self,
-        prepared: &Prepared,
-        fence: &Fence,
-        stream: &StreamArn,
-        heartbeat: &Heartbeat,
-    ) -> Result<Generation> {
-        self.sharing.note_try();
+    pub(super) async fn divide(&self, prepared: &Prepared, fence: &Fence, stream: &StreamArn) -> Result<Generation> {
+        self.sharing.not_before(DIVIDE_AGAIN);
         let name = &self.config.name;
-        match Box::pin(self.try_to_divide(prepared, fence, stream, heartbeat)).await {
+        match Box::pin(self.try_to_divide(prepared, fence, stream)).await {
             Ok(Ok(parts)) => tracing::info!(link = name, parts, "the link is divided: its shards are shared"),
             Ok(Err(obstacle)) => tracing::info!(link = name, %obstacle, "the link is not divided now"),
             Err(error @ (StoreError::Invariant { .. } | StoreError::Gone { .. })) => return Err(error.into()),
@@ -69,20 +64,29 @@ impl Link {
         Ok(Generation::Again)
     }
 
+    /// Into how many parts the link is divided at most: each has a share of its limits, and no limit is less than 1.
+    fn most_parts(&self, heard: &Heard) -> usize {
+        let (in_flight, shards) = (self.config.apply.max_in_flight, self.config.stream.max_concurrent_shards);
+        (PARTS_PER_WORKER * (heard.sharing + 1)).min(MOST_PARTS).min(in_flight.min(shards) as usize)
+    }
+
     async fn try_to_divide(
         &self,
         prepared: &Prepared,
         fence: &Fence,
         stream: &StreamArn,
-        heartbeat: &Heartbeat,
     ) -> StoreResult<std::result::Result<usize, Obstacle>> {
         let (Some(fleet), Some(leases)) = (&self.shared.fleet, self.shared.store.leases()) else {
             return Ok(Err(Obstacle::Stage));
         };
         let (name, store) = (&self.config.name, &self.shared.store);
         let state = store.read(name).await?;
-        let Ok(listing) = self.lister(prepared, stream).list().await else { return Ok(Err(Obstacle::Stranger)) };
-        let most = (PARTS_PER_WORKER * (fleet.heard().sharing + 1)).min(MOST_PARTS);
+        let lister = self.lister(prepared, stream);
+        // Nothing is read meanwhile, so it is not waited for however long it takes.
+        let Ok(Ok(listing)) = tokio::time::timeout(LIST_WITHIN, lister.list()).await else {
+            return Ok(Err(Obstacle::NotListed));
+        };
+        let most = self.most_parts(&fleet.heard());
         let parts = match divide(&state, &awaited(&listing, &state.shards), most, self.aws_now()) {
             Ok(parts) => parts,
             Err(obstacle) => return Ok(Err(obstacle)),
@@ -94,12 +98,10 @@ impl Link {
         let division = division(&state, fence, parts.len());
         // None of those that are older is the link's, which is whole, nor ever will be: whoever made them has lost the link.
         for old in leases.parts(name).await?.into_iter().filter(|part| part.epoch < fence.epoch) {
-            heartbeat.tick();
             leases.remove_part(&old).await?;
         }
         let num_parts = parts.len();
         for (number, shards) in (0..).zip(parts) {
-            heartbeat.tick();
             let mut writes: Vec<StateWrite> = shards.into_iter().map(StateWrite::Shard).collect();
             writes.push(StateWrite::Link(part_row(&row)));
             leases.make_part(&part_name(name, division, number), self.shared.context.worker(), writes).await?;

@@ -6,29 +6,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ending::ANOTHER_TABLE;
+use super::auditing::Audit;
+use super::marks::{PartMarks, Said};
 use super::parts::part_name;
 use super::watching::CATCHING_UP;
-use super::{Generation, Link, Start};
+use super::{Generation, Link, LinkSlots, Start};
 use crate::checkpoint::division::{Clocks, PartState, reunite};
 use crate::checkpoint::lease::Session;
-use crate::checkpoint::rows::{Division, Fence, LinkRow, ShardRow, ShardStatus, Stage};
-use crate::checkpoint::{StateWrite, StoreError, all_letters};
-use crate::error::{Error, Exit, Fault, Result, chain};
+use crate::checkpoint::rows::{Division, Fence, LinkRow, Stage};
+use crate::checkpoint::{StateWrite, StoreError, StoreResult, all_letters};
+use crate::error::{Error, Result, chain};
 use crate::http::Heartbeat;
-use crate::model::{ShardId, WallTime};
 use crate::runtime::board::Board;
 use crate::runtime::fleet::{Heard, LinkMark};
 use crate::runtime::prepare::Prepared;
 use crate::stream::lineage::FORGET_AFTER;
-use crate::stream::lister::{ListError, ShardLister};
-use crate::stream::part::strays;
-use crate::stream::{Listing, StreamStatus};
 use crate::telemetry::Phase;
-use crate::telemetry::lag::{RETENTION, Watermarks};
+use crate::telemetry::lag::RETENTION;
 
 /// How often the leader looks at what the parts say.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -38,8 +36,10 @@ const LIST_AGAIN: Duration = Duration::from_secs(1);
 const ALONE_FOR: Duration = Duration::from_secs(120);
 /// A process that stops tries for so long to let go of parts; then its last sign of life tells others.
 pub(super) const LET_GO_WITHIN: Duration = Duration::from_secs(3);
-/// Wait before a write is tried again that may pass.
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// Wait before the state is asked again for what may pass.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A link that did worse divided stays whole for so long.
+const NOT_AGAIN_FOR: Duration = Duration::from_secs(6 * 3600);
 
 /// A divided link, held.
 pub(super) struct Lead {
@@ -52,7 +52,7 @@ pub(super) struct Lead {
 
 /// Why a link is to be whole again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum Reason {
+pub(super) enum Reason {
     #[error("this process does not share")]
     NotShared,
     #[error("a gap is open")]
@@ -63,6 +63,10 @@ enum Reason {
     Stream,
     #[error("fewer than two workers share, or one does not")]
     Workers,
+    #[error("a part failed wherever it was opened")]
+    Failing,
+    #[error("a part is far behind the others")]
+    Behind,
 }
 
 impl Link {
@@ -86,7 +90,11 @@ impl Link {
                 self.leave(&board);
                 Ok(Generation::HandedOver)
             }
-            done = Box::pin(self.lead_on(&lead, &board, (&is_leading, &collected), heartbeat)) => done,
+            done = Box::pin(self.lead_beside_looks(&lead, &board, (&is_leading, &collected), heartbeat)) => {
+                // Whoever has it next knows what is so then.
+                self.leave(&board);
+                done
+            }
         };
         // Nobody works on those here: they were collected.
         let letting_go = async {
@@ -121,6 +129,20 @@ impl Link {
         outcome
     }
 
+    async fn lead_beside_looks(
+        &self,
+        lead: &Lead,
+        board: &Board,
+        shared: (&AtomicBool, &Mutex<Vec<String>>),
+        heartbeat: &Heartbeat,
+    ) -> Result<Generation> {
+        tokio::select! {
+            biased;
+            done = self.lead_on(lead, board, shared, heartbeat) => done,
+            never = self.watch_verified(board) => match never {},
+        }
+    }
+
     async fn lead_on(
         &self,
         lead: &Lead,
@@ -144,100 +166,80 @@ impl Link {
     async fn until_recalled(&self, lead: &Lead, board: &Board, heartbeat: &Heartbeat) -> Result<Reason> {
         let Some(fleet) = self.shared.fleet.as_ref().filter(|_| self.shares()) else { return Ok(Reason::NotShared) };
         let lister = self.lister(&lead.prepared, &lead.row.identity.stream).sharing(Some(self.sharing.listings()));
-        let of_link = self.shared.store.read(&self.config.name).await?.shards;
+        let of_link = self.insist(heartbeat, || self.shared.store.read(&self.config.name)).await?;
         let (mut suspected, mut list_at, mut alone_since) = (BTreeSet::new(), Instant::now(), None);
         let mut marks = PartMarks::default();
+        // Beside the rest, which is not to wait for a source or a table that does not answer.
+        let mut auditing: Option<BoxFuture<'_, Result<Audit>>> = None;
         loop {
             heartbeat.tick();
             let heard = fleet.heard();
-            if marks.take(&self.marks(lead.division, &heard)) {
-                return Ok(Reason::Gap);
+            if let Some(reason) = marks.take(&self.said(lead.division, &heard), Instant::now()) {
+                return Ok(reason);
             }
-            self.tell(board, &marks, lead);
+            if marks.is_one_far_behind(lead.division.parts, self.aws_now()) {
+                // What they lack is no less an hour later.
+                self.sharing.not_before(NOT_AGAIN_FOR);
+                return Ok(Reason::Behind);
+            }
+            // A shard that may be nobody's may have any key, from any time on.
+            if suspected.is_empty() {
+                self.tell(board, &marks, lead);
+            }
             if heard.sharing > 0 && heard.others == 0 || heard.at.is_none() {
                 alone_since = None;
             } else if alone_since.get_or_insert_with(Instant::now).elapsed() >= ALONE_FOR {
                 return Ok(Reason::Workers);
             }
-            if Instant::now() >= list_at {
-                let jitter = 0.9 + 0.2 * self.shared.context.draw();
-                list_at = Instant::now() + self.config.stream.discovery_interval.mul_f64(jitter);
-                match self.audit(lead, &lister, &of_link, board).await? {
-                    Audit::Reason(reason) => return Ok(reason),
-                    Audit::Strays(strays) if strays.intersection(&suspected).next().is_some() => {
-                        return Ok(Reason::Strays);
-                    }
-                    Audit::Strays(strays) => {
-                        if !strays.is_empty() {
-                            list_at = Instant::now() + LIST_AGAIN;
-                        }
-                        suspected = strays;
-                    }
-                    Audit::NotNow => {}
+            if auditing.is_none() && Instant::now() >= list_at {
+                auditing = Some(Box::pin(self.audit(lead, &lister, &of_link)));
+            }
+            let audited = async {
+                match &mut auditing {
+                    Some(auditing) => auditing.await,
+                    None => std::future::pending().await,
                 }
+            };
+            let audited = tokio::select! {
+                biased;
+                audited = audited => audited?,
+                () = tokio::time::sleep(LOOK_EVERY) => continue,
+            };
+            auditing = None;
+            let jitter = 0.9 + 0.2 * self.shared.context.draw();
+            list_at = Instant::now() + self.list_part_every().mul_f64(jitter);
+            match audited {
+                Audit::Reason(reason) => return Ok(reason),
+                Audit::Looked { strays, .. } if strays.intersection(&suspected).next().is_some() => {
+                    return Ok(Reason::Strays);
+                }
+                Audit::Looked { strays, dead_letters } => {
+                    use crate::stream::driver::StreamObserver as _;
+                    board.discovered();
+                    board.letters_of_parts(dead_letters);
+                    if !strays.is_empty() {
+                        list_at = Instant::now() + LIST_AGAIN;
+                    }
+                    suspected = strays;
+                }
+                Audit::NotNow => {}
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Looks whether the source is as it was, and whether each of its shards is finished, or somebody's.
-    async fn audit(&self, lead: &Lead, lister: &ShardLister, of_link: &[ShardRow], board: &Board) -> Result<Audit> {
-        if let Ok(source) = lead.prepared.accounts.describe_source(&self.shared.context).await {
-            if source.id != lead.row.identity.source_id {
-                let what = format!("the source table of link `{}` was made anew", self.config.name);
-                return Err(Error::new(Exit::Lost, what).hint(ANOTHER_TABLE));
-            }
-            if source.stream.is_none_or(|stream| stream.arn != lead.row.identity.stream) {
-                return Ok(Audit::Reason(Reason::Stream));
-            }
-        }
-        let begun = Instant::now();
-        let listing = match lister.list_after(0, begun).await {
-            Ok(listed) => listed.listing,
-            Err(ListError::Failed(failure)) if failure.fault == Fault::Lost => {
-                return Ok(Audit::Reason(Reason::Stream));
-            }
-            Err(ListError::Failed(failure)) => {
-                tracing::warn!(link = self.config.name, error = %failure, "the shards could not be listed, trying later");
-                return Ok(Audit::NotNow);
-            }
-            Err(ListError::Odd(error)) => {
-                tracing::warn!(link = self.config.name, %error, "the listing contradicts itself, trying later");
-                return Ok(Audit::NotNow);
-            }
-        };
-        if listing.status() != StreamStatus::Enabled {
-            return Ok(Audit::Reason(Reason::Stream));
-        }
-        if !listing.is_conclusive() {
-            return Ok(Audit::NotNow);
-        }
-        // After the listing: what is added by then is seen.
-        let mut parts = Vec::new();
-        for number in 0..lead.division.parts {
-            let part = self.shared.store.read(&part_name(&self.config.name, lead.division, number).to_string()).await;
-            match part {
-                Ok(part) if part.gaps.iter().any(|gap| gap.healed.is_none()) => return Ok(Audit::Reason(Reason::Gap)),
-                Ok(part) => parts.push(part.shards),
-                Err(error) if error.may_pass() => return Ok(Audit::NotNow),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        use crate::stream::driver::StreamObserver as _;
-        board.discovered();
-        Ok(Audit::Strays(strays_of(&listing, of_link, &parts)))
-    }
-
-    /// What the owners of the parts say, whoever they are.
-    fn marks(&self, division: Division, heard: &Heard) -> BTreeMap<u32, LinkMark> {
+    /// What the owners of the parts say, whoever they are, and of which parts nobody says but that they failed.
+    fn said(&self, division: Division, heard: &Heard) -> BTreeMap<u32, Said> {
         let ours = self.slots.parts().clone();
-        let mark = |number: u32| {
+        let said = |number: u32| {
             let name = part_name(&self.config.name, division, number).to_string();
-            let own = ours.get(&name).and_then(|slots| slots.board()).map(|board| LinkMark::of(&board.snapshot()));
-            let own = own.filter(|mark| mark.phase != Phase::Failed);
-            own.or_else(|| heard.marks.get(&name).cloned()).map(|mark| (number, mark))
+            let own = ours.get(&name);
+            let board = own.and_then(LinkSlots::board).map(|board| LinkMark::of(&board.snapshot()));
+            let board = board.filter(|mark| mark.phase != Phase::Failed);
+            let mark = board.or_else(|| heard.marks.get(&name).cloned()).map(Said::Mark);
+            let has_failed = || heard.failed.contains(&name) || own.is_some_and(|own| own.trouble().is_some());
+            Some((number, mark.or_else(|| has_failed().then_some(Said::Failed))?))
         };
-        (0..division.parts).filter_map(mark).collect()
+        (0..division.parts).filter_map(said).collect()
     }
 
     fn tell(&self, board: &Board, marks: &PartMarks, lead: &Lead) {
@@ -270,10 +272,10 @@ impl Link {
             // Before it is taken: whatever comes of that, it is let go of.
             collected.lock().unwrap_or_else(PoisonError::into_inner).push(part.clone());
             let held = alive(fleet.collect(&part), heartbeat).await?;
-            let letters = all_letters(store.as_ref(), &part).await?;
+            let letters = self.insist(heartbeat, || Box::pin(all_letters(store.as_ref(), &part))).await?;
             parts.push(PartState { state: held.state, letters });
         }
-        let of_link = store.read(link).await?.shards;
+        let of_link = self.insist(heartbeat, || store.read(link)).await?.shards;
         let clocks = Clocks { ours: self.shared.context.now(), aws: self.aws_now() };
         let kept = (self.config.apply.in_doubt_for, FORGET_AFTER);
         let whole = reunite((&lead.row, division), &of_link, parts, clocks, kept).ok_or_else(|| {
@@ -284,8 +286,7 @@ impl Link {
         self.persist(&lead.fence, vec![StateWrite::Link(whole.row)], heartbeat).await?;
         tracing::info!(link, parts = division.parts, "the link is whole");
         for number in 0..division.parts {
-            heartbeat.tick();
-            if let Err(error) = leases.remove_part(&part_name(link, division, number)).await {
+            if let Err(error) = alive(leases.remove_part(&part_name(link, division, number)), heartbeat).await {
                 // They are found when the link is divided next.
                 tracing::warn!(link, error = chain(&error), "a part that is no more could not be removed");
             }
@@ -294,39 +295,27 @@ impl Link {
     }
 
     /// Writes this, however long that takes.
-    pub(super) async fn persist(&self, fence: &Fence, writes: Vec<StateWrite>, heartbeat: &Heartbeat) -> Result<()> {
+    async fn persist(&self, fence: &Fence, writes: Vec<StateWrite>, heartbeat: &Heartbeat) -> Result<()> {
+        let store = &self.shared.store;
+        self.insist(heartbeat, || store.commit(&self.config.name, fence, writes.clone())).await
+    }
+
+    /// Asks the state until it answers, however long that takes, unless it says what does not pass.
+    async fn insist<'a, T>(&self, heartbeat: &Heartbeat, ask: impl Fn() -> BoxFuture<'a, StoreResult<T>>) -> Result<T> {
         loop {
-            heartbeat.tick();
-            match self.shared.store.commit(&self.config.name, fence, writes.clone()).await {
-                Ok(()) => return Ok(()),
+            match alive(ask(), heartbeat).await {
                 Err(error) if error.may_pass() => {
                     tracing::warn!(
                         link = self.config.name,
                         error = chain(&error),
-                        "state could not be written, trying again"
+                        "the state does not answer, trying again"
                     );
-                    tokio::time::sleep(WRITE_AGAIN).await;
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
-                Err(error) => return Err(error.into()),
+                other => return Ok(other?),
             }
         }
     }
-}
-
-/// What a look at the source and at the parts says.
-enum Audit {
-    Reason(Reason),
-    Strays(BTreeSet<ShardId>),
-    /// Nothing.
-    NotNow,
-}
-
-/// Strays among the shards of a listing, by the rows of link and parts.
-pub(super) fn strays_of(listing: &Listing, of_link: &[ShardRow], parts: &[Vec<ShardRow>]) -> BTreeSet<ShardId> {
-    let is_owed = |row: &ShardRow| row.is_lost || row.status != ShardStatus::Finished;
-    let link: Vec<_> = of_link.iter().map(|row| (&row.id, row.parent.as_ref(), is_owed(row))).collect();
-    let parts: Vec<BTreeSet<&ShardId>> = parts.iter().map(|rows| rows.iter().map(|row| &row.id).collect()).collect();
-    strays(listing, &link, &parts)
 }
 
 /// It was told to stop so long ago.
@@ -336,7 +325,7 @@ pub(super) async fn stopped_for(stop: &CancellationToken, time: Duration) {
 }
 
 /// Does this, alive however long it takes.
-async fn alive<T>(work: impl Future<Output = T>, heartbeat: &Heartbeat) -> T {
+pub(super) async fn alive<T>(work: impl Future<Output = T>, heartbeat: &Heartbeat) -> T {
     tokio::pin!(work);
     loop {
         heartbeat.tick();
@@ -345,68 +334,5 @@ async fn alive<T>(work: impl Future<Output = T>, heartbeat: &Heartbeat) -> T {
             done = &mut work => return done,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-    }
-}
-
-/// Pure: how far each part is, as it was heard last. Times never go back: who takes a part over knows less for a moment.
-#[derive(Debug, Default)]
-struct PartMarks(BTreeMap<u32, PartMark>);
-
-#[derive(Debug, Clone, Copy, Default)]
-struct PartMark {
-    applied: Option<WallTime>,
-    checkpointed: Option<WallTime>,
-    in_doubt: usize,
-}
-
-impl PartMarks {
-    /// Answers whether one of them has an open gap.
-    fn take(&mut self, marks: &BTreeMap<u32, LinkMark>) -> bool {
-        for (number, mark) in marks {
-            let known = self.0.entry(*number).or_default();
-            known.applied = known.applied.max(mark.applied);
-            known.checkpointed = known.checkpointed.max(mark.checkpointed);
-            known.in_doubt = mark.in_doubt;
-        }
-        marks.values().any(|mark| mark.open_gaps > 0)
-    }
-
-    /// Those of the link: everything before them is applied, whichever part it was for. Of a part that was not heard of
-    /// nothing is known.
-    fn least(&self, parts: u32) -> (Watermarks, Option<WallTime>) {
-        let known = || (0..parts).map(|number| self.0.get(&number).copied().unwrap_or_default());
-        let applied = known().map(|mark| mark.applied).min().flatten();
-        let checkpointed = known().map(|mark| mark.checkpointed).min().flatten();
-        let deadline = checkpointed.map(|checkpointed| checkpointed.plus(RETENTION));
-        (Watermarks { read: None, applied, checkpointed }, deadline)
-    }
-
-    fn in_doubt(&self, parts: u32) -> usize {
-        self.0.range(..parts).map(|(_, mark)| mark.in_doubt).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mark(applied: Option<i64>, open_gaps: usize) -> LinkMark {
-        let applied = applied.map(WallTime::from_secs);
-        let deadline = WallTime::from_secs(9);
-        LinkMark { phase: Phase::Replicating, applied, checkpointed: applied, deadline, open_gaps, in_doubt: 2 }
-    }
-
-    #[test]
-    fn a_link_is_as_far_as_its_last_part_and_no_further_than_is_known() {
-        let mut marks = PartMarks::default();
-        let applied = |marks: &PartMarks| marks.least(3).0.applied.map(|time| time.millis() / 1000);
-        assert!(!marks.take(&[(0, mark(Some(70), 0)), (1, mark(Some(60), 0))].into()));
-        assert_eq!(applied(&marks), None, "nobody told of the third");
-        marks.take(&[(2, mark(Some(65), 0))].into());
-        assert_eq!(applied(&marks), Some(60), "what the others said stands");
-        marks.take(&[(0, mark(Some(10), 0)), (1, mark(None, 0)), (2, mark(Some(90), 0))].into());
-        assert_eq!(applied(&marks), Some(60), "who takes over knows less, and what was applied is applied");
-        assert!(marks.take(&[(2, mark(Some(90), 1))].into()));
-        assert_eq!(marks.in_doubt(3), 6);
     }
 }

@@ -24,6 +24,8 @@ use crate::telemetry::Mode;
 
 /// How often a worker looks whether a link is divided, or is to be whole again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A stream is listed so often by each worker, however many there are.
+const LIST_AT_LEAST_EVERY: Duration = Duration::from_secs(300);
 /// First and longest wait before a part that failed is opened again.
 const PART_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
@@ -39,13 +41,13 @@ pub(crate) struct Sharing {
     /// Whether parts of the link are worked on here.
     at_work: watch::Sender<bool>,
     listings: Arc<Listings>,
-    /// When it was last tried to divide the link here.
-    tried_at: Mutex<Option<Instant>>,
+    /// The link is not to be divided here before this.
+    not_before: Mutex<Option<Instant>>,
 }
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { at_work: watch::Sender::new(false), listings: Arc::default(), tried_at: Mutex::default() }
+        Self { at_work: watch::Sender::new(false), listings: Arc::default(), not_before: Mutex::default() }
     }
 }
 
@@ -64,14 +66,16 @@ impl Sharing {
         let _still_there = at_work.wait_for(|at_work| !at_work).await.is_ok();
     }
 
-    /// It is tried to divide the link now.
-    pub(super) fn note_try(&self) {
-        *self.tried_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// The link is not to be divided here for so long.
+    pub(super) fn not_before(&self, wait: Duration) {
+        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_before = (*not_before).max(Some(Instant::now() + wait));
     }
 
-    /// When that was last.
-    pub(super) fn tried_at(&self) -> Option<Instant> {
-        *self.tried_at.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether that time is over.
+    pub(super) fn is_time(&self) -> bool {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before.is_none_or(|at| at <= Instant::now())
     }
 }
 
@@ -88,11 +92,22 @@ pub(super) fn part_name(link: &str, division: Division, number: u32) -> PartName
     PartName { link: link.to_owned(), epoch: division.epoch, number }
 }
 
+/// The names of a link's parts, if it is divided and they are worked on.
+pub(crate) async fn parts_at_work(store: &dyn StateStore, link: &str) -> StoreResult<Vec<String>> {
+    let Some(leases) = store.leases() else { return Ok(Vec::new()) };
+    let division = division_of(leases.link_row(link).await?.as_ref());
+    Ok(division.filter(|division| !division.is_recalled).map_or_else(Vec::new, |division| names(link, division)))
+}
+
 /// The names of a link's parts, if it is divided.
 pub(crate) async fn parts_of(store: &dyn StateStore, link: &str) -> StoreResult<Vec<String>> {
     let Some(leases) = store.leases() else { return Ok(Vec::new()) };
     let Some(division) = division_of(leases.link_row(link).await?.as_ref()) else { return Ok(Vec::new()) };
-    Ok((0..division.parts).map(|number| part_name(link, division, number).to_string()).collect())
+    Ok(names(link, division))
+}
+
+fn names(link: &str, division: Division) -> Vec<String> {
+    (0..division.parts).map(|number| part_name(link, division, number).to_string()).collect()
 }
 
 /// Refuses a link that is divided: its rows are not how far it is.
@@ -226,6 +241,14 @@ impl Link {
             part: Some(PartOf { link: self.config.name.clone(), division }),
             sharing: Arc::clone(&self.sharing),
         }
+    }
+
+    /// How often the stream of a divided link is listed by each worker while nothing is waited for: all of them together as
+    /// often as one does of a whole one, for DescribeStream is limited.
+    pub(super) fn list_part_every(&self) -> Duration {
+        let workers = self.shared.fleet.as_ref().map_or(1, |fleet| fleet.heard().sharing + 1);
+        let every = self.config.stream.discovery_interval;
+        every.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX)).min(LIST_AT_LEAST_EVERY.max(every))
     }
 
     /// The link in metrics.

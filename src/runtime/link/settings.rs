@@ -44,7 +44,7 @@ impl Link {
                 look_ahead_bytes: usize::try_from(apply.look_ahead_bytes.div_ceil(parts.into())).unwrap_or(usize::MAX),
             },
             engine: EngineSettings {
-                max_in_flight: apply.max_in_flight.div_ceil(parts) as usize,
+                max_in_flight: (apply.max_in_flight / parts).max(1) as usize,
                 batch_items: apply.batch_items as usize,
                 batch_bytes: if is_gated { MAX_TRANSACTION_BYTES } else { MAX_BATCH_BYTES },
                 is_transaction: is_gated,
@@ -57,8 +57,12 @@ impl Link {
             },
             stream: StreamSettings {
                 pace: Pace { poll_min: stream.poll_min, poll_max: stream.poll_max },
-                discovery_interval: stream.discovery_interval,
-                max_concurrent: stream.max_concurrent_shards.div_ceil(parts) as usize,
+                discovery_interval: if self.part.is_some() {
+                    self.list_part_every()
+                } else {
+                    stream.discovery_interval
+                },
+                max_concurrent: (stream.max_concurrent_shards / parts).max(1) as usize,
                 filter: ChangeFilter {
                     from: apply_from(row),
                     max_age: stream.max_record_age,

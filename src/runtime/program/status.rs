@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::Program;
 use crate::checkpoint::rows::{GapRow, ShardRow, Stage};
-use crate::checkpoint::{Leases, LinkState, Sighting, Sign};
+use crate::checkpoint::{Leases, LinkState, PartName, Sighting, Sign};
 use crate::config::{OnGap, PatternLink};
 use crate::error::{Error, Exit, Result};
 use crate::http::{LinkReadiness, NotReady, StatusSource};
 use crate::model::{GapScope, ShardStatus, WallTime};
 use crate::runtime::board::Snapshot;
 use crate::runtime::fleet::WorkerReport;
-use crate::runtime::link::{LinkSlots, parts_of};
+use crate::runtime::link::{LinkSlots, parts_at_work, parts_of};
 use crate::telemetry::lag::{RETENTION, Watermarks};
 use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
 use crate::telemetry::{GapCause, Label as _, Phase, ShardState, ThrottleReason};
@@ -44,9 +44,8 @@ impl Program {
             let mut unheld = Vec::new();
             for part in parts_of(store.as_ref(), &name).await? {
                 state = together(state, store.read(&part).await?);
-                unheld.extend(
-                    self.unheld(leases.as_ref(), &part, &signs).await?.map(|why| format!("part {part}: {why}")),
-                );
+                let troubles = self.troubles(leases.as_ref(), &part, &signs).await?;
+                unheld.extend(troubles.into_iter().map(|why| format!("part {part}: {why}")));
             }
             let sighting = match &leases {
                 Some(leases) => Some(leases.sight(&name, false).await?),
@@ -82,9 +81,10 @@ impl Program {
         let signs = leases.signs().await?;
         let mut unheld = Vec::new();
         for link in self.links().await? {
-            let parts = parts_of(store.as_ref(), &link.name).await?;
+            let parts = parts_at_work(store.as_ref(), &link.name).await?;
             for name in std::iter::once(&link.name).chain(&parts) {
-                let trouble = self.unheld(Some(&leases), name, &signs).await?;
+                let sighting = leases.sight(name, false).await?;
+                let trouble = self.unheld(name, &sighting, &signs);
                 unheld.extend(trouble.map(|trouble| (name.clone(), trouble)));
             }
         }
@@ -92,10 +92,18 @@ impl Program {
     }
 
     /// Why no live worker works on a link, or on a part of one.
-    async fn unheld(&self, leases: Option<&Arc<dyn Leases>>, link: &str, signs: &[Sign]) -> Result<Option<String>> {
-        let Some(leases) = leases else { return Ok(None) };
-        let sighting = leases.sight(link, false).await?;
-        Ok(holder_trouble(&sighting, signs, self.context.now()))
+    fn unheld(&self, link: &str, sighting: &Sighting, signs: &[Sign]) -> Option<String> {
+        // It was removed since: the link is whole.
+        let is_gone = sighting.fence.is_none() && PartName::parse(link).is_some();
+        holder_trouble(sighting, signs, self.context.now()).filter(|_| !is_gone)
+    }
+
+    /// The same of a part, and what is wrong with it.
+    async fn troubles(&self, leases: Option<&Arc<dyn Leases>>, part: &str, signs: &[Sign]) -> Result<Vec<String>> {
+        let Some(leases) = leases else { return Ok(Vec::new()) };
+        let sighting = leases.sight(part, false).await?;
+        let told = told_trouble(part, Some(&sighting), signs, self.context.now());
+        Ok(self.unheld(part, &sighting, signs).into_iter().chain(told).collect())
     }
 }
 

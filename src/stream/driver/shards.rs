@@ -14,6 +14,7 @@ use crate::error::{Failure, Fault};
 use crate::model::{ShardId, WallTime};
 use crate::stream::gaps::first_confirmed;
 use crate::stream::lister::{ListError, Numbered};
+use crate::stream::part::Elsewhere;
 use crate::stream::{Discovery, Listing, NewShard, ShardListing, StreamStatus, Suspect};
 
 /// How often shards whose children are late are asked for them; doubles up to the discovery interval.
@@ -42,7 +43,7 @@ impl StreamDriver {
             self.settled_by_listing = parents.cloned().collect();
             let (lister, seen, begun_after) = (self.lister.clone(), self.seen_listing, self.listed_since(now));
             self.work.push(Box::pin(async move { Done::Listed(lister.list_after(seen, begun_after).await) }));
-        } else if self.is_awaiting && now >= self.children_at {
+        } else if self.is_awaiting && now >= self.children_at && self.may_ask_for_children() {
             let waiting: Vec<_> = self.lineage.awaiting_children(self.context.now()).collect();
             let Some(next) = waiting.get(self.children_asked % waiting.len().max(1)) else { return };
             if next.waited >= CHILDREN_ARE_LATE && self.children_asked.is_multiple_of(64) {
@@ -56,6 +57,11 @@ impl StreamDriver {
                 Done::Children(parent, answer)
             }));
         }
+    }
+
+    /// Whether an answer that tells of children alone is enough to add them.
+    fn may_ask_for_children(&self) -> bool {
+        self.elsewhere.as_ref().is_none_or(Elsewhere::leaves_children)
     }
 
     /// A listing that was begun after this will do: while nothing is waited for it may be somebody else's of a while ago.

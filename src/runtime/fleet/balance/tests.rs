@@ -87,18 +87,19 @@ async fn a_free_link_is_left_to_those_with_fewer_for_a_moment() {
     assert_eq!(balance.leaves_to_others("z", now), Duration::ZERO);
     let others = vec![peer("w", 0, 3, None), peer("x", 1, 3, None), peer("y", 3, 3, None), peer("idle", 0, 0, None)];
     balance.look(others, now, 0.0, |_| true);
-    assert_eq!(balance.leaves_to_others("z", now), GIVES_WAY * 2);
+    assert_eq!(balance.leaves_to_others("z", now), GIVES_WAY.0 * 2);
+    assert_eq!(balance.leaves_to_others("z/7.0", now), GIVES_WAY.1 * 2, "parts are looked at less often");
     assert_eq!(balance.leaves_to_others("z", now + LEASE * 2), Duration::ZERO, "nobody knows who lives by now");
     let many = (0..9).map(|n| peer(&format!("w{n}"), 0, 3, None)).collect();
     balance.look(many, now, 0.0, |_| true);
-    assert_eq!(balance.leaves_to_others("z", now), GIVES_WAY * 2, "however many there are");
+    assert_eq!(balance.leaves_to_others("z", now), GIVES_WAY.0 * 2, "however many there are");
     let mut failing = Balance::new("me", LEASE, base);
     failing.set_troubled("z", now);
     assert_eq!(failing.leaves_to_others("z", now), Duration::ZERO, "nobody else is there");
     failing.look(vec![peer("y", 3, 3, None)], now, 0.0, |_| true);
     assert_eq!(
         (failing.leaves_to_others("y", now), failing.leaves_to_others("z", now)),
-        (Duration::ZERO, GIVES_WAY * 2)
+        (Duration::ZERO, GIVES_WAY.0 * 2)
     );
 }
 
@@ -109,9 +110,9 @@ async fn a_link_that_was_handed_over_is_left_to_others_until_one_has_it() {
     let mut balance = settled(base, &["a", "b"]);
     balance.look(vec![peer("x", 0, 9, Some("a"))], now, 0.0, |_| true);
     balance.let_go("a");
-    assert_eq!(balance.leaves_to_others("a", now), LEFT_FOR);
+    assert_eq!(balance.leaves_to_others("a", now), LEFT_FOR.0);
     balance.is_held("a");
-    assert!(balance.leaves_to_others("a", now) < LEFT_FOR, "its new worker may stop at any time");
+    assert!(balance.leaves_to_others("a", now) < LEFT_FOR.0, "its new worker may stop at any time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,8 +120,8 @@ async fn a_link_that_a_worker_with_fewer_asks_for_is_left_to_that_one() {
     let base = Instant::now();
     let mut balance = settled(base, &["a", "b"]);
     balance.look(vec![peer("x", 1, 9, Some("y")), peer("z", 2, 9, Some("w"))], base, 0.0, |_| true);
-    assert_eq!(balance.leaves_to_others("y", base), LEFT_FOR);
-    assert!(balance.leaves_to_others("w", base) < LEFT_FOR, "z has as many");
+    assert_eq!(balance.leaves_to_others("y", base), LEFT_FOR.0);
+    assert!(balance.leaves_to_others("w", base) < LEFT_FOR.0, "z has as many");
 }
 
 #[tokio::test(start_paused = true)]

@@ -323,6 +323,11 @@ impl Plan {
             plan.settings.in_doubt_for = fleet::IN_DOUBT_FOR;
             plan.settings.poll_max = plan.settings.poll_max.min(5 * SECOND);
         }
+        if family == Family::Parts {
+            // There are no more parts than that.
+            plan.settings.max_in_flight = plan.settings.max_in_flight.max(2);
+            plan.settings.concurrent_shards = plan.settings.concurrent_shards.max(2);
+        }
         plan
     }
 

@@ -513,6 +513,7 @@ class Soak:
         self.most_in_doubt = 0
         self.gaps = set()
         self.trouble = []
+        self.counts = collections.Counter()
 
     @property
     def link(self):
@@ -574,8 +575,10 @@ class Soak:
         self.begun = time.monotonic()
 
     def said(self, text):
-        """How often the workers have logged this."""
-        return sum(worker.log.read_bytes().count(text) for worker in self.workers)
+        """How often the workers have logged this; the logs may be gone at the end."""
+        if all(worker.log.exists() for worker in self.workers):
+            self.counts[text] = sum(worker.log.read_bytes().count(text) for worker in self.workers)
+        return self.counts[text]
 
     # The workers' hard life.
 

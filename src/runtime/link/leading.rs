@@ -177,7 +177,7 @@ impl Link {
             if let Some(reason) = marks.take(&self.said(lead.division, &heard), Instant::now()) {
                 return Ok(reason);
             }
-            if marks.is_one_far_behind(lead.division.parts, self.aws_now()) {
+            if marks.stays_one_behind(lead.division.parts, self.aws_now(), Instant::now()) {
                 // What they lack is no less an hour later.
                 self.sharing.not_before(NOT_AGAIN_FOR);
                 return Ok(Reason::Behind);

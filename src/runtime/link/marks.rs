@@ -18,10 +18,16 @@ const FAILS_FOR: Duration = Duration::from_secs(120);
 const FAR_BEHIND: Duration = Duration::from_secs(3600);
 /// As far behind are those that are not.
 const NOT_BEHIND: Duration = Duration::from_secs(300);
+/// And for so long: after an outage one part has caught up before another one.
+const BEHIND_FOR: Duration = Duration::from_secs(1800);
 
 /// How far each part is. Times never go back: who takes a part over knows less for a moment.
 #[derive(Debug, Default)]
-pub(super) struct PartMarks(BTreeMap<u32, PartMark>);
+pub(super) struct PartMarks {
+    parts: BTreeMap<u32, PartMark>,
+    /// One is far behind, and another one is not.
+    behind_since: Option<Instant>,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 struct PartMark {
@@ -46,7 +52,7 @@ impl PartMarks {
     pub(super) fn take(&mut self, said: &BTreeMap<u32, Said>, now: Instant) -> Option<Reason> {
         let mut reason = None;
         for (number, said) in said {
-            let known = self.0.entry(*number).or_default();
+            let known = self.parts.entry(*number).or_default();
             match said {
                 Said::Mark(mark) => {
                     known.applied = known.applied.max(mark.applied);
@@ -68,17 +74,21 @@ impl PartMarks {
         reason
     }
 
-    /// Whether one of them falls behind alone.
-    pub(super) fn is_one_far_behind(&self, parts: u32, now: WallTime) -> bool {
-        let applied = || (0..parts).filter_map(|number| self.0.get(&number)?.applied);
-        let is_current = applied().max().is_some_and(|applied| now.since(applied) <= NOT_BEHIND);
-        is_current && applied().min().is_some_and(|applied| now.since(applied) >= FAR_BEHIND)
+    /// Whether one of them stays behind alone.
+    pub(super) fn stays_one_behind(&mut self, parts: u32, at: WallTime, now: Instant) -> bool {
+        let applied = || (0..parts).filter_map(|number| self.parts.get(&number)?.applied);
+        let is_current = applied().max().is_some_and(|applied| at.since(applied) <= NOT_BEHIND);
+        if !is_current || applied().min().is_none_or(|applied| at.since(applied) < FAR_BEHIND) {
+            self.behind_since = None;
+            return false;
+        }
+        now.duration_since(*self.behind_since.get_or_insert(now)) >= BEHIND_FOR
     }
 
     /// Those of the link: everything before them is applied, whichever part it was for. Of a part that was not heard of
     /// nothing is known.
     pub(super) fn least(&self, parts: u32) -> (Watermarks, Option<WallTime>) {
-        let known = || (0..parts).map(|number| self.0.get(&number).copied().unwrap_or_default());
+        let known = || (0..parts).map(|number| self.parts.get(&number).copied().unwrap_or_default());
         let applied = known().map(|mark| mark.applied).min().flatten();
         let checkpointed = known().map(|mark| mark.checkpointed).min().flatten();
         let deadline = checkpointed.map(|checkpointed| checkpointed.plus(RETENTION));
@@ -86,7 +96,7 @@ impl PartMarks {
     }
 
     pub(super) fn in_doubt(&self, parts: u32) -> usize {
-        self.0.range(..parts).map(|(_, mark)| mark.in_doubt).sum()
+        self.parts.range(..parts).map(|(_, mark)| mark.in_doubt).sum()
     }
 }
 
@@ -138,11 +148,15 @@ mod tests {
 
     #[test]
     fn a_part_that_is_far_behind_alone_is_for_the_whole() {
-        let (mut marks, now) = (PartMarks::default(), Instant::now());
-        marks.take(&[(0, mark(Some(10_000), 0)), (1, mark(Some(6_401), 0))].into(), now);
-        let is_behind = |marks: &PartMarks, at| marks.is_one_far_behind(2, WallTime::from_secs(at));
-        assert!(!is_behind(&marks, 10_000), "not yet");
-        assert!(is_behind(&marks, 10_001));
-        assert!(!is_behind(&marks, 10_301), "all are: after an outage, say");
+        let (mut marks, begun) = (PartMarks::default(), Instant::now());
+        let mut is_behind = |first: i64, after: u64| {
+            let now = begun + Duration::from_secs(after);
+            marks.take(&[(0, mark(Some(first), 0)), (1, mark(Some(6_400), 0))].into(), now);
+            marks.stays_one_behind(2, WallTime::from_secs(10_000).plus(Duration::from_secs(after)), now)
+        };
+        assert!(!is_behind(10_000, 0) && !is_behind(11_799, 1_799), "it may be catching up");
+        assert!(is_behind(11_800, 1_800));
+        assert!(!is_behind(11_800, 2_200), "all are: after an outage, say");
+        assert!(!is_behind(12_200, 2_201), "and that is over");
     }
 }

@@ -9,6 +9,7 @@ mod ending;
 mod exporting;
 mod gating;
 mod healing;
+mod importing;
 mod opening;
 mod own_export;
 mod settings;
@@ -47,8 +48,10 @@ use crate::verify::VerifySettings;
 
 pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
+pub(crate) use importing::Imported;
+use importing::Load;
 pub(crate) use settings::verify_settings;
-pub(crate) use slots::{BoardSlot, LinkSlots};
+pub(crate) use slots::{BoardSlot, Importing, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};
 pub(crate) use watching::{applied_until_now, state_observer};
 use watching::{observer, pause, unless_stopped, watch};
@@ -319,11 +322,11 @@ impl Link {
         let Some(fleet) = &self.shared.fleet else {
             let row = self.shared.store.read(&self.config.name).await?.link;
             self.check_names(row.as_ref())?;
-            let export = self.find_export(&accounts, row.as_ref()).await?;
-            let needs = Needs { stream: true, target: row.is_some() };
+            let load = Box::pin(self.find_load(&accounts, row.as_ref())).await?;
+            let needs = Needs { stream: true, target: row.is_some() || matches!(load, Some(Load::Import(_))) };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-            return self.open_books((prepared, export), fence, state, Hold::default()).await.map(Some);
+            return self.open_books((prepared, load), fence, state, Hold::default()).await.map(Some);
         };
         let waits = |wait: Wait<'_>| match wait {
             Wait::For(holder) => self.stands_by(Some(holder)),
@@ -336,10 +339,10 @@ impl Link {
         let hold = Hold { session: Some(Arc::clone(&session)), takeover };
         let opening = async {
             self.check_names(state.link.as_ref())?;
-            let export = self.find_export(&accounts, state.link.as_ref()).await?;
-            let needs = Needs { stream: true, target: state.link.is_some() };
+            let load = Box::pin(self.find_load(&accounts, state.link.as_ref())).await?;
+            let needs = Needs { stream: true, target: state.link.is_some() || matches!(load, Some(Load::Import(_))) };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
-            self.open_books((prepared, export), fence, state, hold).await
+            self.open_books((prepared, load), fence, state, hold).await
         };
         tokio::select! {
             biased;
@@ -351,13 +354,13 @@ impl Link {
 
     async fn open_books(
         &self,
-        (mut prepared, export): (Prepared, Option<ExportSource>),
+        (mut prepared, load): (Prepared, Option<Load>),
         fence: Fence,
         mut state: LinkState,
         hold: Hold,
     ) -> Result<Begun> {
         let gates = self.open_gates(&prepared, &fence, &mut state).await?;
-        let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
+        let (mut opened, stream, view) = self.open(&prepared, load.as_ref(), state).await?;
         remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -368,6 +371,10 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
+        let export = match load {
+            Some(Load::Export(export)) => Some(export),
+            Some(Load::Import(_)) | None => None,
+        };
         Ok(Begun { prepared, fence, opened, export, stream, view, hold })
     }
 

@@ -410,7 +410,8 @@ async fn no_table_is_deleted_that_is_not_certainly_what_a_failed_import_of_this_
     };
     let replace = |world: &World| world.sandbox.recreate_table(TARGET, REGION, "orders-copy").unwrap();
     let wait = |world: &World| world.clock().skip(HOUR * 2);
-    let cases: [(&dyn Fn(&World), &[&str]); 4] = [(&protect, left), (&watch, left), (&wait, left), (&replace, there)];
+    type Happening<'a> = &'a dyn Fn(&World);
+    let cases: [(Happening<'_>, &[&str]); 4] = [(&protect, left), (&watch, left), (&wait, left), (&replace, there)];
     for (n, (happens, words)) in cases.into_iter().enumerate() {
         let world = world(1_256 + n as u64);
         fill(&world, 100);

@@ -165,7 +165,16 @@ impl Run {
             self.world.begin_anew();
             return;
         }
-        if text.contains("exports for link") && text.contains("is of no use") {
+        if text.contains("holds a part") {
+            self.world.clear_target();
+            return;
+        }
+        let is_of_no_use = text.contains("exports for link") || text.contains("imports is");
+        if is_of_no_use && text.contains("is of no use") && self.world.plan.own_export().is_none() {
+            self.world.export();
+            return;
+        }
+        if is_of_no_use && text.contains("is of no use") {
             // As its message says.
             self.world.let_export_to("again");
             return;

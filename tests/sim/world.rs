@@ -135,6 +135,7 @@ impl World {
         );
         self.export = Some((own, WallTime::from_millis(i64::MAX)));
         self.court.judge().expects_own_export();
+        self.court.judge().forget_imports();
     }
 
     /// Whatever kept exports from being written is mended, when its time has come.
@@ -174,6 +175,7 @@ impl World {
         );
         self.export = Some((from, self.clock.now()));
         self.court.judge().source_was_exported(self.clock.now());
+        self.court.judge().forget_imports();
     }
 
     /// The operator makes another export, where no link has begun with the one that is there and it grows old.

@@ -25,6 +25,11 @@ impl Judge {
         !self.imports.is_empty()
     }
 
+    /// The operator has made another export, which is another thing to import.
+    pub(crate) fn forget_imports(&mut self) {
+        self.imports.clear();
+    }
+
     /// Another one is begun only when the last one has failed some time ago.
     pub(super) fn import_was_begun(&mut self, body: &[u8], at: WallTime) {
         let Ok(answer) = serde_json::from_slice::<Value>(body) else { return };

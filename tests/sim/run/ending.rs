@@ -36,7 +36,7 @@ impl Run {
         self.enable_stream().await;
         self.writer.write_now(5);
         let is_imported = self.world.plan.import();
-        if self.world.plan.own_export().is_some() || is_imported.is_some() {
+        if self.world.plan.export().is_some() {
             // Nobody may have been there to wait for it.
             let longest =
                 EXPORT_IS_MADE + is_imported.map_or(Duration::ZERO, |import| IMPORT_IS_MADE + import.takes * 3);

@@ -160,7 +160,7 @@ impl Account {
 
     /// Looks until the table is as wanted. A table that was just made may not be found yet, and failures that pass are
     /// waited out, too.
-    async fn wait(
+    pub(super) async fn wait(
         &self,
         operation: &'static str,
         table: &TableRef,
@@ -189,7 +189,7 @@ fn is_not_found(failure: &Failure) -> bool {
     failure.code.as_deref() == Some("ResourceNotFoundException")
 }
 
-fn already_there(name: &str, failure: Failure) -> Failure {
+pub(super) fn already_there(name: &str, failure: Failure) -> Failure {
     if failure.code.as_deref() != Some("ResourceInUseException") {
         return failure;
     }
@@ -236,18 +236,18 @@ fn create_request(
 }
 
 /// Tags of AWS's own cannot be set. Source: Developer Guide, tagging restrictions.
-fn is_reserved(tag: &str) -> bool {
+pub(super) fn is_reserved(tag: &str) -> bool {
     tag.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("aws:"))
 }
 
 /// Whether the key is the one that the service manages in each account (`aws/dynamodb`). DescribeTable gives that one's
 /// ARN like that of any other key; only kms:DescribeKey would tell, which is not asked for.
-fn is_managed_key(encryption: &Encryption) -> bool {
+pub(super) fn is_managed_key(encryption: &Encryption) -> bool {
     encryption.kms_key_arn.as_deref().is_none_or(|arn| arn.ends_with(":alias/aws/dynamodb"))
 }
 
 /// What a new table, made after this one, will not have.
-fn what_differs(from: &TableDescription, tags: &[(String, String)]) -> Vec<String> {
+pub(super) fn what_differs(from: &TableDescription, tags: &[(String, String)]) -> Vec<String> {
     let mut notes: Vec<String> = from.not_copied.iter().map(|what| format!("{what} is not copied")).collect();
     if let Some(encryption) = from.encryption.as_ref().filter(|encryption| !is_managed_key(encryption)) {
         let key = encryption.kms_key_arn.as_deref().unwrap_or_default();
@@ -274,7 +274,7 @@ fn what_differs(from: &TableDescription, tags: &[(String, String)]) -> Vec<Strin
 const DEFAULT_WARM: (u64, u64) = (12_000, 4_000);
 
 /// Those that a key of the table or of an index names: any other is refused.
-fn attributes(from: &TableDescription) -> Result<Vec<AttributeDefinition>, Failure> {
+pub(super) fn attributes(from: &TableDescription) -> Result<Vec<AttributeDefinition>, Failure> {
     let of_indexes = from.local_indexes.iter().chain(&from.global_indexes);
     let named: Vec<&String> = from
         .keys
@@ -294,7 +294,7 @@ fn attributes(from: &TableDescription) -> Result<Vec<AttributeDefinition>, Failu
     from.attributes.iter().filter(|(name, _)| named.contains(&name)).map(define).collect()
 }
 
-fn key_schema(hash: &[String], range: &[String]) -> Result<Vec<KeySchemaElement>, Failure> {
+pub(super) fn key_schema(hash: &[String], range: &[String]) -> Result<Vec<KeySchemaElement>, Failure> {
     let hash = hash.iter().map(|name| (name, KeyType::Hash));
     let all = hash.chain(range.iter().map(|name| (name, KeyType::Range)));
     let element = |(name, kind)| {
@@ -325,7 +325,7 @@ fn local_index(index: &Index) -> Result<types::LocalSecondaryIndex, Failure> {
     index.map_err(|error| broken(CREATE, error))
 }
 
-fn global_index(index: &Index, billing: &Billing) -> Result<types::GlobalSecondaryIndex, Failure> {
+pub(super) fn global_index(index: &Index, billing: &Billing) -> Result<types::GlobalSecondaryIndex, Failure> {
     let mut builder = types::GlobalSecondaryIndex::builder()
         .index_name(&index.name)
         .set_key_schema(Some(key_schema(&index.hash, &index.range)?))
@@ -343,14 +343,14 @@ fn global_index(index: &Index, billing: &Billing) -> Result<types::GlobalSeconda
 }
 
 /// Units are 1 at least.
-fn provisioned(read: u64, write: u64) -> Result<ProvisionedThroughput, Failure> {
+pub(super) fn provisioned(read: u64, write: u64) -> Result<ProvisionedThroughput, Failure> {
     let units = |units: u64| i64::try_from(units.max(1)).unwrap_or(i64::MAX);
     let throughput =
         ProvisionedThroughput::builder().read_capacity_units(units(read)).write_capacity_units(units(write)).build();
     throughput.map_err(|error| broken(CREATE, error))
 }
 
-fn on_demand(max_read: Option<u64>, max_write: Option<u64>) -> Option<OnDemandThroughput> {
+pub(super) fn on_demand(max_read: Option<u64>, max_write: Option<u64>) -> Option<OnDemandThroughput> {
     let units = |max: Option<u64>| max.and_then(|max| i64::try_from(max).ok());
     (max_read.is_some() || max_write.is_some()).then(|| {
         OnDemandThroughput::builder()

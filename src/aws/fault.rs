@@ -82,11 +82,12 @@ const REJECTIONS: [&str; 8] = [
 ];
 
 /// Codes of what is not there.
-const ABSENCES: [&str; 6] = [
+const ABSENCES: [&str; 7] = [
     "TrimmedDataAccessException",
     "ResourceNotFoundException",
     "TableNotFoundException",
     "ExportNotFoundException",
+    "ImportNotFoundException",
     "NoSuchKey",
     "NoSuchBucket",
 ];
@@ -327,6 +328,7 @@ mod tests {
             ("TrimmedDataAccessException", Fault::Lost),
             ("ResourceNotFoundException", Fault::Lost),
             ("ExportNotFoundException", Fault::Lost),
+            ("ImportNotFoundException", Fault::Lost),
             ("NoSuchKey", Fault::Lost),
             ("PreconditionFailed", Fault::Rejected),
             ("SlowDown", Fault::Transient),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rows::{
-    DeadLetterRow, Debt, DifferenceCounts, DoubtRow, ExportRequestRow, ExportSubject, Fence, GapRow, GapScope,
-    LinkIdentity, LinkRow, LoadPlan, PageId, SegmentRow, ShardRow, ShardStatus, Stage, VerifiedRow,
+    DeadLetterRow, Debt, DifferenceCounts, DoubtRow, ExportPlan, ExportRequestRow, ExportSubject, Fence, GapRow,
+    GapScope, ImportRequestRow, ImportSubject, LinkIdentity, LinkRow, LoadPlan, PageId, SegmentRow, ShardRow,
+    ShardStatus, Stage, VerifiedRow,
 };
 use super::{FileStore, LinkState, MemoryStore, StateStore, StateWrite, StoreError};
 use crate::model::{
@@ -106,6 +107,7 @@ on_each_store! {
     a_number_of_a_dead_letter_is_remembered_when_it_is_gone
     a_verification_is_noted_by_anybody_and_is_nobodys_row
     an_export_is_asked_for_by_one_at_a_time
+    an_import_is_asked_for_by_one_at_a_time
     links_do_not_see_each_other
     commits_take_effect_in_the_order_of_the_calls
 }
@@ -617,6 +619,45 @@ async fn an_export_is_asked_for_by_one_at_a_time(medium: Medium) {
     assert_eq!(store.export_request("orders").await.unwrap(), Some(begun.clone()));
     assert_eq!(store.export_request("events").await.unwrap(), None);
     assert!(store.note_export("orders", &other, Some(&begun)).await.unwrap());
+    assert!(store.read("orders").await.unwrap().link.is_none());
+}
+
+async fn an_import_is_asked_for_by_one_at_a_time(medium: Medium) {
+    let store = medium.open().await;
+    assert_eq!(store.import_request("orders").await.unwrap(), None);
+    let row = |token: &str, arn: Option<&str>| ImportRequestRow {
+        token: token.to_owned(),
+        asked: time(5),
+        arn: arn.map(|arn| arn.parse().unwrap()),
+        of: ImportSubject {
+            source: link_row().identity.source,
+            source_id: "1".to_owned(),
+            export: ExportPlan {
+                place: "s3://bucket/AWSDynamoDB/1-a/".parse().unwrap(),
+                arn: None,
+                bucket_owner: None,
+                time: time(1),
+                fingerprint: "f".to_owned(),
+            },
+            items: 7,
+            bytes: None,
+            target: link_row().identity.target,
+        },
+        attempt: 1,
+    };
+    let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/import/01604473200000-a1b2c3d4";
+    let (first, begun, other) = (row("a", None), row("a", Some(arn)), row("b", None));
+    assert!(store.note_import("orders", &first, None).await.unwrap());
+    assert!(store.note_import("orders", &first, None).await.unwrap(), "the answer was lost, and it is tried again");
+    assert!(!store.note_import("orders", &other, None).await.unwrap());
+    assert!(store.note_import("orders", &begun, Some(&first)).await.unwrap());
+    assert!(!store.note_import("orders", &other, Some(&first)).await.unwrap(), "it goes by an old row");
+    drop(store);
+    let store = medium.open().await;
+    assert_eq!(store.import_request("orders").await.unwrap(), Some(begun.clone()));
+    assert_eq!(store.import_request("events").await.unwrap(), None);
+    assert_eq!(store.export_request("orders").await.unwrap(), None);
+    assert!(store.note_import("orders", &other, Some(&begun)).await.unwrap());
     assert!(store.read("orders").await.unwrap().link.is_none());
 }
 

@@ -38,7 +38,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::gates::Gates;
 use super::layout::{Image, Places};
 use super::part::is_part;
-use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, LinkRow, VerifiedRow};
+use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, ImportRequestRow, LinkRow, VerifiedRow};
 use super::table::{Field, Guard, StateTable};
 use super::{
     Leases, LinkState, PartName, Pulses, Sighting, Sign, StateStore, StateWrite, StoreError, StoreResult, ledger,
@@ -356,5 +356,21 @@ impl StateStore for TableStore {
 
     fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
         async move { self.reach.noted(&self.reach.places.export(link)).await }.boxed()
+    }
+
+    fn note_import<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ImportRequestRow,
+        replaces: Option<&'a ImportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        let key = self.reach.places.import(link);
+        let same = |row: &ImportRequestRow| Guard::Same(vec![(MARK, Field::Text(row.mark()))]);
+        let guard = replaces.map_or(Guard::Absent, same);
+        async move { self.reach.note(key, row, row.mark(), guard).await }.boxed()
+    }
+
+    fn import_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ImportRequestRow>>> {
+        async move { self.reach.noted(&self.reach.places.import(link)).await }.boxed()
     }
 }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, PageId, VerifiedRow};
+use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, ImportRequestRow, PageId, VerifiedRow};
 use super::rules::{self, Listing, Refusal};
 use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
 use crate::model::{CanonicalKey, WallTime};
@@ -34,10 +34,12 @@ pub(super) enum Kind {
     Verified = 10,
     /// Not of the link's owner.
     ExportRequest = 11,
+    /// Likewise.
+    ImportRequest = 12,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Link,
         Self::Fence,
         Self::Counters,
@@ -49,6 +51,7 @@ impl Kind {
         Self::DeadLetter,
         Self::Verified,
         Self::ExportRequest,
+        Self::ImportRequest,
     ];
 
     /// The kind with this number.
@@ -69,6 +72,7 @@ impl Kind {
             Self::DeadLetter => "dead letter",
             Self::Verified => "verification",
             Self::ExportRequest => "export request",
+            Self::ImportRequest => "import request",
         }
     }
 }
@@ -183,28 +187,52 @@ impl<E: Engine> StateStore for E {
         row: &'a ExportRequestRow,
         replaces: Option<&'a ExportRequestRow>,
     ) -> BoxFuture<'a, StoreResult<bool>> {
-        let (link, row, replaces) = (link.to_owned(), row.clone(), replaces.cloned());
-        self.submit(move |rows| {
-            let known: Option<ExportRequestRow> = get(rows, &link, Kind::ExportRequest, &[])?;
-            let mark = |row: Option<&ExportRequestRow>| row.map(ExportRequestRow::mark);
-            if mark(known.as_ref()) == Some(row.mark()) {
-                return Ok(true);
-            }
-            if mark(known.as_ref()) != mark(replaces.as_ref()) {
-                return Ok(false);
-            }
-            let mut overlay = Overlay::new(rows, &link, 0);
-            overlay.put(Kind::ExportRequest, &[], &row)?;
-            let changes = overlay.changes;
-            store(rows, &link, changes)?;
-            Ok(true)
-        })
+        let (link, row, replaces) = (link.to_owned(), row.clone(), replaces.map(ExportRequestRow::mark));
+        self.submit(move |rows| note_request(rows, &link, Kind::ExportRequest, &row, replaces, ExportRequestRow::mark))
     }
 
     fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
         let link = link.to_owned();
         self.submit(move |rows| get(rows, &link, Kind::ExportRequest, &[]))
     }
+
+    fn note_import<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ImportRequestRow,
+        replaces: Option<&'a ImportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        let (link, row, replaces) = (link.to_owned(), row.clone(), replaces.map(ImportRequestRow::mark));
+        self.submit(move |rows| note_request(rows, &link, Kind::ImportRequest, &row, replaces, ImportRequestRow::mark))
+    }
+
+    fn import_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ImportRequestRow>>> {
+        let link = link.to_owned();
+        self.submit(move |rows| get(rows, &link, Kind::ImportRequest, &[]))
+    }
+}
+
+/// Puts the only row of such a kind in the place of the one with this mark. Answers whether it is there now.
+fn note_request<T: Serialize + DeserializeOwned>(
+    rows: &mut dyn Rows,
+    link: &str,
+    kind: Kind,
+    row: &T,
+    replaces: Option<String>,
+    mark: fn(&T) -> String,
+) -> StoreResult<bool> {
+    let known = get(rows, link, kind, &[])?.as_ref().map(mark);
+    if known.as_ref() == Some(&mark(row)) {
+        return Ok(true);
+    }
+    if known != replaces {
+        return Ok(false);
+    }
+    let mut overlay = Overlay::new(rows, link, 0);
+    overlay.put(kind, &[], row)?;
+    let changes = overlay.changes;
+    store(rows, link, changes)?;
+    Ok(true)
 }
 
 /// Numbers that outlive the rows they count.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
-    CanonicalKey, ExportArn, ExportBucket, ExportPlace, KeySchema, SequenceNumber, ShardId, StreamArn, TableArn,
-    WallTime,
+    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ImportArn, KeySchema, SequenceNumber, ShardId, StreamArn,
+    TableArn, WallTime,
 };
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
@@ -195,6 +195,46 @@ impl ExportRequestRow {
     }
 }
 
+/// An import that a link has asked for, so that no crash makes it ask for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRequestRow {
+    /// The client token of the request: with it the service makes one import, however often it is asked.
+    pub token: String,
+    /// When it was decided to ask, by AWS's clock.
+    pub asked: WallTime,
+    /// The import; `None`: whether it was asked for is not known.
+    pub arn: Option<ImportArn>,
+    /// What was asked for. Something else is another request.
+    pub of: ImportSubject,
+    /// The how-manieth request of that: the ones before failed, or their tables were deleted.
+    pub attempt: u32,
+}
+
+/// What is imported, and where to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportSubject {
+    /// The source table, and its id: a re-created table has another.
+    pub source: TableArn,
+    /// See above.
+    pub source_id: String,
+    /// The export that is read.
+    pub export: ExportPlan,
+    /// Its items.
+    pub items: u64,
+    /// Its size in bytes, as far as that is told.
+    pub bytes: Option<u64>,
+    /// The table that is made.
+    pub target: TableArn,
+}
+
+impl ImportRequestRow {
+    /// What tells it from other rows of the link, whatever a later version adds.
+    pub(crate) fn mark(&self) -> String {
+        let arn = self.arn.as_ref().map(ImportArn::to_string).unwrap_or_default();
+        format!("{} {arn}", self.token)
+    }
+}
+
 /// What the last comparison of a link's tables found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedRow {
@@ -317,7 +357,8 @@ pub struct GapRow {
     pub from: Option<WallTime>,
     /// When it was found: what was lost was written before.
     pub to: WallTime,
-    /// Why, as a short stable word: `trimmed`, `shard_vanished`, `parent_unknown`, `stream_replaced`, `not_confirmed`.
+    /// Why, as a short stable word: `trimmed`, `shard_vanished`, `parent_unknown`, `stream_replaced`, `not_confirmed`,
+    /// `import_incomplete`.
     pub cause: String,
     /// When the tables were found equal again; `None` while the gap is open.
     pub healed: Option<WallTime>,

@@ -9,7 +9,8 @@ use super::gates::Gates;
 use super::lease::Sighting;
 use super::part::PartName;
 use super::rows::{
-    DeadLetterRow, DoubtRow, ExportRequestRow, Fence, GapRow, LinkRow, PageId, SegmentRow, ShardRow, VerifiedRow,
+    DeadLetterRow, DoubtRow, ExportRequestRow, Fence, GapRow, ImportRequestRow, LinkRow, PageId, SegmentRow, ShardRow,
+    VerifiedRow,
 };
 use crate::error::{Error, Exit};
 use crate::model::{CanonicalKey, ShardId, WallTime};
@@ -317,6 +318,17 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// The export that the link has asked for last; `None`: it never did.
     fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>>;
+
+    /// Notes the import that a link asks for, as [`Self::note_export`] does an export.
+    fn note_import<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ImportRequestRow,
+        replaces: Option<&'a ImportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>>;
+
+    /// The import that the link has asked for last; `None`: it never did.
+    fn import_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ImportRequestRow>>>;
 }
 
 /// Rows of dead letters that are read at a time.

@@ -162,8 +162,10 @@ pub(super) fn read(name: &str, mut section: Section<'_>) -> Option<Read> {
     }
     let load = LoadConfig::read(load);
     let has_load = load.method != LoadMethod::None;
-    if load.method == LoadMethod::Export {
-        refuse_with_export(&mut target, allow_non_empty, exclusive);
+    match load.method {
+        LoadMethod::Export => refuse_with_export(&mut target, allow_non_empty, exclusive),
+        LoadMethod::Import => refuse_with_import(&mut target, (create, allow_non_empty, exclusive)),
+        LoadMethod::Scan | LoadMethod::None => {}
     }
     let shared = Shared {
         source: source_side,
@@ -200,6 +202,20 @@ fn refuse_with_export(target: &mut Section<'_>, allow_non_empty: bool, exclusive
     };
     refuse("allow_non_empty", allow_non_empty, "an export is loaded into an empty table");
     refuse("exclusive", exclusive == Some(false), "while an export is loaded nobody else may write its target");
+}
+
+/// An import makes its table, which is nobody else's before it is whole.
+fn refuse_with_import(target: &mut Section<'_>, (create, allow_non_empty, exclusive): (bool, bool, Option<bool>)) {
+    let mut refuse = |key, is_wrong, why: &str| {
+        // Among the defaults it is for those links that it fits.
+        let is_meant = |node: &&Node| key != "create" || !node.home.starts_with("defaults");
+        if is_wrong && let Some(node) = target.node(key).filter(is_meant) {
+            target.complain(key, node, Complaint::new("does not go with an import", why));
+        }
+    };
+    refuse("create", !create, "an import makes its table: remove it, or use `load.method = \"export\"`");
+    refuse("allow_non_empty", allow_non_empty, "an import makes its table");
+    refuse("exclusive", exclusive == Some(false), "while a table is imported nobody else may write it");
 }
 
 /// Joins the tables of both sides.

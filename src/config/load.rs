@@ -26,14 +26,22 @@ pub enum LoadMethod {
     Scan,
     /// A full export: one that exists already, or one of the link's own.
     Export,
+    /// Such an export, put into a new table by the target's account itself.
+    Import,
     /// No first copy: the stream only.
     None,
 }
 
 impl Word for LoadMethod {
     const WORDS: &'static [(&'static str, Self)] =
-        &[("scan", Self::Scan), ("export", Self::Export), ("none", Self::None)];
-    const LATER: &'static [&'static str] = &["import"];
+        &[("scan", Self::Scan), ("export", Self::Export), ("import", Self::Import), ("none", Self::None)];
+}
+
+impl LoadMethod {
+    /// Whether a full export is loaded.
+    pub(crate) const fn is_by_export(self) -> bool {
+        matches!(self, Self::Export | Self::Import)
+    }
 }
 
 /// Into how many segments a scan is split.
@@ -77,7 +85,7 @@ pub struct LoadConfig {
     pub from_export: Option<ExportRef>,
     /// The account that must own the export's bucket: 12 digits. Default: anybody may.
     pub bucket_owner: Option<String>,
-    /// Where the link's own export is put, where `method = "export"` is set without `from_export`.
+    /// Where the link's own export is put, where `method` is `"export"` or `"import"` without `from_export`.
     pub own_export: Option<ExportBucket>,
     /// Default `auto`. More segments spread the reads and make restarts cheaper; each has its own cursor.
     pub segments: Segments,
@@ -96,7 +104,7 @@ impl Default for LoadConfig {
 impl LoadConfig {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         section.later("export", "name the bucket: `bucket = \"BUCKET\"`, with `method = \"export\"`");
-        section.later("import", "use `method = \"scan\"`");
+        section.later("import", "name the bucket: `bucket = \"BUCKET\"`, with `method = \"import\"`");
         let (method, place) = (section.node("method"), section.node("from_export"));
         let default = if place.is_some() { LoadMethod::Export } else { LoadMethod::Scan };
         let bucket_owner = section.text("bucket_owner", account);
@@ -111,23 +119,29 @@ impl LoadConfig {
             concurrency: section.integer("concurrency", DEFAULT_LOAD_CONCURRENCY, LOAD_CONCURRENCY_RANGE),
         };
         match (method, place) {
-            (Some(node), None) if read.method == LoadMethod::Export && section.node("bucket").is_none() => {
-                let complaint =
-                    Complaint::new("is `export`, and there is neither one to load nor a bucket to put it", FROM_EXPORT);
-                section.complain("method", node, complaint);
+            (Some(node), None) if read.method.is_by_export() && section.node("bucket").is_none() => {
+                let what = match read.method {
+                    LoadMethod::Import => {
+                        "is `import`, and there is neither an export to import nor a bucket to put it"
+                    }
+                    _ => "is `export`, and there is neither one to load nor a bucket to put it",
+                };
+                section.complain("method", node, Complaint::new(what, FROM_EXPORT));
             }
-            (_, Some(node)) if read.method != LoadMethod::Export => {
+            (_, Some(node)) if !read.method.is_by_export() => {
                 let complaint = Complaint::new("has no effect with this `method`", "remove one of them");
                 section.complain("from_export", node, complaint);
             }
             _ => {}
         }
-        let is_own = read.method == LoadMethod::Export && place.is_none();
+        let is_own = read.method.is_by_export() && place.is_none();
         for key in OF_OWN_EXPORT.into_iter().filter(|_| !is_own) {
             // What stands among the defaults is for those links that it fits.
             if let Some(node) = section.node(key).filter(|node| !node.home.starts_with("defaults")) {
-                let complaint =
-                    Complaint::new("has no effect", "it goes with `method = \"export\"` without `from_export`");
+                let complaint = Complaint::new(
+                    "has no effect",
+                    "it goes with `method = \"export\"` or `\"import\"` without `from_export`",
+                );
                 section.complain(key, node, complaint);
             }
         }

@@ -2,6 +2,7 @@
 
 mod change;
 mod export;
+mod import;
 mod item;
 mod key;
 mod position;
@@ -13,6 +14,7 @@ mod write;
 pub use change::{Change, ChangeOp};
 pub(crate) use export::is_bucket;
 pub use export::{BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus};
+pub use import::{BadImportArn, ImportArn, ImportReport, ImportStatus};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
 pub use position::{BadSequenceNumber, EMPTY_PAGES, SequenceNumber, ShardId, StartAt};

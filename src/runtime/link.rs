@@ -12,6 +12,7 @@ mod ending;
 mod exporting;
 mod gating;
 mod healing;
+mod importing;
 mod leading;
 mod marks;
 mod opening;
@@ -54,11 +55,13 @@ use crate::verify::VerifySettings;
 
 pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
+pub(crate) use importing::Imported;
+use importing::Load;
 use leading::{Lead, alive};
 use parts::division_of;
 pub(crate) use parts::{PartOf, Sharing, check_whole, parts_at_work, parts_of};
 pub(crate) use settings::verify_settings;
-pub(crate) use slots::{BoardSlot, LinkSlots};
+pub(crate) use slots::{BoardSlot, Importing, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};
 pub(crate) use watching::{applied_until_now, state_observer};
 use watching::{observer, pause, unless_stopped, watch};
@@ -402,11 +405,11 @@ impl Link {
             if division_of(row.as_ref()).is_some() {
                 return Err(Error::bug(format!("link `{}` is divided, and nobody shares its state", self.config.name)));
             }
-            let export = self.find_export(&accounts, row.as_ref()).await?;
-            let needs = Needs { stream: true, target: row.is_some() };
+            let load = Box::pin(self.find_load(&accounts, row.as_ref())).await?;
+            let needs = Needs { stream: true, target: row.is_some() || matches!(load, Some(Load::Import(_))) };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-            let begun = self.open_books((prepared, export), fence, state, (Hold::default(), None)).await?;
+            let begun = self.open_books((prepared, load), fence, state, (Hold::default(), None)).await?;
             return Ok(Start::Whole(Box::new(begun)));
         };
         let waits = |wait: Wait<'_>| match wait {
@@ -434,10 +437,10 @@ impl Link {
                 let (row, session) = (row.clone(), Arc::clone(&session));
                 return Ok(Start::Divided(Box::new(Lead { prepared, fence, row, division, session })));
             }
-            let export = self.find_export(&accounts, state.link.as_ref()).await?;
-            let needs = Needs { stream: true, target: state.link.is_some() };
+            let load = Box::pin(self.find_load(&accounts, state.link.as_ref())).await?;
+            let needs = Needs { stream: true, target: state.link.is_some() || matches!(load, Some(Load::Import(_))) };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
-            self.open_books((prepared, export), fence, state, (hold, elsewhere))
+            self.open_books((prepared, load), fence, state, (hold, elsewhere))
                 .await
                 .map(|begun| Start::Whole(Box::new(begun)))
         };
@@ -451,13 +454,13 @@ impl Link {
 
     async fn open_books(
         &self,
-        (mut prepared, export): (Prepared, Option<ExportSource>),
+        (mut prepared, load): (Prepared, Option<Load>),
         fence: Fence,
         mut state: LinkState,
         (hold, elsewhere): (Hold, Option<Elsewhere>),
     ) -> Result<Begun> {
         let gates = self.open_gates(&prepared, &fence, &mut state).await?;
-        let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
+        let (mut opened, stream, view) = self.open(&prepared, load.as_ref(), state).await?;
         remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -468,6 +471,10 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
+        let export = match load {
+            Some(Load::Export(export)) => Some(export),
+            Some(Load::Import(_)) | None => None,
+        };
         Ok(Begun { prepared, fence, opened, export, stream, view, hold, elsewhere })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::link::Imported;
 use super::prepare::Prepared;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::book::Book;
@@ -59,6 +60,8 @@ pub(crate) struct Begin<'a> {
     pub(crate) owns_target: bool,
     /// What is loaded in the place of a scan.
     pub(crate) export: Option<&'a ExportSource>,
+    /// What was imported before.
+    pub(crate) imported: Option<&'a Imported>,
 }
 
 /// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned. `state`
@@ -67,7 +70,7 @@ pub(crate) fn pin(
     link: &LinkConfig,
     prepared: &Prepared,
     listing: &Listing,
-    Begin { owns_target, export }: Begin<'_>,
+    Begin { owns_target, export, imported }: Begin<'_>,
     state: LinkState,
     Clocks { ours: now, aws }: Clocks,
 ) -> Option<Opened> {
@@ -82,17 +85,25 @@ pub(crate) fn pin(
         export: None,
         loaded_items: None,
     });
-    let load = load.map(|plan| export.map_or(plan.clone(), |export| from_export(export, plan)));
+    let load = load.map(|plan| match (export, imported) {
+        (Some(export), _) => from_export(export, plan),
+        (None, Some(imported)) => from_import(imported, plan),
+        (None, None) => plan,
+    });
     // What is older is in the load, so the stream is owed from there on: an export is older than this beginning.
+    let goes_on = imported.is_none_or(|imported| imported.goes_on);
     let owed_from = match &load {
+        // What is older than the stream is in the gap.
+        Some(_) if !goes_on => owed_from(StreamStart::TrimHorizon, now),
         None => owed_from(link.stream.start, now),
         Some(LoadPlan { export: Some(export), .. }) => export.time.minus(LOAD_MARGIN).min(now),
         Some(_) => now,
     };
+    let is_loading = has_load && imported.is_none();
     let total_segments = load.as_ref().map_or(0, |plan| plan.total_segments);
     let row = LinkRow {
         identity: prepared.identity.clone(),
-        stage: if has_load { Stage::Loading } else { Stage::Streaming },
+        stage: if is_loading { Stage::Loading } else { Stage::Streaming },
         load,
         start_from: match link.stream.start {
             StreamStart::TrimHorizon => None,
@@ -110,7 +121,10 @@ pub(crate) fn pin(
     };
     let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
     book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));
-    if has_load {
+    if imported.is_some_and(|imported| !imported.is_whole || !imported.goes_on) {
+        open_gap(&mut book, GapScope::All, GapCause::ImportIncomplete, now);
+    }
+    if is_loading {
         book.plan_segments((0..total_segments).map(|segment| SegmentRow {
             segment,
             cursor: None,
@@ -147,6 +161,18 @@ fn from_export(ExportSource { place, arn, bucket_owner, manifest, .. }: &ExportS
         expected_bytes: manifest.summary.billed_bytes.unwrap_or(scan.expected_bytes),
         expected_items: manifest.items,
         export: Some(export),
+        ..scan
+    }
+}
+
+/// The plan of a load that an import has made: nothing of it is left to do.
+fn from_import(imported: &Imported, scan: LoadPlan) -> LoadPlan {
+    LoadPlan {
+        total_segments: 0,
+        expected_bytes: imported.bytes.unwrap_or(scan.expected_bytes),
+        expected_items: imported.items,
+        export: Some(imported.plan.clone()),
+        loaded_items: Some(imported.items),
         ..scan
     }
 }

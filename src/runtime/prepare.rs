@@ -95,6 +95,19 @@ pub(crate) async fn prepare(
     Ok(Prepared { ends, conditional: target_table, identity, view, source, target, accounts, expiry })
 }
 
+/// Looks at the source alone, whose target is not there yet; turns its stream on, where that is wanted.
+pub(crate) async fn prepare_source(
+    link: &LinkConfig,
+    accounts: &Accounts,
+    context: &Context,
+) -> Result<TableDescription> {
+    let source = accounts.describe_source(context).await;
+    let source = source.map_err(|failure| cannot_describe("source", link, failure))?;
+    let source = with_stream(link, accounts, context, source).await?;
+    check_get_item(link, accounts, context, &source).await?;
+    Ok(source)
+}
+
 /// Where deletes by time to live are left out, what expired stays at the target also when its key is synced: by what it did.
 async fn expiry_attributes(link: &LinkConfig, accounts: &Accounts, context: &Context) -> Result<ExpiryAttributes> {
     match accounts.time_to_live(context).await {

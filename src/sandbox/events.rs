@@ -193,7 +193,7 @@ impl Events {
 
 /// The operation's name as one that lives for ever; unknown ones are all `?`.
 pub(super) fn static_name(operation: &str) -> &'static str {
-    const NAMES: [&str; 37] = [
+    const NAMES: [&str; 39] = [
         "GetRecords",
         "BatchWriteItem",
         "PutItem",
@@ -231,6 +231,8 @@ pub(super) fn static_name(operation: &str) -> &'static str {
         "UpdateContinuousBackups",
         "ExportTableToPointInTime",
         "ImportTable",
+        "DescribeImport",
+        "ListImports",
     ];
     NAMES.iter().find(|name| **name == operation).copied().unwrap_or("?")
 }

@@ -104,7 +104,7 @@ pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes
     Ok(body(&answer))
 }
 
-fn text<'a>(request: &'a Request, member: &str) -> Result<&'a str, ApiError> {
+pub(super) fn text<'a>(request: &'a Request, member: &str) -> Result<&'a str, ApiError> {
     let missing = || ApiError::validation(format!("1 validation error detected: Value null at '{member}'"));
     request.get(member).and_then(Json::as_str).ok_or_else(missing)
 }
@@ -250,6 +250,6 @@ fn hex(digest: &[u8]) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
-fn seconds(time: WallTime) -> f64 {
+pub(super) fn seconds(time: WallTime) -> f64 {
     time.millis() as f64 / 1000.0
 }

@@ -59,6 +59,8 @@ knobs! {
     FilterIgnored = "filter.ignored",
     FilterPartial = "filter.partial",
     FilterUnsupported = "filter.unsupported",
+    ImportFail = "import.fail",
+    ImportReject = "import.reject_item",
     IteratorExpire = "iterator.expire",
     IteratorLost = "iterator.lose_response",
     ListRate = "list.rate",

@@ -35,6 +35,7 @@ mod expiry;
 mod exports;
 mod expression;
 mod faults;
+mod imports;
 mod items;
 mod knobs;
 mod listing;

@@ -106,6 +106,12 @@ pub struct Options {
     pub recovery_delay: Duration,
     /// Exports fail when they are due.
     pub exports_fail: bool,
+    /// How long an import from S3 takes. The service: minutes to hours, by size.
+    pub import_takes: Duration,
+    /// Imports fail when they are due, with this share of their items in a table that stays; at 0 no table stays.
+    pub imports_fail: Option<f64>,
+    /// Chance that an import rejects an item that is in order.
+    pub import_reject_chance: f64,
     /// Refuse requests whose time is 5 min or more off the sandbox's clock.
     pub check_request_time: bool,
 }
@@ -154,6 +160,9 @@ impl Default for Options {
             export_lag: Duration::ZERO,
             recovery_delay: Duration::ZERO,
             exports_fail: false,
+            import_takes: Duration::ZERO,
+            imports_fail: None,
+            import_reject_chance: 0.0,
             check_request_time: false,
         }
     }

@@ -66,12 +66,25 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
     if world.place_any(&address).is_ok() {
         return Err(ApiError::in_use(format!("Table already exists: {}", address.table)));
     }
+    let view = stream_view(request)?;
+    let delay = world.moment.options.table_delay;
+    let active_from = world.moment.now.plus(delay);
+    make_table(world, &address, request, view.flatten(), active_from)?;
+    Ok(json!({"TableDescription": describe(world, &address)?}))
+}
+
+/// Makes a table that is CREATING until then.
+pub(super) fn make_table(
+    world: &mut World,
+    address: &Address,
+    request: &Request,
+    view: Option<View>,
+    active_from: WallTime,
+) -> Result<(), ApiError> {
     let arn = format!("arn:aws:dynamodb:{}:{}:table/{}", address.region, address.account, address.table);
     let definition = read_definition(request, &arn)?;
-    let view = stream_view(request)?;
     let now = world.moment.now;
     let options = &world.moment.options;
-    let active_from = now.plus(options.table_delay);
     let table = Table {
         address: address.clone(),
         arn,
@@ -87,16 +100,16 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
         stream_view: None,
         created: now,
         active_from,
-        was_active: options.table_delay.is_zero(),
+        was_active: active_from <= now,
         deleted_at: None,
         items: BTreeMap::new(),
         bytes: 0,
         capacity: Capacity::new(options, now),
-        poison: world.poisons.get(&address).cloned(),
+        poison: world.poisons.get(address).cloned(),
         history: VecDeque::new(),
     };
-    add_table(world, table, view.flatten());
-    Ok(json!({"TableDescription": describe(world, &address)?}))
+    add_table(world, table, view);
+    Ok(())
 }
 
 fn new_id(rng: &mut fastrand::Rng) -> String {

@@ -20,7 +20,9 @@ use super::reply::{ApiError, Date, Protocol, respond};
 use super::s3::{self, Bucket, S3Request};
 use super::stream::Stream;
 use super::table::Table;
-use super::{Exchange, Observer, Outcome, Stats, batch, expiry, exports, items, read, streams, tables, transact};
+use super::{
+    Exchange, Observer, Outcome, Stats, batch, expiry, exports, imports, items, read, streams, tables, transact,
+};
 use crate::model::WallTime;
 
 /// Tables and streams of one account in one Region.
@@ -85,6 +87,8 @@ pub(super) struct World {
     pub(super) recoverable: BTreeMap<String, WallTime>,
     /// By ARN.
     pub(super) exports: BTreeMap<String, exports::Export>,
+    /// By ARN.
+    pub(super) imports: BTreeMap<String, imports::Import>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
     late: BTreeMap<(WallTime, u64), Late>,
 }
@@ -127,6 +131,7 @@ impl World {
             buckets: BTreeMap::new(),
             recoverable: BTreeMap::new(),
             exports: BTreeMap::new(),
+            imports: BTreeMap::new(),
             late: BTreeMap::new(),
         }
     }
@@ -148,6 +153,7 @@ impl World {
         self.moment.now = now;
         self.date.advance(now);
         self.advance_exports();
+        imports::advance(self);
         if self.moment.options.ttl_lateness.is_some() && self.ttl_due <= now {
             self.ttl_due = expiry::expire_items(self);
         }
@@ -342,6 +348,9 @@ impl World {
                 | "DescribeExport"
                 | "ListExports",
             ) => exports::execute(self, operation, caller, body),
+            ("DynamoDB_20120810", "ImportTable" | "DescribeImport" | "ListImports") => {
+                imports::execute(self, operation, caller, body)
+            }
             ("DynamoDB_20120810", _) => tables::execute(self, operation, caller, body),
             ("DynamoDBStreams_20120810", _) => streams::execute(self, operation, caller, body),
             _ => Err(ApiError::new("UnknownOperationException", "")),

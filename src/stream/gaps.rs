@@ -36,6 +36,8 @@ pub enum GapCause {
     /// A position was not confirmed for [`UNCONFIRMED_AFTER`]. Once the gap is durable it covers all that is lost so far:
     /// set the row's `verified_at` to the gap's end, or it is found again when the gap is closed.
     NotConfirmed,
+    /// An import has left out items, or the stream does not go on from it.
+    ImportIncomplete,
 }
 
 impl GapCause {
@@ -50,6 +52,7 @@ impl GapCause {
             Self::ShardReappeared => "shard_reappeared",
             Self::StreamReplaced => "stream_replaced",
             Self::NotConfirmed => "not_confirmed",
+            Self::ImportIncomplete => "import_incomplete",
         }
     }
 }

@@ -144,6 +144,8 @@ labels! {
         StreamReplaced = "stream_replaced",
         /// A position was not confirmed for nearly the stream's retention.
         NotConfirmed = "not_confirmed",
+        /// An import has left out items, or the stream does not go on from it.
+        ImportIncomplete = "import_incomplete",
     }
 
     /// Which of the services a link talks to.

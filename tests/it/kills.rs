@@ -173,6 +173,26 @@ async fn killed_twenty_times_while_its_own_export_is_made_and_loaded_it_ends_equ
     assert_eq!(exports["ExportSummaries"].as_array().map(Vec::len), Some(1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_while_its_target_is_imported_it_ends_equal_and_pays_once() {
+    let world = world_an_hour_ago(Duration::from_secs(2));
+    world.sandbox.let_into_bucket("exports", crate::world::TARGET, true);
+    world.sandbox.change_options(|options| options.import_takes = Duration::from_secs(4));
+    let load = "load.method = \"import\"\nload.bucket = \"exports\"\nload.enable_pitr = true";
+    let half = |call, kind| FaultRule::new(call, Trigger::Chance(0.5), kind);
+    let hold = || FaultKind::Hold(Duration::from_millis(300));
+    let faults = vec![
+        slow_writes(),
+        half("ImportTable", FaultKind::LoseAnswer),
+        half("ImportTable", hold()),
+        half("ExportTableToPointInTime", FaultKind::LoseAnswer),
+        half("DescribeTable", hold()),
+    ];
+    killed_twenty_times(&world, load, faults, 0x696d_706f).await;
+    let imports = world.ask(crate::world::TARGET, "ListImports", "{}");
+    assert_eq!(imports["ImportSummaryList"].as_array().map(Vec::len), Some(1));
+}
+
 fn signal(process: &Child, name: &str) {
     let pid = process.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());

@@ -22,6 +22,7 @@ mod faults;
 mod fence;
 mod gaps;
 mod handoff;
+mod imports;
 mod kills;
 mod lease;
 mod line;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, VerifiedRow};
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, ImportRequestRow, VerifiedRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError, StoreResult};
 use dynaferry::error::Exit;
 use dynaferry::http::NotReady;
@@ -385,6 +385,19 @@ impl StateStore for Refusing {
 
     fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
         self.store.export_request(link)
+    }
+
+    fn note_import<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ImportRequestRow,
+        replaces: Option<&'a ImportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        self.store.note_import(link, row, replaces)
+    }
+
+    fn import_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ImportRequestRow>>> {
+        self.store.import_request(link)
     }
 
     fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {

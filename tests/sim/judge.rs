@@ -14,6 +14,7 @@
 //! C8 (liveness) and the lag are looked at by the run itself, C10 (determinism) by running twice.
 
 mod clerk;
+mod imports;
 mod losses;
 mod requests;
 mod rows;
@@ -102,6 +103,8 @@ pub(crate) struct Judge {
     pub(crate) late_writes: u64,
     /// The exports that the link has begun itself, where it does.
     own_exports: Option<requests::OwnExports>,
+    /// And the imports.
+    imports: imports::Imports,
     pub(crate) accepted_writes: u64,
     pub(crate) exchanges: u64,
 }
@@ -138,6 +141,7 @@ impl Court {
             answer_may_be_lost: false,
             late_writes: 0,
             own_exports: None,
+            imports: BTreeMap::new(),
             accepted_writes: 0,
             exchanges: 0,
         })))

@@ -288,6 +288,18 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// How imports go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ImportPlan {
+    pub(crate) takes: Duration,
+    /// They fail for so long, and then do no more.
+    pub(crate) fail_for: Duration,
+    /// With this share of the items in a table that stays.
+    pub(crate) leaves: f64,
+    /// The chance that an item is refused.
+    pub(crate) rejects: f64,
+}
+
 impl Plan {
     /// The plan of a seed; `family` by name, if one is wanted.
     pub(crate) fn draw(seed: u64, family: Option<&str>) -> Self {
@@ -345,6 +357,19 @@ impl Plan {
         // Two of them at most: the third one is begun three quarters of an hour after the first one, at the soonest.
         let fail_for = |random: &mut fastrand::Rng| if random.u8(0..3) == 0 { 40 * MINUTE } else { Duration::ZERO };
         is_own.then(|| (between(random, SECOND, 10 * HOUR), fail_for(random)))
+    }
+
+    /// Whether what was exported is imported by the target's account; `None`: the link loads it.
+    pub(crate) fn import(&self) -> Option<ImportPlan> {
+        let random = &mut draws(self.seed, "import");
+        let is_imported = self.family == Family::Exports && random.f64() < 0.4;
+        let longest = if random.u8(0..6) == 0 { 30 * HOUR } else { 10 * HOUR };
+        let takes = between(random, SECOND, longest);
+        // Two of them at most, as of exports.
+        let fail_for = if random.u8(0..3) == 0 { 40 * MINUTE } else { Duration::ZERO };
+        let leaves = if random.bool() { 0.5 } else { 0.0 };
+        let rejects = if random.u8(0..3) == 0 { 0.1 } else { 0.0 };
+        is_imported.then_some(ImportPlan { takes, fail_for, leaves, rejects })
     }
 
     /// How late a write may be delivered: before it is no longer in doubt, also where it had waited in a frozen process.
@@ -693,6 +718,9 @@ impl fmt::Display for Plan {
             world.max_page_records,
             world.max_page_bytes
         )?;
+        if let Some(import) = self.import() {
+            writeln!(f, "  {import:?}")?;
+        }
         for knob in &self.knobs {
             writeln!(f, "  knob {} at {:.3}", knob.kind.name, knob.strength)?;
         }

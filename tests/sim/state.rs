@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, VerifiedRow};
+use dynaferry::checkpoint::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, ImportRequestRow, VerifiedRow};
 use dynaferry::checkpoint::{LinkState, MemoryStore, StateStore, StateWrite, StoreError};
 use dynaferry::model::CanonicalKey;
 use futures_util::future::BoxFuture;
@@ -174,6 +174,19 @@ impl StateStore for ProcessStore {
 
     fn export_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ExportRequestRow>>> {
         Box::pin(self.call(async move { self.memory.export_request(link).await }))
+    }
+
+    fn note_import<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ImportRequestRow,
+        replaces: Option<&'a ImportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        Box::pin(self.call(async move { self.memory.note_import(link, row, replaces).await }))
+    }
+
+    fn import_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ImportRequestRow>>> {
+        Box::pin(self.call(async move { self.memory.import_request(link).await }))
     }
 
     fn note_verified<'a>(&'a self, link: &'a str, row: &'a VerifiedRow) -> BoxFuture<'a, StoreResult<()>> {

@@ -17,7 +17,7 @@ pub(crate) use crate::accounts::{REGION, SOURCE, TARGET};
 use crate::clocks::{Drift, ProcessClock, WorldClock};
 use crate::gate::Gate;
 use crate::judge::{Clerk, Court, Limits};
-use crate::plan::Plan;
+use crate::plan::{ImportPlan, Plan};
 use crate::state::{ProcessStore, StateTrouble};
 use crate::trace::Trace;
 use crate::workload::EXPIRY;
@@ -51,6 +51,7 @@ pub(crate) struct World {
     /// What the load is made from, where it is no scan, and since when it is there.
     export: Option<(String, WallTime)>,
     exports_fail_until: Option<WallTime>,
+    imports_fail_until: Option<WallTime>,
 }
 
 impl World {
@@ -74,15 +75,52 @@ impl World {
         let watched = court.clone();
         sandbox.set_observer(Some(Arc::new(move |exchange| watched.judge().exchange(exchange))));
         let trouble = StateTrouble::new(plan.seed ^ 0x57a7e);
-        let world =
-            Self { plan, sandbox, clock, court, trouble, store, lives: 0, export: None, exports_fail_until: None };
+        let mut world = Self {
+            plan,
+            sandbox,
+            clock,
+            court,
+            trouble,
+            store,
+            lives: 0,
+            export: None,
+            exports_fail_until: None,
+            imports_fail_until: None,
+        };
+        world.let_import();
         assert!(world.create_source(), "an empty world takes a table");
         world
     }
 
+    /// What was exported is imported, as the plan says.
+    fn let_import(&mut self) {
+        let Some(ImportPlan { takes, fail_for, leaves, rejects }) = self.plan.import() else { return };
+        let fails = (!fail_for.is_zero()).then_some(leaves);
+        self.sandbox.change_options(|options| {
+            (options.import_takes, options.imports_fail, options.import_reject_chance) = (takes, fails, rejects);
+        });
+        self.imports_fail_until = (!fail_for.is_zero()).then_some(WallTime::from_millis(i64::MAX));
+    }
+
+    /// The bucket; the target may read it, where it imports.
+    fn create_bucket(&self) {
+        self.sandbox.create_bucket(SOURCE, REGION, BUCKET);
+        self.sandbox.let_into_bucket(BUCKET, TARGET, self.plan.import().is_some());
+    }
+
+    fn method(&self) -> &'static str {
+        if self.plan.import().is_some() { "import" } else { "export" }
+    }
+
+    /// The operator deletes what a failed import has left, as the message says.
+    pub(crate) fn clear_target(&self) {
+        let target = format!(r#"{{"TableName":"{COPY}"}}"#);
+        drop(self.sandbox.call(TARGET, REGION, "DeleteTable", &target));
+    }
+
     /// The link makes an export itself, which takes so long, and fails while that is younger than this.
     pub(crate) fn let_export(&mut self, takes: Duration, fail_for: Duration) {
-        self.sandbox.create_bucket(SOURCE, REGION, BUCKET);
+        self.create_bucket();
         let fails = !fail_for.is_zero();
         self.sandbox.change_options(|options| (options.export_takes, options.exports_fail) = (takes, fails));
         self.exports_fail_until = Some(self.clock.now().plus(fail_for));
@@ -92,22 +130,35 @@ impl World {
     /// The link makes an export itself, to this place: to another one than before, another export.
     pub(crate) fn let_export_to(&mut self, prefix: &str) {
         let own = format!(
-            "load.method = \"export\"\nload.bucket = \"{BUCKET}\"\nload.prefix = \"{prefix}\"\nload.enable_pitr = true\n"
+            "load.method = \"{}\"\nload.bucket = \"{BUCKET}\"\nload.prefix = \"{prefix}\"\nload.enable_pitr = true\n",
+            self.method()
         );
         self.export = Some((own, WallTime::from_millis(i64::MAX)));
         self.court.judge().expects_own_export();
+        self.court.judge().forget_imports();
     }
 
     /// Whatever kept exports from being written is mended, when its time has come.
     pub(crate) fn mend_exports(&mut self) {
-        if self.exports_fail_until.take_if(|until| *until <= self.clock.now()).is_some() {
+        let now = self.clock.now();
+        if self.exports_fail_until.take_if(|until| *until <= now).is_some() {
             self.sandbox.change_options(|options| options.exports_fail = false);
+        }
+        // They fail for so long from when the first one was begun.
+        if let Some(ImportPlan { takes, fail_for, .. }) = self.plan.import()
+            && self.imports_fail_until == Some(WallTime::from_millis(i64::MAX))
+            && self.court.judge().has_imported()
+        {
+            self.imports_fail_until = Some(now.plus(takes + fail_for));
+        }
+        if self.imports_fail_until.take_if(|until| *until <= now).is_some() {
+            self.sandbox.change_options(|options| options.imports_fail = None);
         }
     }
 
     /// Exports the source table, as it is now, for the link to begin with.
     pub(crate) fn export(&mut self) {
-        self.sandbox.create_bucket(SOURCE, REGION, BUCKET);
+        self.create_bucket();
         let on = format!(
             r#"{{"TableName":"{TABLE}","PointInTimeRecoverySpecification":{{"PointInTimeRecoveryEnabled":true}}}}"#
         );
@@ -118,14 +169,20 @@ impl World {
         drop(call("ExportTableToPointInTime", &asked));
         let objects = self.sandbox.objects(BUCKET);
         let summary = objects.keys().find(|key| key.ends_with("summary.json")).expect("a summary");
-        self.export = Some((format!("load.from_export = \"s3://{BUCKET}/{summary}\"\n"), self.clock.now()));
+        let from = format!(
+            "load.method = \"{}\"\nload.bucket_owner = \"{SOURCE}\"\nload.from_export = \"s3://{BUCKET}/{summary}\"\n",
+            self.method()
+        );
+        self.export = Some((from, self.clock.now()));
         self.court.judge().source_was_exported(self.clock.now());
+        self.court.judge().forget_imports();
     }
 
     /// The operator makes another export, where no link has begun with the one that is there and it grows old.
     pub(crate) fn renew_export(&mut self) {
         let is_old = |(_, at): &(String, WallTime)| self.clock.now().since(*at) > EXPORT_IS_OLD;
-        if self.export.as_ref().is_some_and(is_old) && !self.court.judge().has_link() {
+        let is_begun_with = self.court.judge().has_link() || self.court.judge().has_import();
+        if self.export.as_ref().is_some_and(is_old) && !is_begun_with {
             self.export();
         }
     }

@@ -126,6 +126,19 @@ impl StateStore for Parted {
         self.0.export_request(part_of(link))
     }
 
+    fn note_import<'a>(
+        &'a self,
+        link: &'a str,
+        row: &'a ImportRequestRow,
+        replaces: Option<&'a ImportRequestRow>,
+    ) -> BoxFuture<'a, StoreResult<bool>> {
+        self.0.note_import(part_of(link), row, replaces)
+    }
+
+    fn import_request<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<ImportRequestRow>>> {
+        self.0.import_request(part_of(link))
+    }
+
     fn verified<'a>(&'a self, link: &'a str) -> BoxFuture<'a, StoreResult<Option<VerifiedRow>>> {
         self.0.verified(part_of(link))
     }

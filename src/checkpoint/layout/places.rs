@@ -78,6 +78,11 @@ impl Places {
         ItemKey { partition: format!("{}/exports", self.namespace), sort: link.as_bytes().to_vec() }
     }
 
+    /// The import that a link has asked for, likewise.
+    pub(crate) fn import(&self, link: &str) -> ItemKey {
+        ItemKey { partition: format!("{}/imports", self.namespace), sort: link.as_bytes().to_vec() }
+    }
+
     /// A worker's pulse.
     pub(crate) fn worker(&self, worker: &str) -> ItemKey {
         ItemKey { partition: format!("{}/workers", self.namespace), sort: worker.as_bytes().to_vec() }

@@ -21,9 +21,9 @@ use crate::stream::gaps::UNCONFIRMED_AFTER;
 use crate::telemetry::Mode;
 
 /// How often an export that is being written is looked at, and how often it is said that it is waited for.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// See [`LOOK_EVERY`].
-const SAY_EVERY: Duration = Duration::from_secs(300);
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(300);
 
 impl Link {
     /// The export that the link's load begins with, or goes on with; `None`: there is none to load, or no more.
@@ -154,7 +154,7 @@ impl Link {
     }
 
     /// Whether a failure is waited out in the middle of hours of waiting, which began well.
-    fn bears(&self, failure: &Failure, began_well: bool) -> bool {
+    pub(super) fn bears(&self, failure: &Failure, began_well: bool) -> bool {
         let passes = match failure.fault {
             Fault::Transient | Fault::Expired => true,
             Fault::Denied => self.shared.mode == Mode::Service,
@@ -258,7 +258,7 @@ pub(super) const NOT_READABLE: &str = "allow s3:GetObject on its folder (and kms
     object: without s3:ListBucket S3 does not tell the difference; or the bucket is not of `load.bucket_owner`";
 
 /// Whether the stream goes on from where an export of this table, with this id, and time ends; else why not.
-fn check(
+pub(super) fn check(
     (exported, id): (&TableArn, Option<&str>),
     time: WallTime,
     table: &TableDescription,

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Link;
+use super::{Imported, Link, Load};
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{LinkRow, ShardStatus};
 use crate::config;
 use crate::error::{Error, Exit, Result};
-use crate::load::export::ExportSource;
 use crate::model::{StreamArn, ViewType};
 use crate::retry::Patience;
 use crate::runtime::open::{self, Clocks, Opened};
@@ -41,7 +40,7 @@ impl Link {
     pub(super) async fn open(
         &self,
         prepared: &Prepared,
-        export: Option<&ExportSource>,
+        load: Option<&Load>,
         state: LinkState,
     ) -> Result<(Opened, StreamArn, ViewType)> {
         let ours = self.shared.context.now();
@@ -51,13 +50,20 @@ impl Link {
             return self.open_part(prepared, state, clocks());
         }
         let Some(row) = state.link.clone() else {
-            let owns_target = self.owns_target(prepared).await?;
+            let (owns_target, export, imported) = match load {
+                Some(Load::Import(imported)) => {
+                    self.check_imported(prepared, imported)?;
+                    (true, None, Some(imported))
+                }
+                Some(Load::Export(export)) => (self.owns_target(prepared).await?, Some(export), None),
+                None => (self.owns_target(prepared).await?, None, None),
+            };
             if let Some(export) = export {
                 // Since it was found, the table may have been made anew, or its stream turned off and on.
                 self.check_goes_on(export, &prepared.source)?;
             }
             let listing = self.list(prepared, &found).await?;
-            let begin = open::Begin { owns_target, export };
+            let begin = open::Begin { owns_target, export, imported };
             let opened = open::pin(&self.config, prepared, &listing, begin, state, clocks());
             let opened = opened.ok_or_else(|| {
                 Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
@@ -99,6 +105,15 @@ impl Link {
             Error::new(Exit::Precondition, what).hint("the link is put together first, which takes a moment")
         })?;
         Ok((open::resume(&self.config, prepared, state, row, clocks)?, stream, prepared.view))
+    }
+
+    /// Whether the tables are those of the import, since which they may have been made anew.
+    fn check_imported(&self, prepared: &Prepared, imported: &Imported) -> Result<()> {
+        if prepared.target.id == imported.table_id && prepared.source.id == imported.source_id {
+            return Ok(());
+        }
+        let what = format!("a table of link `{}` was made anew since the target was imported", self.config.name);
+        Err(Error::new(Exit::Precondition, what).hint("run again, and delete the target if it is not needed"))
     }
 
     /// A target that this link finds empty, as one that it has just made, is its own. Another one is refused, unless the user allows it.

@@ -13,7 +13,7 @@ use crate::http::{LinkReadiness, NotReady, StatusSource};
 use crate::model::{GapScope, ShardStatus, WallTime};
 use crate::runtime::board::Snapshot;
 use crate::runtime::fleet::WorkerReport;
-use crate::runtime::link::{LinkSlots, parts_at_work, parts_of};
+use crate::runtime::link::{Importing, LinkSlots, parts_at_work, parts_of};
 use crate::telemetry::lag::{RETENTION, Watermarks};
 use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
 use crate::telemetry::{GapCause, Label as _, Phase, ShardState, ThrottleReason};
@@ -154,7 +154,7 @@ impl StatusSource for Watched {
             let link = match (slots.standby(), slots.board()) {
                 (Some(_), _) => LinkStatus::new(name, Phase::Standby),
                 (None, Some(board)) => live_link(name, &board.snapshot(), slots.on_gap),
-                (None, None) => LinkStatus::new(name, Phase::Starting),
+                (None, None) => starting_link(name, slots.importing()),
             };
             let link = with_trouble(link, slots.trouble());
             LinkStatus { verify: verifying.remove(name), ..link }
@@ -270,6 +270,16 @@ fn together(link: LinkState, part: LinkState) -> LinkState {
         dead_letters: letters,
         ..link
     }
+}
+
+/// A link whose books are not open yet: it looks around, or its target is being imported.
+fn starting_link(name: &str, importing: Option<Importing>) -> LinkStatus {
+    let Some(Importing { load, errors }) = importing else { return LinkStatus::new(name, Phase::Starting) };
+    let mut status = LinkStatus { load: Some(load), ..LinkStatus::new(name, Phase::InitialLoad) };
+    if errors > 0 {
+        status.needs.push(format!("the import has refused {errors} items: they are copied when it is over"));
+    }
+    status
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

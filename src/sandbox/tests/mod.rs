@@ -4,6 +4,7 @@ mod access;
 mod buckets;
 mod events;
 mod faults;
+mod imports;
 mod items;
 mod listings;
 mod pages;

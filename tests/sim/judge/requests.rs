@@ -46,6 +46,8 @@ impl Judge {
             }
             "ExportTableToPointInTime" if reply.status() == 200 => self.export_was_begun(reply.body(), exchange.at),
             "DescribeExport" if reply.status() == 200 => self.export_was_described(reply.body()),
+            "ImportTable" if reply.status() == 200 => self.import_was_begun(reply.body(), exchange.at),
+            "DescribeImport" if reply.status() == 200 => self.import_was_described(reply.body()),
             _ => {}
         }
         if reply.status() == 400 && is_our_fault(reply.body()) && !self.is_about_poison(exchange.request) {

@@ -21,6 +21,9 @@ const RECOVERY: Duration = Duration::from_secs(600);
 /// Within this an export of the link's own is made, which takes ten hours, and begun with.
 const EXPORT_IS_MADE: Duration = Duration::from_secs(11 * 3600);
 
+/// And an import, after two that failed, besides what each of them takes.
+const IMPORT_IS_MADE: Duration = Duration::from_secs(3 * 3600);
+
 impl Run {
     /// Faults are over and the source grows quiet: everything must come right.
     pub(super) async fn settle(&mut self) {
@@ -32,9 +35,12 @@ impl Run {
         self.drift = Drift::default();
         self.enable_stream().await;
         self.writer.write_now(5);
-        if self.world.plan.own_export().is_some() {
+        let is_imported = self.world.plan.import();
+        if self.world.plan.export().is_some() {
             // Nobody may have been there to wait for it.
-            let _has_begun = self.until(EXPORT_IS_MADE, |run| run.world.court.judge().has_link()).await;
+            let longest =
+                EXPORT_IS_MADE + is_imported.map_or(Duration::ZERO, |import| IMPORT_IS_MADE + import.takes * 3);
+            let _has_begun = self.until(longest, |run| run.world.court.judge().has_link()).await;
         }
         let settings = self.world.plan.settings;
         let mut nothing = Actor::idle();

@@ -165,7 +165,22 @@ impl Run {
             self.world.begin_anew();
             return;
         }
-        if text.contains("exports for link") && text.contains("is of no use") {
+        let is_of_operator = self.world.plan.export().is_some() && self.world.plan.own_export().is_none();
+        if text.contains("load the export") && is_of_operator && !self.world.court.judge().has_link() {
+            // The stream is younger than it, or it has grown old: as its message says.
+            self.world.export();
+            return;
+        }
+        if text.contains("holds a part") {
+            self.world.clear_target();
+            return;
+        }
+        let is_of_no_use = text.contains("exports for link") || text.contains("imports is");
+        if is_of_no_use && text.contains("is of no use") && is_of_operator {
+            self.world.export();
+            return;
+        }
+        if is_of_no_use && text.contains("is of no use") {
             // As its message says.
             self.world.let_export_to("again");
             return;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::super::exporting::turned_on;
 use super::{Link, cannot_export, cannot_read};
 use crate::aws::Account;
+use crate::config::LoadMethod;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::export::open::look;
 use crate::model::{ExportArn, ExportBucket, TableDescription, WallTime};
-use crate::runtime::prepare::{Accounts, Needs, cannot_describe, patiently, prepare};
+use crate::runtime::prepare::{Accounts, Needs, cannot_describe, patiently, prepare, prepare_source};
 
 /// The stream must be older than what is exported, with margin: an export is of a moment some five minutes ago, give or take
 /// one, and its load is of five minutes before that. Source: Developer Guide, point-in-time recovery: latest restorable time.
@@ -38,15 +39,21 @@ impl Link {
         self.may_look_up(accounts, &source).await?;
         self.may_read(accounts, bucket).await?;
 
-        let needs = Needs { stream: true, target: false };
-        let prepared = prepare(&self.config, accounts.clone(), &self.by_aws(), needs).await?;
-        self.owns_target(&prepared).await?;
+        let source = if self.config.load.method == LoadMethod::Import {
+            self.look_before_own_import(accounts, &source, bucket, &key_of_none(bucket)).await?;
+            prepare_source(&self.config, accounts, &self.by_aws()).await?
+        } else {
+            let needs = Needs { stream: true, target: false };
+            let prepared = prepare(&self.config, accounts.clone(), &self.by_aws(), needs).await?;
+            self.owns_target(&prepared).await?;
+            prepared.source
+        };
         if !is_recoverable {
             tracing::info!(link = name, "turning on the source's point-in-time recovery, as `load.enable_pitr` asks");
             let turning = patiently(context, || accounts.source.turn_on_recovery(&self.config.source_table)).await;
             turning.map_err(|failure| cannot_export(name, failure))?;
         }
-        let source = self.wait_for_stream(accounts, prepared.source).await?;
+        let source = self.wait_for_stream(accounts, source).await?;
         tracing::info!(
             link = name,
             bytes = source.size_bytes,
@@ -85,8 +92,7 @@ impl Link {
 
     /// Whether one of both sides may read what will be in the bucket.
     async fn may_read(&self, accounts: &Accounts, bucket: &ExportBucket) -> Result<()> {
-        let folder = bucket.prefix.as_ref().map_or_else(String::new, |prefix| format!("{prefix}/"));
-        let key = format!("{folder}AWSDynamoDB/{NO_EXPORT}/manifest-summary.json");
+        let key = key_of_none(bucket);
         let mut refused: Option<Failure> = None;
         for account in [&accounts.source, &accounts.target] {
             let reader = Account::bucket(account, &bucket.name, bucket.owner.as_deref());
@@ -124,6 +130,12 @@ impl Link {
     fn cannot_begin(&self, why: &str) -> Error {
         Error::new(Exit::Precondition, format!("begin an export for link `{}`: {why}", self.config.name))
     }
+}
+
+/// A key of an export that is not there.
+fn key_of_none(bucket: &ExportBucket) -> String {
+    let folder = bucket.prefix.as_ref().map_or_else(String::new, |prefix| format!("{prefix}/"));
+    format!("{folder}AWSDynamoDB/{NO_EXPORT}/manifest-summary.json")
 }
 
 /// Since when a table's stream is on; `None`: it is off, or it does not tell.

@@ -1,0 +1,165 @@
+//! Pure: what becomes of a request for an import that was noted before.
+
+use std::time::Duration;
+
+use crate::checkpoint::rows::ImportRequestRow;
+use crate::model::{ImportArn, ImportReport, ImportStatus, WallTime};
+
+/// After an import that failed another one is asked for, so long after its end; twice as long after the next one.
+const AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
+/// So many are asked for in all.
+pub(super) const MOST_ATTEMPTS: u32 = 3;
+/// For how long the service knows a token, at least, with margin. Source: API reference, `ImportTable`: 8 hours.
+const TOKEN_LIFE: Duration = Duration::from_secs(7 * 3600);
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its import is waited for, and its table is the link's.
+    Load(ImportArn),
+    /// Whether it was made is looked up; if not, it is made, by the same token where that tells it again.
+    LookUp,
+    /// Another one takes its place.
+    Another,
+    /// So it does, but not before this.
+    Later {
+        /// What became of the last one.
+        why: String,
+        /// See above.
+        again: WallTime,
+    },
+    /// There were too many.
+    NoMore {
+        /// What became of the last one.
+        why: String,
+    },
+}
+
+/// What becomes of a request, by what is told of its import (`None`: nobody knows of one), and whether the table that it
+/// made is there.
+pub(super) fn fate(row: &ImportRequestRow, report: Option<&ImportReport>, has_table: bool, now: WallTime) -> Fate {
+    let (Some(arn), Some(report)) = (&row.arn, report) else { return Fate::LookUp };
+    match &report.status {
+        ImportStatus::InProgress => Fate::Load(arn.clone()),
+        // Whenever it was: what the stream does not keep any more is compared.
+        ImportStatus::Completed | ImportStatus::Incomplete if has_table => Fate::Load(arn.clone()),
+        ImportStatus::Completed | ImportStatus::Incomplete => another(row, "its table is not there any more"),
+        ImportStatus::Failed(why) => {
+            let again = again(row, report);
+            match another(row, why) {
+                Fate::Another if now < again => Fate::Later { why: why.clone(), again },
+                fate => fate,
+            }
+        }
+    }
+}
+
+/// Before this no other import is asked for after one that failed.
+pub(super) fn again(row: &ImportRequestRow, report: &ImportReport) -> WallTime {
+    let wait = AGAIN_AFTER.saturating_mul(2_u32.saturating_pow(row.attempt.saturating_sub(1)));
+    report.ended.or(report.started).unwrap_or_else(|| begun(row)).plus(wait)
+}
+
+/// Another request for the same, unless there were too many; why.
+pub(super) fn another(row: &ImportRequestRow, why: &str) -> Fate {
+    if row.attempt < MOST_ATTEMPTS { Fate::Another } else { Fate::NoMore { why: why.to_owned() } }
+}
+
+/// Whether a request makes no second import when it is made once more.
+pub(super) fn may_be_repeated(row: &ImportRequestRow, now: WallTime) -> bool {
+    now.since(begun(row)) < TOKEN_LIFE
+}
+
+/// When its import was begun, as far as the row tells; else when it was decided to ask for it.
+fn begun(row: &ImportRequestRow) -> WallTime {
+    row.arn.as_ref().and_then(ImportArn::begun).map_or(row.asked, |begun| begun.max(row.asked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::rows::{ExportPlan, ImportSubject};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(hours: i64) -> WallTime {
+        WallTime::from_secs(1_800_000_000 + hours * 3600)
+    }
+
+    fn row(attempt: u32, is_begun: bool) -> ImportRequestRow {
+        let table = |name: &str| format!("arn:aws:dynamodb:eu-west-1:111122223333:table/{name}");
+        let arn = format!("{}/import/{:014}-a", table("copy"), at(1).millis());
+        ImportRequestRow {
+            token: "t".to_owned(),
+            asked: at(0),
+            arn: is_begun.then(|| arn.parse().unwrap()),
+            of: ImportSubject {
+                source: table("orders").parse().unwrap(),
+                source_id: "1".to_owned(),
+                export: ExportPlan {
+                    place: "s3://bucket/AWSDynamoDB/1-a/".parse().unwrap(),
+                    arn: None,
+                    bucket_owner: None,
+                    time: at(0),
+                    fingerprint: String::new(),
+                },
+                items: 1,
+                bytes: None,
+                target: table("copy").parse().unwrap(),
+            },
+            attempt,
+        }
+    }
+
+    fn report(status: ImportStatus) -> ImportReport {
+        ImportReport {
+            status,
+            table_id: None,
+            token: None,
+            started: Some(at(1)),
+            ended: Some(at(4)),
+            processed_bytes: 0,
+            imported_items: 0,
+            errors: 0,
+            log_group: None,
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_looked_up_and_never_replaced() {
+        let whole = report(ImportStatus::Completed);
+        assert_eq!(fate(&row(1, false), None, false, at(90)), Fate::LookUp);
+        assert_eq!(fate(&row(1, false), Some(&whole), true, at(3)), Fate::LookUp);
+        assert_eq!(fate(&row(3, true), None, false, at(90)), Fate::LookUp);
+    }
+
+    #[test]
+    fn a_request_is_repeated_only_while_its_token_tells_it_again() {
+        assert!(may_be_repeated(&row(1, false), at(6)) && !may_be_repeated(&row(1, false), at(7)));
+        assert!(may_be_repeated(&row(1, true), at(7)), "the token lives from the answer on, not from the decision");
+        assert!(!may_be_repeated(&row(1, true), at(8)));
+    }
+
+    #[test]
+    fn an_import_that_is_over_is_of_use_as_long_as_its_table_is_there() {
+        for status in [ImportStatus::Completed, ImportStatus::Incomplete] {
+            let fate =
+                |attempt, has_table| fate(&row(attempt, true), Some(&report(status.clone())), has_table, at(900));
+            assert!(matches!(fate(3, true), Fate::Load(_)));
+            assert_eq!(fate(2, false), Fate::Another);
+            assert!(matches!(fate(3, false), Fate::NoMore { .. }));
+        }
+    }
+
+    #[test]
+    fn what_fails_is_asked_for_anew_later_and_later_and_three_times_in_all() {
+        let failed = report(ImportStatus::Failed("no".to_owned()));
+        let fate =
+            |attempt, minutes: u32| fate(&row(attempt, true), Some(&failed), false, at(4).plus(MINUTE * minutes));
+        let later = |minutes: u32| Fate::Later { why: "no".to_owned(), again: at(4).plus(MINUTE * minutes) };
+        assert_eq!((fate(1, 14), fate(1, 15)), (later(15), Fate::Another));
+        assert_eq!((fate(2, 29), fate(2, 30)), (later(30), Fate::Another));
+        assert_eq!(fate(3, 0), Fate::NoMore { why: "no".to_owned() });
+        assert_eq!(fate(u32::MAX, 0), Fate::NoMore { why: "no".to_owned() });
+    }
+}

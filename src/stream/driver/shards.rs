@@ -29,7 +29,7 @@ const CHILDREN_ARE_LATE: Duration = Duration::from_secs(300);
 
 impl StreamDriver {
     pub(super) fn next_listing_at(&self) -> Instant {
-        if self.is_awaiting { self.list_at.min(self.children_at) } else { self.list_at }
+        if self.asks_for_children() { self.list_at.min(self.children_at) } else { self.list_at }
     }
 
     pub(super) fn start_listing(&mut self) {
@@ -43,7 +43,7 @@ impl StreamDriver {
             self.settled_by_listing = parents.cloned().collect();
             let (lister, seen, begun_after) = (self.lister.clone(), self.seen_listing, self.listed_since(now));
             self.work.push(Box::pin(async move { Done::Listed(lister.list_after(seen, begun_after).await) }));
-        } else if self.is_awaiting && now >= self.children_at && self.may_ask_for_children() {
+        } else if self.asks_for_children() && now >= self.children_at {
             let waiting: Vec<_> = self.lineage.awaiting_children(self.context.now()).collect();
             let Some(next) = waiting.get(self.children_asked % waiting.len().max(1)) else { return };
             if next.waited >= CHILDREN_ARE_LATE && self.children_asked.is_multiple_of(64) {
@@ -59,9 +59,9 @@ impl StreamDriver {
         }
     }
 
-    /// Whether an answer that tells of children alone is enough to add them.
-    fn may_ask_for_children(&self) -> bool {
-        self.elsewhere.as_ref().is_none_or(Elsewhere::leaves_children)
+    /// Whether children are waited for, and an answer that tells of them alone is enough to add them.
+    fn asks_for_children(&self) -> bool {
+        self.is_awaiting && self.elsewhere.as_ref().is_none_or(Elsewhere::leaves_children)
     }
 
     /// A listing that was begun after this will do: while nothing is waited for it may be somebody else's of a while ago.

@@ -18,7 +18,7 @@
 //! - Index entries cost capacity as whole items, and projections of indexes are not applied.
 //! - A number's size is one byte per two digits and one more; sets have no overhead. The service's arithmetic is not published.
 //! - Sets and maps come back sorted. Expressions project top-level attributes only; reserved words are not refused.
-//! - Time to live deletes only if [`Options::ttl_lateness`] says so. Exports are full and at once; no imports, backups, global tables.
+//! - Time to live deletes only if [`Options::ttl_lateness`] says so. Exports are full and of the moment; imports are of DynamoDB JSON; no backups, global tables.
 //! - A bucket's guests may do in it what its owner may.
 //! - Legacy parameters (`KeyConditions`, `AttributeUpdates`, …) are refused. `ItemCount` is always up to date.
 //! - Transactions use capacity but are never throttled by it, and never conflict.

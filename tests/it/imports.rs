@@ -201,6 +201,7 @@ async fn an_import_of_which_nobody_knows_is_found_again_when_its_token_is_forgot
             service = world.serve(OWN);
         }
         world.no_faults();
+        world.put(1, 1, "since");
         service.until_equal(&world).await;
         assert_eq!(num_imports(&world), 1);
         service.stop().await.unwrap();
@@ -257,6 +258,7 @@ async fn who_takes_a_link_over_goes_on_with_the_import_that_was_asked_for() {
         second.until("it has the import", || num_imports(&world) > 0).await;
         tokio::time::sleep(MINUTE * 2).await;
         border.set_frozen(false);
+        world.put(1, 1, "since");
         second.until_equal(&world).await;
         second.stop().await.unwrap();
         if let Some(frozen) = frozen {
@@ -519,4 +521,19 @@ async fn a_source_that_is_made_anew_while_it_is_imported_is_not_begun_with() {
     assert!(world.state().await.link.is_none());
     let text = whole(&world.migrate(&format!("{OWN}load.enable_pitr = true\n")).await.expect_err("the table is there"));
     assert!(text.contains("`orders-copy` is there"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_imported_table_that_was_deleted_before_the_link_began_is_imported_again() {
+    let world = world(1_264);
+    fill(&world, 50);
+    world.sandbox.change_options(|options| options.import_takes = HOUR);
+    let service = world.serve(OWN);
+    service.until("it asks for the import", || num_imports(&world) == 1).await;
+    service.kill().await;
+    tokio::time::sleep(HOUR * 2).await;
+    world.call(TARGET, "DeleteTable", r#"{"TableName":"orders-copy"}"#);
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    assert_eq!((num_exports(&world), num_imports(&world)), (1, 2));
+    world.assert_equal();
 }

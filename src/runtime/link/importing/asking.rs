@@ -16,7 +16,9 @@ const MAX_PAGES: usize = 1_000;
 /// How far two clocks may be apart that tell when an import was begun.
 const CLOCKS: Duration = Duration::from_secs(900);
 /// The service's codes for a table that is there, and for a token that was used for something else.
-const TAKEN: [&str; 2] = ["ResourceInUseException", "ImportConflictException"];
+const TABLE_TAKEN: &str = "ResourceInUseException";
+/// See above.
+const TOKEN_TAKEN: &str = "ImportConflictException";
 
 impl Link {
     /// Makes a request until it is known which import it has made.
@@ -32,15 +34,21 @@ impl Link {
             let refused = match patiently(&self.shared.context, ask).await {
                 Ok(Some(arn)) => return Ok(arn),
                 Ok(None) => None,
-                Err(failure) if failure.code.as_deref().is_some_and(|code| TAKEN.contains(&code)) => Some(failure),
+                Err(failure) if matches!(failure.code.as_deref(), Some(TABLE_TAKEN | TOKEN_TAKEN)) => Some(failure),
                 Err(failure) => return Err(self.cannot_be_imported(failure)),
             };
             // An attempt of ours may have made it although its answer was lost.
             if let Some(arn) = self.look_for_import(accounts, row).await? {
                 return Ok(arn);
             }
-            if let Some(failure) = refused {
-                return Err(self.target_is_there().because(failure));
+            match refused {
+                Some(failure) if failure.code.as_deref() == Some(TOKEN_TAKEN) => {
+                    let what =
+                        "it was asked for before the source's indexes or billing were changed, and is not listed yet";
+                    return Err(self.cannot_import(what).hint("run again in some minutes").because(failure));
+                }
+                Some(failure) => return Err(self.target_is_there().because(failure)),
+                None => {}
             }
         }
     }

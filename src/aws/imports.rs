@@ -125,8 +125,9 @@ impl Account {
         })
     }
 
-    /// Gives an imported table what an import cannot: the tags, class and deletion protection of another. What it has already
-    /// is left as it is, so this may be repeated. Answers in which respects it is not like the other.
+    /// Gives an imported table what an import cannot: the tags, class and deletion protection of another, each for itself. What
+    /// it has already is left as it is, so this may be repeated. Answers in which respects it is not like the other, also
+    /// where the service refuses it.
     ///
     /// # Errors
     /// [`Failure`]; `Transient` where a change has not taken effect in time.
@@ -137,27 +138,61 @@ impl Account {
         tags: &[(String, String)],
         patience: Patience,
     ) -> Result<Vec<String>, Failure> {
-        let name = TableRef::Name(table.arn.name.clone());
+        let mut notes = create::what_differs(like, tags);
+        let mut take = |what: &str, done: Result<(), Failure>| match done {
+            Err(failure) if matches!(failure.fault, Fault::Transient | Fault::Expired) => Err(failure),
+            Err(failure) => {
+                notes.push(format!("the {what} not copied: {failure}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        };
+        take("tags are", self.tag_import(table, tags).await)?;
+        take("table class is", self.class_import(table, like, patience).await)?;
+        take("deletion protection is", self.protect_import(table, like, patience).await)?;
+        Ok(notes)
+    }
+
+    async fn tag_import(&self, table: &TableDescription, tags: &[(String, String)]) -> Result<(), Failure> {
         let wanted: Vec<_> = tags.iter().filter(|(key, _)| !is_reserved(key)).collect();
-        if !wanted.is_empty() {
-            let tag = |(key, value): &&(String, String)| Tag::builder().key(key).value(value).build();
-            let tags = wanted.iter().map(tag).collect::<Result<Vec<_>, _>>().map_err(|error| broken(TAG, error))?;
-            let request = self.dynamodb.tag_resource().resource_arn(table.arn.to_string()).set_tags(Some(tags));
-            self.caller.typed(TAG, request.send().boxed()).await?;
+        if wanted.is_empty() {
+            return Ok(());
         }
-        if let Some(class) = like.table_class.as_deref().filter(|class| table.table_class.as_deref() != Some(*class)) {
-            let request = self.dynamodb.update_table().table_name(name.to_string()).table_class(class.into());
-            self.caller.typed(UPDATE, request.send().boxed()).await?;
-            let has_class = |now: &TableDescription| now.table_class.as_deref() == Some(class);
-            self.wait(UPDATE, &name, patience, |now| has_class(now) && now.status == TableStatus::Active).await?;
+        let tag = |(key, value): &&(String, String)| Tag::builder().key(key).value(value).build();
+        let tags = wanted.iter().map(tag).collect::<Result<Vec<_>, _>>().map_err(|error| broken(TAG, error))?;
+        let request = self.dynamodb.tag_resource().resource_arn(table.arn.to_string()).set_tags(Some(tags));
+        self.caller.typed(TAG, request.send().boxed()).await.map(drop)
+    }
+
+    async fn class_import(
+        &self,
+        table: &TableDescription,
+        like: &TableDescription,
+        patience: Patience,
+    ) -> Result<(), Failure> {
+        let wanted = like.table_class.as_deref().filter(|class| table.table_class.as_deref() != Some(*class));
+        let Some(class) = wanted else { return Ok(()) };
+        let name = TableRef::Name(table.arn.name.clone());
+        let request = self.dynamodb.update_table().table_name(name.to_string()).table_class(class.into());
+        self.caller.typed(UPDATE, request.send().boxed()).await?;
+        let has_class = |now: &TableDescription| now.table_class.as_deref() == Some(class);
+        self.wait(UPDATE, &name, patience, |now| has_class(now) && now.status == TableStatus::Active).await.map(drop)
+    }
+
+    async fn protect_import(
+        &self,
+        table: &TableDescription,
+        like: &TableDescription,
+        patience: Patience,
+    ) -> Result<(), Failure> {
+        if !like.deletion_protection || table.deletion_protection {
+            return Ok(());
         }
-        if like.deletion_protection && !table.deletion_protection {
-            let request = self.dynamodb.update_table().table_name(name.to_string());
-            self.caller.typed(UPDATE, request.deletion_protection_enabled(true).send().boxed()).await?;
-            let is_done = |now: &TableDescription| now.deletion_protection && now.status == TableStatus::Active;
-            self.wait(UPDATE, &name, patience, is_done).await?;
-        }
-        Ok(create::what_differs(like, tags))
+        let name = TableRef::Name(table.arn.name.clone());
+        let request = self.dynamodb.update_table().table_name(name.to_string());
+        self.caller.typed(UPDATE, request.deletion_protection_enabled(true).send().boxed()).await?;
+        let is_done = |now: &TableDescription| now.deletion_protection && now.status == TableStatus::Active;
+        self.wait(UPDATE, &name, patience, is_done).await.map(drop)
     }
 
     /// Deletes a table of this account. It is gone some time after this.

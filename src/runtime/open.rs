@@ -60,8 +60,8 @@ pub(crate) struct Begin<'a> {
     pub(crate) owns_target: bool,
     /// What is loaded in the place of a scan.
     pub(crate) export: Option<&'a ExportSource>,
-    /// What was imported before.
-    pub(crate) imported: Option<&'a Imported>,
+    /// What was imported before, and whether the stream goes on from it.
+    pub(crate) imported: Option<(&'a Imported, bool)>,
 }
 
 /// The books of a link that runs for the first time: the stream is pinned at its oldest records, then the load is planned. `state`
@@ -87,11 +87,11 @@ pub(crate) fn pin(
     });
     let load = load.map(|plan| match (export, imported) {
         (Some(export), _) => from_export(export, plan),
-        (None, Some(imported)) => from_import(imported, plan),
+        (None, Some((imported, _))) => from_import(imported, plan),
         (None, None) => plan,
     });
     // What is older is in the load, so the stream is owed from there on: an export is older than this beginning.
-    let goes_on = imported.is_none_or(|imported| imported.goes_on);
+    let goes_on = imported.is_none_or(|(_, goes_on)| goes_on);
     let owed_from = match &load {
         // What is older than the stream is in the gap.
         Some(_) if !goes_on => owed_from(StreamStart::TrimHorizon, now),
@@ -121,7 +121,7 @@ pub(crate) fn pin(
     };
     let mut book = Book::pin_over(state, row, aws, link.apply.in_doubt_for);
     book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));
-    if imported.is_some_and(|imported| !imported.is_whole || !imported.goes_on) {
+    if imported.is_some_and(|(imported, goes_on)| !imported.is_whole || !goes_on) {
         open_gap(&mut book, GapScope::All, GapCause::ImportIncomplete, now);
     }
     if is_loading {

@@ -338,7 +338,7 @@ async fn an_import_that_outlasts_the_stream_is_not_in_vain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_that_was_whole_while_nobody_was_there_is_gone_on_with_days_later() {
+async fn an_import_that_was_whole_while_nobody_was_there_is_the_links_days_later_if_the_user_says_so() {
     let world = world(1_253);
     fill(&world, 300);
     world.sandbox.change_options(|options| options.import_takes = HOUR);
@@ -348,10 +348,69 @@ async fn an_import_that_was_whole_while_nobody_was_there_is_gone_on_with_days_la
     world.delete(8, 1);
     world.clock().skip(HOUR * 100);
     world.put(9, 9, "days later");
-    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    world.put_at(TARGET, "orders-copy", 77, 7, "somebody's");
+    let text = whole(&world.migrate(OWN).await.expect_err("what is at the target alone would be deleted"));
+    assert!(text.contains("somebody may use it") && text.contains("target.exclusive = true"), "{text}");
+    let mine = format!("target.exclusive = true\n{OWN}");
+    assert!(world.migrate(&mine).await.unwrap()[0].verification.is_identical());
     assert_eq!((num_exports(&world), num_imports(&world)), (1, 1));
     assert_eq!(causes(&world).await, [("import_incomplete".to_owned(), true)]);
     world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_imported_table_that_somebody_listens_to_is_not_taken_for_the_links_own() {
+    let world = world(1_261);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| options.import_takes = MINUTE);
+    let service = world.serve(OWN);
+    service.until("it asks for the import", || num_imports(&world) == 1).await;
+    service.kill().await;
+    tokio::time::sleep(MINUTE * 2).await;
+    let on = r#"{"TableName":"orders-copy","StreamSpecification":{"StreamEnabled":true,"StreamViewType":"KEYS_ONLY"}}"#;
+    world.call(TARGET, "UpdateTable", on);
+    let text = whole(&world.migrate(OWN).await.expect_err("it may be in use"));
+    assert!(text.contains("somebody may use it"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_turned_off_and_on_while_the_import_lands_leaves_a_gap_that_heals() {
+    for after in 0..12 {
+        let world = world(1_270 + after);
+        fill(&world, 50);
+        world.faults(vec![always("DescribeTable", FaultKind::Hold(Duration::from_secs(4)))]);
+        world.sandbox.change_options(|options| options.import_takes = MINUTE);
+        let service = world.serve(OWN);
+        let is_whole = || imports(&world).iter().any(|import| import["ImportStatus"] == "COMPLETED");
+        service.until("it is imported", is_whole).await;
+        tokio::time::sleep(Duration::from_secs(3 * after)).await;
+        world.set_stream(false);
+        world.put(2, 2, "in neither stream");
+        world.delete(3, 3);
+        world.set_stream(true);
+        world.no_faults();
+        world.put(4, 4, "in the second one");
+        // Where the link had begun, it goes on with the second stream when the first one has ended.
+        service.until("both tables are equal", || copy(&world).is_some() && world.num_differences() == 0).await;
+        service.until_equal(&world).await;
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_that_is_not_begun_for_minutes_says_why_and_goes_on_when_it_is() {
+    let world = world(1_262);
+    fill(&world, 50);
+    world.faults(vec![always("ImportTable", FaultKind::Throttle("LimitExceededException".to_owned()))]);
+    let service = world.serve(OWN);
+    service.until("it says why", || service.status().needs.iter().any(|why| why.contains("50 imports"))).await;
+    assert_eq!(service.status().phase, Phase::Failed);
+    world.no_faults();
+    service.until_equal(&world).await;
+    assert_eq!((num_exports(&world), num_imports(&world)), (1, 1));
+    service.until("it replicates", || service.status().phase == Phase::Replicating).await;
+    service.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -414,14 +473,16 @@ async fn no_table_is_deleted_that_is_not_certainly_what_a_failed_import_of_this_
     let wait = |world: &World| world.clock().skip(HOUR * 2);
     type Happening<'a> = &'a dyn Fn(&World);
     let cases: [(Happening<'_>, &[&str]); 4] = [(&protect, left), (&watch, left), (&wait, left), (&replace, there)];
-    for (n, (happens, words)) in cases.into_iter().enumerate() {
+    // When the next import is due, and while what the last one left may be cleared away.
+    let after = [5, 5, 5, 31];
+    for (n, ((happens, words), after)) in cases.into_iter().zip(after).enumerate() {
         let world = world(1_256 + n as u64);
         fill(&world, 100);
         world.sandbox.change_options(|options| (options.import_takes, options.imports_fail) = (MINUTE, Some(0.5)));
         let service = world.serve(OWN);
         service.until("it asks for the import", || num_imports(&world) == 1).await;
         service.kill().await;
-        tokio::time::sleep(MINUTE * 16).await;
+        tokio::time::sleep(MINUTE * after).await;
         happens(&world);
         let before = copy(&world).unwrap()["TableId"].clone();
         let text = whole(&world.migrate(OWN).await.expect_err("it is not the link's to delete"));

@@ -46,8 +46,6 @@ pub(crate) struct Imported {
     pub(crate) items: u64,
     /// Whether that is all of the export.
     pub(crate) is_whole: bool,
-    /// Whether the stream goes on from it.
-    pub(crate) goes_on: bool,
 }
 
 impl Link {
@@ -68,6 +66,9 @@ impl Link {
         let source = accounts.describe_source(&self.shared.context).await;
         let source = source.map_err(|failure| cannot_describe("source", &self.config, failure))?;
         let target = self.table_to_make(accounts, &source).await?;
+        if target == source.arn {
+            return Err(self.cannot_import("source and target are the same table").hint("see the roles of both sides"));
+        }
         // One of another export, or into another table, is another request.
         let known = noted.clone().filter(|row| self.is_for(row, &source, &target));
         let fate = match &known {
@@ -91,6 +92,13 @@ impl Link {
             }
         }
         let export = self.export_to_import(accounts).await?;
+        // That may have taken hours.
+        let before = source;
+        let source = accounts.describe_source(&self.shared.context).await;
+        let source = source.map_err(|failure| cannot_describe("source", &self.config, failure))?;
+        if source.id != before.id {
+            return Err(self.cannot_import("the source table was made anew meanwhile").hint("run again"));
+        }
         let owner = self.owner_of(export.bucket_owner.clone(), &source, &target);
         let key = export.place.summary_key();
         self.look_before_import(accounts, &source, (&export.place.bucket, &owner, &key)).await?;
@@ -221,7 +229,7 @@ impl Link {
             Fate::Later { why, again } => Err(self.import_failed(row, why, *again)),
             Fate::NoMore { why } => Err(self
                 .cannot_import(&format!("the last of {} imports is of no use: {why}", row.attempt))
-                .hint("no further one is asked for by itself: mend it, then set another `load.prefix`; or load with `method = \"export\"`")),
+                .hint("no further one is asked for by itself: mend it, then give the target another name; or load with `method = \"export\"`")),
         }
     }
 

@@ -63,6 +63,8 @@ impl Link {
                 self.check_goes_on(export, &prepared.source)?;
             }
             let listing = self.list(prepared, &found).await?;
+            // Since it was imported, the stream may have been turned off and on.
+            let imported = imported.map(|imported| (imported, self.goes_on(imported, &prepared.source)));
             let begin = open::Begin { owns_target, export, imported };
             let opened = open::pin(&self.config, prepared, &listing, begin, state, clocks());
             let opened = opened.ok_or_else(|| {

@@ -57,6 +57,12 @@ impl Program {
                 None => Some("no process is running this link".to_owned()),
             };
             let mut link = stored_link(&name, &state, self.on_gap(&name), trouble.is_none(), now);
+            if state.link.is_none()
+                && let Some(import) = store.import_request(&name).await?
+            {
+                link.phase = Phase::InitialLoad;
+                link.needs = vec![format!("its target is being imported, or was: asked for at {}", import.asked)];
+            }
             if let Some(sighting) = &sighting {
                 tell_holder(&mut link, sighting, &signs, trouble.is_none(), now);
             }

@@ -11,6 +11,10 @@ use crate::runtime::prepare::{Accounts, patiently};
 
 /// For how long a request is made again and again before it is looked up whether it was made: much less than a token lives.
 const REPEATED_FOR: Duration = Duration::from_secs(3600);
+/// An import that the service does not begin for so long is told of: it may never do.
+const TOLD_AFTER: Duration = Duration::from_secs(300);
+const NOT_BEGUN: &str = "the service does not begin the import: 50 imports at a time in an account and Region, of 1 TB in all \
+    (15 TB in some), are its limit, and a larger table never fits; `load.method = \"export\"` loads the same export";
 /// Pages of a listing at most, 25 imports a page.
 const MAX_PAGES: usize = 1_000;
 /// How far two clocks may be apart that tell when an import was begun.
@@ -31,8 +35,22 @@ impl Link {
         loop {
             let since = self.aws_now();
             let ask = || self.ask_import_since(accounts, source, row, since);
-            let refused = match patiently(&self.shared.context, ask).await {
-                Ok(Some(arn)) => return Ok(arn),
+            let asking = patiently(&self.shared.context, ask);
+            tokio::pin!(asking);
+            let asked = tokio::select! {
+                biased;
+                asked = &mut asking => asked,
+                () = tokio::time::sleep(TOLD_AFTER) => {
+                    tracing::error!(link = self.config.name, "{NOT_BEGUN}");
+                    self.slots.set_trouble(Some(NOT_BEGUN.to_owned()));
+                    asking.await
+                }
+            };
+            let refused = match asked {
+                Ok(Some(arn)) => {
+                    self.slots.set_trouble(None);
+                    return Ok(arn);
+                }
                 Ok(None) => None,
                 Err(failure) if matches!(failure.code.as_deref(), Some(TABLE_TAKEN | TOKEN_TAKEN)) => Some(failure),
                 Err(failure) => return Err(self.cannot_be_imported(failure)),

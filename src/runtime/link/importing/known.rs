@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::checkpoint::rows::ImportRequestRow;
 use crate::model::{ImportArn, ImportReport, ImportStatus, WallTime};
 
-/// After an import that failed another one is asked for, so long after its end; twice as long after the next one.
-const AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
+/// After an import that failed another one is asked for, so long after its end; twice as long after the next one. By then
+/// nothing can land any more that was sent to clear away what it left: [`super::landing::CLEARED_WITHIN`], and as long as a
+/// signature is taken.
+const AGAIN_AFTER: Duration = Duration::from_secs(30 * 60);
 /// So many are asked for in all.
 pub(super) const MOST_ATTEMPTS: u32 = 3;
 /// For how long the service knows a token, at least, with margin. Source: API reference, `ImportTable`: 8 hours.
@@ -65,9 +67,10 @@ pub(super) fn another(row: &ImportRequestRow, why: &str) -> Fate {
     if row.attempt < MOST_ATTEMPTS { Fate::Another } else { Fate::NoMore { why: why.to_owned() } }
 }
 
-/// Whether a request makes no second import when it is made once more.
+/// Whether a request makes no second import when it is made once more. One that was looked for and not found was not made:
+/// nothing that is later than that look can make it.
 pub(super) fn may_be_repeated(row: &ImportRequestRow, now: WallTime) -> bool {
-    now.since(begun(row)) < TOKEN_LIFE
+    row.arn.is_none() || now.since(begun(row)) < TOKEN_LIFE
 }
 
 /// When its import was begun, as far as the row tells; else when it was decided to ask for it.
@@ -135,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_request_is_repeated_only_while_its_token_tells_it_again() {
-        assert!(may_be_repeated(&row(1, false), at(6)) && !may_be_repeated(&row(1, false), at(7)));
+        assert!(may_be_repeated(&row(1, false), at(6)));
+        assert!(may_be_repeated(&row(1, false), at(90)), "it was never made: nobody was allowed to, say");
         assert!(may_be_repeated(&row(1, true), at(7)), "the token lives from the answer on, not from the decision");
         assert!(!may_be_repeated(&row(1, true), at(8)));
     }
@@ -157,8 +161,8 @@ mod tests {
         let fate =
             |attempt, minutes: u32| fate(&row(attempt, true), Some(&failed), false, at(4).plus(MINUTE * minutes));
         let later = |minutes: u32| Fate::Later { why: "no".to_owned(), again: at(4).plus(MINUTE * minutes) };
-        assert_eq!((fate(1, 14), fate(1, 15)), (later(15), Fate::Another));
-        assert_eq!((fate(2, 29), fate(2, 30)), (later(30), Fate::Another));
+        assert_eq!((fate(1, 29), fate(1, 30)), (later(30), Fate::Another));
+        assert_eq!((fate(2, 59), fate(2, 60)), (later(60), Fate::Another));
         assert_eq!(fate(3, 0), Fate::NoMore { why: "no".to_owned() });
         assert_eq!(fate(u32::MAX, 0), Fate::NoMore { why: "no".to_owned() });
     }

@@ -1,5 +1,6 @@
 //! The end of an import: waited for; then its table is made like the source, or what it has left is cleared away.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,8 +17,11 @@ use crate::telemetry::status::LoadStatus;
 
 /// An import that was begun is seen no later.
 const SEEN_WITHIN: Duration = Duration::from_secs(600);
-/// What a failed import has left is cleared away so long after it at most: later somebody may have begun to use it.
-const CLEARED_WITHIN: Duration = Duration::from_secs(3600);
+/// What a failed import has left is cleared away so long after it at most: later somebody may have begun to use it, and a
+/// request that is held up on its way could meet the next import's table.
+pub(super) const CLEARED_WITHIN: Duration = Duration::from_secs(600);
+/// A table that was imported so long ago may be somebody else's by now: the stream does not go on from it either.
+const ADOPTED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// For how long a table that is being deleted is waited for, and how often it is looked at.
 const GOING: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(5));
 /// The stream's name within it tells the import. Source: Developer Guide, import format quotas and validation.
@@ -108,6 +112,7 @@ impl Link {
             self.cannot_import("the table that was imported is not there any more")
                 .hint("run again: another one is imported")
         })?;
+        self.check_unused(&table, row, report)?;
         if table.status != TableStatus::Active {
             let active = accounts.target.wait_until_active(&self.config.target_table, Patience::default()).await;
             active.map_err(|failure| {
@@ -136,10 +141,6 @@ impl Link {
                 .cannot_import("the source table was made anew meanwhile")
                 .hint("delete the target and run again"));
         }
-        let goes_on = check((&source.arn, Some(&source.id)), plan.time, &source, self.aws_now());
-        if let Err(why) = &goes_on {
-            tracing::error!(link, why, "the stream does not go on from what was imported: both tables are compared");
-        }
         tracing::info!(link, table = table.arn.name, items = report.imported_items, "the target was imported");
         Ok(Imported {
             plan,
@@ -148,8 +149,33 @@ impl Link {
             source_id: source.id,
             items: report.imported_items,
             is_whole,
-            goes_on: goes_on.is_ok(),
         })
+    }
+
+    /// An imported table is the link's own as long as nobody can have begun to use it: a copy that heals deletes what is at
+    /// the target alone.
+    fn check_unused(&self, table: &TableDescription, row: &ImportRequestRow, report: &ImportReport) -> Result<()> {
+        let ended = report.ended.unwrap_or(row.asked);
+        let is_old = self.aws_now().since(ended) >= ADOPTED_WITHIN;
+        let is_used = is_old || table.stream.as_ref().is_some_and(|stream| stream.enabled);
+        if !is_used || self.config.target_exclusive == Some(true) {
+            return Ok(());
+        }
+        let name = &table.arn.name;
+        let what = format!("the table `{name}` was imported at {ended}, and somebody may use it by now");
+        Err(self.cannot_import(&what).hint(
+            "if nobody has written to it, set `target.exclusive = true`: what it has alone is then deleted; else delete it, and another one is imported",
+        ))
+    }
+
+    /// Whether the stream goes on from what was imported; both tables are compared where it does not.
+    pub(in super::super) fn goes_on(&self, imported: &Imported, source: &TableDescription) -> bool {
+        let goes_on = check((&source.arn, Some(&source.id)), imported.plan.time, source, self.aws_now());
+        if let Err(why) = &goes_on {
+            let link = &self.config.name;
+            tracing::error!(link, why, "the stream does not go on from what was imported: both tables are compared");
+        }
+        goes_on.is_ok()
     }
 
     async fn make_like(&self, accounts: &Accounts, source: &TableDescription, table: &TableDescription) -> Result<()> {
@@ -162,19 +188,15 @@ impl Link {
             }
         };
         let finish = || accounts.target.finish_import(table, source, &tags, Patience::default());
-        match patiently(context, finish).await {
-            Ok(notes) => {
-                for note in notes {
-                    tracing::warn!(link, what = note, "the target is not like the source");
-                }
-            }
-            // Hours of work, and what was paid for it, are not held up by a label.
-            Err(failure) if failure.fault == Fault::Denied => tracing::warn!(
-                link,
-                error = %failure,
-                "tags, table class or deletion protection are not copied: allow dynamodb:TagResource and UpdateTable, or set them"
-            ),
-            Err(failure) => return Err(self.cannot_be_imported(failure)),
+        // Hours of work, and what was paid for it, are not held up by a label.
+        let notes = patiently(context, finish).await.unwrap_or_else(|failure| vec![failure.to_string()]);
+        for note in notes {
+            tracing::warn!(link, what = note, "the target is not like the source");
+        }
+        let names =
+            |of: &TableDescription| of.global_indexes.iter().map(|index| index.name.clone()).collect::<BTreeSet<_>>();
+        for index in names(source).symmetric_difference(&names(table)) {
+            tracing::warn!(link, index, "an index of the source was made or deleted while its table was imported");
         }
         if let Ok(Some(attribute)) = accounts.time_to_live(context).await {
             tracing::info!(link, attribute, "time to live is left off at the target until you turn it on");
@@ -209,18 +231,26 @@ impl Link {
         };
         let is_recent = report.ended.is_some_and(|ended| self.aws_now().since(ended) < CLEARED_WITHIN);
         let is_untouched = table.stream.is_none() && !table.deletion_protection && table.status == TableStatus::Active;
+        if is_its_own && table.status.is_deleting() {
+            return self.wait_until_gone(accounts, &table).await.map_err(|()| left());
+        }
         if !(is_its_own && is_recent && is_untouched) {
             return Err(left());
         }
         tracing::warn!(link = self.config.name, table = table.arn.name, why, "deleting what a failed import has left");
-        match patiently(&self.shared.context, || accounts.target.delete_table(&table.arn.name)).await {
+        // Once: by the time of another attempt the name may be another table's.
+        match accounts.target.delete_table(&table.arn.name).await {
             Ok(()) => {}
             Err(failure) if failure.fault == Fault::Denied => return Err(left().because(failure)),
-            // It may be on its way already: an attempt whose answer was lost.
+            // It may be on its way all the same.
             Err(failure) => {
-                tracing::warn!(link = self.config.name, error = %failure, "the table may not be deleted yet")
+                tracing::warn!(link = self.config.name, error = %failure, "the table may not be deleted yet");
             }
         }
+        self.wait_until_gone(accounts, &table).await.map_err(|()| left())
+    }
+
+    async fn wait_until_gone(&self, accounts: &Accounts, table: &TableDescription) -> std::result::Result<(), ()> {
         let begun = Instant::now();
         while begun.elapsed() < GOING.0 {
             match accounts.describe_target(&self.shared.context).await {
@@ -229,7 +259,7 @@ impl Link {
                 Ok(_) | Err(_) => tokio::time::sleep(GOING.1).await,
             }
         }
-        Err(left())
+        Err(())
     }
 }
 

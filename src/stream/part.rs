@@ -17,22 +17,25 @@ use crate::model::ShardId;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Elsewhere {
     shards: BTreeSet<ShardId>,
-    /// One of them has no row: what is between it and the part shows in a whole listing alone.
+    /// One of them has no row, and a child that was still to be read: what is between it and the part shows in a whole listing
+    /// alone.
     has_unknown: bool,
 }
 
 impl Elsewhere {
-    /// `rows`: the shards of the link with their parents, when it was divided; `is_ours`: those that are the part's.
+    /// `rows`: the shards of the link with their parents, when it was divided, and whether they were still to be read; `is_ours`:
+    /// those that are the part's.
     pub(crate) fn of<'a>(
-        rows: impl Iterator<Item = (&'a ShardId, Option<&'a ShardId>)> + Clone,
+        rows: impl Iterator<Item = (&'a ShardId, Option<&'a ShardId>, bool)> + Clone,
         is_ours: impl Fn(&ShardId) -> bool,
     ) -> Self {
-        let known: BTreeSet<&ShardId> = rows.clone().map(|(id, _)| id).collect();
-        let parents = rows.filter_map(|(_, parent)| parent);
-        let unknown = parents.filter(|parent| !known.contains(*parent));
-        let unknown: BTreeSet<&ShardId> = unknown.collect();
-        let shards = unknown.iter().copied().chain(known.iter().copied().filter(|id| !is_ours(id)));
-        Self { shards: shards.cloned().collect(), has_unknown: !unknown.is_empty() }
+        let known: BTreeSet<&ShardId> = rows.clone().map(|(id, ..)| id).collect();
+        let unknown = rows.filter_map(|(_, parent, is_open)| Some((parent?, is_open)));
+        let unknown: Vec<_> = unknown.filter(|(parent, _)| !known.contains(*parent)).collect();
+        let has_unknown = unknown.iter().any(|(_, is_open)| *is_open);
+        let elsewhere = known.iter().copied().filter(|id| !is_ours(id));
+        let shards = unknown.into_iter().map(|(parent, _)| parent).chain(elsewhere).cloned().collect();
+        Self { shards, has_unknown }
     }
 
     /// Whether a shard is one of those.
@@ -95,8 +98,7 @@ pub(crate) fn strays(
     parts: &[BTreeSet<&ShardId>],
 ) -> BTreeSet<ShardId> {
     let views = parts.iter().map(|part| {
-        let rows = link.iter().map(|(id, parent, _)| (*id, *parent));
-        let elsewhere = Elsewhere::of(rows, |id| part.contains(id));
+        let elsewhere = Elsewhere::of(link.iter().copied(), |id| part.contains(id));
         listing.of_part(|id| part.contains(id), &elsewhere)
     });
     let views: Vec<Listing> = views.collect();
@@ -148,7 +150,7 @@ mod tests {
     fn sees(part: &[&str], shards: &[(&str, &str)]) -> Vec<String> {
         let rows = rows();
         let is_ours = |shard: &ShardId| part.contains(&shard.as_str());
-        let elsewhere = Elsewhere::of(rows.iter().map(|(id, parent)| (id, parent.as_ref())), is_ours);
+        let elsewhere = Elsewhere::of(rows.iter().map(|(id, parent)| (id, parent.as_ref(), false)), is_ours);
         listing(shards).of_part(is_ours, &elsewhere).shards().map(|shard| shard.id.to_string()).collect()
     }
 
@@ -158,6 +160,18 @@ mod tests {
         let ids: Vec<Vec<ShardId>> = parts.iter().map(|part| part.iter().map(|name| id(name)).collect()).collect();
         let parts: Vec<BTreeSet<&ShardId>> = ids.iter().map(|part| part.iter().collect()).collect();
         strays(&listing(shards), &link, &parts).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn children_are_asked_for_unless_a_parent_that_nobody_knows_may_still_turn_up_between() {
+        let rows = rows();
+        let elsewhere = |open: &str| {
+            let rows = rows.iter().map(|(id, parent)| (id, parent.as_ref(), id.as_str() == open));
+            Elsewhere::of(rows, |id| id.as_str() == "a").leaves_children()
+        };
+        assert!(elsewhere("b"), "its parent is known");
+        assert!(elsewhere(""), "all that came from parents that nobody knows was read to its end");
+        assert!(!elsewhere("c"));
     }
 
     #[test]

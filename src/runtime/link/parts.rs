@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::leading::{LET_GO_WITHIN, stopped_for};
 use super::{Link, LinkSlots};
-use crate::checkpoint::rows::{Division, LinkRow, Stage};
+use crate::checkpoint::rows::{Division, LinkRow, ShardStatus, Stage};
 use crate::checkpoint::{LinkState, PartName, StateStore, StoreResult};
 use crate::config::LinkConfig;
 use crate::error::{Error, Exit, Result, chain};
@@ -267,7 +267,8 @@ impl Link {
             return Ok(None);
         }
         let ours: BTreeSet<_> = part.shards.iter().map(|row| &row.id).collect();
-        let rows = link.shards.iter().map(|row| (&row.id, row.parent.as_ref()));
+        let rows = link.shards.iter();
+        let rows = rows.map(|row| (&row.id, row.parent.as_ref(), row.status != ShardStatus::Finished));
         Ok(Some(Elsewhere::of(rows, |shard| ours.contains(shard))))
     }
 }

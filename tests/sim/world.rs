@@ -108,8 +108,12 @@ impl World {
         self.sandbox.let_into_bucket(BUCKET, TARGET, self.plan.import().is_some());
     }
 
+    /// The operator knows that nobody else writes what was imported, however long ago that was.
     fn method(&self) -> &'static str {
-        if self.plan.import().is_some() { "import" } else { "export" }
+        match self.plan.import() {
+            Some(_) => "load.method = \"import\"\ntarget.exclusive = true",
+            None => "load.method = \"export\"",
+        }
     }
 
     /// The operator deletes what a failed import has left, as the message says.
@@ -130,7 +134,7 @@ impl World {
     /// The link makes an export itself, to this place: to another one than before, another export.
     pub(crate) fn let_export_to(&mut self, prefix: &str) {
         let own = format!(
-            "load.method = \"{}\"\nload.bucket = \"{BUCKET}\"\nload.prefix = \"{prefix}\"\nload.enable_pitr = true\n",
+            "{}\nload.bucket = \"{BUCKET}\"\nload.prefix = \"{prefix}\"\nload.enable_pitr = true\n",
             self.method()
         );
         self.export = Some((own, WallTime::from_millis(i64::MAX)));
@@ -170,7 +174,7 @@ impl World {
         let objects = self.sandbox.objects(BUCKET);
         let summary = objects.keys().find(|key| key.ends_with("summary.json")).expect("a summary");
         let from = format!(
-            "load.method = \"{}\"\nload.bucket_owner = \"{SOURCE}\"\nload.from_export = \"s3://{BUCKET}/{summary}\"\n",
+            "{}\nload.bucket_owner = \"{SOURCE}\"\nload.from_export = \"s3://{BUCKET}/{summary}\"\n",
             self.method()
         );
         self.export = Some((from, self.clock.now()));

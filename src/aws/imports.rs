@@ -88,7 +88,7 @@ impl Account {
     /// An import of this account.
     ///
     /// # Errors
-    /// [`Failure`]; an import that there is not, or no more, is [`Fault::Lost`](crate::error::Fault::Lost).
+    /// [`Failure`]; an import that there is not, or no more, is [`Fault::Lost`].
     pub async fn describe_import(&self, arn: &ImportArn) -> Result<ImportReport, Failure> {
         let send = self.dynamodb.describe_import().import_arn(arn.to_string()).send();
         let output = self.caller.typed(DESCRIBE, send.boxed()).await?;

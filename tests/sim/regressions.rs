@@ -249,4 +249,9 @@ pub(crate) const LATER_REGRESSIONS: &[Regression] = &[
         family: Some("exports"),
         found: "C7 took an export that had failed while nobody was there for one that had just failed",
     },
+    Regression {
+        seed: 520_044,
+        family: Some("parts"),
+        found: "a link that kept rows of segments of its load, which was over, was drained every ten minutes and never divided",
+    },
 ];

@@ -24,7 +24,7 @@ mod writes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::rows::{DeadLetterRow, Debt, DoubtRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus};
+use super::rows::{DeadLetterRow, Debt, DoubtRow, GapRow, LinkRow, PageId, SegmentRow, ShardRow, ShardStatus, Stage};
 use super::{LinkState, Ordinal, StateWrite, WatermarkError};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, SequenceNumber, ShardId, WallTime};
@@ -207,10 +207,15 @@ impl Book {
             }
             book.add_shard(row, true);
         }
+        let has_segments = !state.segments.is_empty();
         let num_segments = book.link.load.as_ref().map_or(0, |plan| plan.total_segments);
         // Of a pin with more segments, which broke off before this one: nothing may be asked for by their numbers.
         let planned = state.segments.into_iter().filter(|row| row.segment < num_segments);
         book.segments = planned.map(|row| (row.segment, row)).collect();
+        if book.link.stage == Stage::Streaming && has_segments {
+            // The load is over: the commit that says so broke off before they were gone.
+            book.forget_segments();
+        }
         book.inherit_doubts(state.doubts, unclean, until);
         book.gaps = state.gaps.into_iter().map(|row| (row.id, row)).collect();
         (book.dead_letters, book.last_letter) = state.dead_letters;

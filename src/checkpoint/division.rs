@@ -91,7 +91,6 @@ fn check(state: &LinkState, aws_now: WallTime) -> Result<(), Obstacle> {
     };
     let is_lost_unsettled = |row: &ShardRow| row.is_lost && row.status != ShardStatus::Finished;
     match () {
-        // Rows of segments may be left of a load that is over.
         () if link.stage != Stage::Streaming => Err(Obstacle::Stage),
         () if !link.clean => Err(Obstacle::Unclean),
         () if !state.doubts.is_empty() => Err(Obstacle::Doubts),

@@ -413,8 +413,13 @@ fn segments_beyond_the_plan_are_not_asked_for() {
     };
     let loading = LinkRow { stage: Stage::Loading, load: Some(load), ..link(false) };
     let state = LinkState { segments: (0..9).map(segment).collect(), ..LinkState::default() };
-    let book = Book::take_over(state, loading, at(100), GHOST);
+    let mut book = Book::take_over(state.clone(), loading.clone(), at(100), GHOST);
     assert_eq!(book.segment_rows().map(|row| row.segment).collect::<Vec<_>>(), [0, 1]);
+    assert!(!book.take_writes().contains(&StateWrite::ForgetSegments));
+    // Of a load that is over, none is: what tells so was durable before they were gone.
+    let mut book = Book::take_over(state, LinkRow { stage: Stage::Streaming, ..loading }, at(100), GHOST);
+    assert_eq!(book.segment_rows().count(), 0);
+    assert!(book.take_writes().contains(&StateWrite::ForgetSegments));
 }
 
 fn rule(result: Result<(), BookError>) -> Invariant {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Imported, Link, Load};
+use super::Link;
+use super::importing::{Imported, Load};
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{LinkRow, ShardStatus};
 use crate::config;

@@ -5,6 +5,7 @@
 //! replica; `ending` says what follows when it stops. A link whose shards several workers share is divided by `dividing`, led
 //! by `leading`, and its `parts` are links of their own here.
 
+mod asked;
 mod auditing;
 mod beginning;
 mod clock;

@@ -15,6 +15,7 @@ mod landing;
 mod preflight;
 
 use super::Link;
+use super::asked::MOST_ATTEMPTS;
 use crate::checkpoint::rows::{ExportPlan, ImportRequestRow, ImportSubject, LinkRow};
 use crate::config::{LoadMethod, TableRef};
 use crate::error::{Error, Exit, Failure, Fault, Result};
@@ -22,7 +23,7 @@ use crate::load::export::ExportSource;
 use crate::model::{ExportRef, ImportArn, ImportReport, ImportStatus, TableArn, TableDescription, WallTime};
 use crate::runtime::prepare::{Accounts, cannot_describe, patiently};
 
-use known::{Fate, MOST_ATTEMPTS};
+use known::Fate;
 
 /// What a link's first copy is made by, besides a scan.
 pub(super) enum Load {

@@ -15,13 +15,14 @@ mod preflight;
 use std::time::Duration;
 
 use super::Link;
+use super::asked::MOST_ATTEMPTS;
 use super::exporting::place_of;
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::model::{ExportArn, ExportBucket, ExportPlace, ExportStatus, StreamArn, TableDescription, WallTime};
 use crate::runtime::prepare::{Accounts, cannot_describe, patiently};
 
-use known::{Fate, MOST_ATTEMPTS};
+use known::Fate;
 
 /// An export that was begun is seen no later.
 const SEEN_WITHIN: Duration = Duration::from_secs(600);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::asked;
 use crate::checkpoint::rows::ImportRequestRow;
 use crate::model::{ImportArn, ImportReport, ImportStatus, WallTime};
 
@@ -9,33 +10,9 @@ use crate::model::{ImportArn, ImportReport, ImportStatus, WallTime};
 /// nothing can land any more that was sent to clear away what it left: [`super::landing::CLEARED_WITHIN`], and as long as a
 /// signature is taken.
 const AGAIN_AFTER: Duration = Duration::from_secs(30 * 60);
-/// So many are asked for in all.
-pub(super) const MOST_ATTEMPTS: u32 = 3;
-/// For how long the service knows a token, at least, with margin. Source: API reference, `ImportTable`: 8 hours.
-const TOKEN_LIFE: Duration = Duration::from_secs(7 * 3600);
 
-/// What becomes of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Its import is waited for, and its table is the link's.
-    Load(ImportArn),
-    /// Whether it was made is looked up; if not, it is made, by the same token where that tells it again.
-    LookUp,
-    /// Another one takes its place.
-    Another,
-    /// So it does, but not before this.
-    Later {
-        /// What became of the last one.
-        why: String,
-        /// See above.
-        again: WallTime,
-    },
-    /// There were too many.
-    NoMore {
-        /// What became of the last one.
-        why: String,
-    },
-}
+/// What becomes of a request for an import.
+pub(super) type Fate = asked::Fate<ImportArn>;
 
 /// What becomes of a request, by what is told of its import (`None`: nobody knows of one), and whether the table that it
 /// made is there.
@@ -46,31 +23,24 @@ pub(super) fn fate(row: &ImportRequestRow, report: Option<&ImportReport>, has_ta
         // Whenever it was: what the stream does not keep any more is compared.
         ImportStatus::Completed | ImportStatus::Incomplete if has_table => Fate::Load(arn.clone()),
         ImportStatus::Completed | ImportStatus::Incomplete => another(row, "its table is not there any more"),
-        ImportStatus::Failed(why) => {
-            let again = again(row, report);
-            match another(row, why) {
-                Fate::Another if now < again => Fate::Later { why: why.clone(), again },
-                fate => fate,
-            }
-        }
+        ImportStatus::Failed(why) => asked::another_after(row.attempt, why, again(row, report), now),
     }
 }
 
 /// Before this no other import is asked for after one that failed.
 pub(super) fn again(row: &ImportRequestRow, report: &ImportReport) -> WallTime {
-    let wait = AGAIN_AFTER.saturating_mul(2_u32.saturating_pow(row.attempt.saturating_sub(1)));
-    report.ended.or(report.started).unwrap_or_else(|| begun(row)).plus(wait)
+    let ended = report.ended.or(report.started).unwrap_or_else(|| begun(row));
+    asked::again(row.attempt, ended, AGAIN_AFTER)
 }
 
 /// Another request for the same, unless there were too many; why.
 pub(super) fn another(row: &ImportRequestRow, why: &str) -> Fate {
-    if row.attempt < MOST_ATTEMPTS { Fate::Another } else { Fate::NoMore { why: why.to_owned() } }
+    asked::another(row.attempt, why)
 }
 
-/// Whether a request makes no second import when it is made once more. One that was looked for and not found was not made:
-/// nothing that is later than that look can make it.
+/// Whether a request makes no second import when it is made once more: nor does the table's name let one in.
 pub(super) fn may_be_repeated(row: &ImportRequestRow, now: WallTime) -> bool {
-    row.arn.is_none() || now.since(begun(row)) < TOKEN_LIFE
+    asked::may_be_repeated(row.arn.is_some(), begun(row), now)
 }
 
 /// When its import was begun, as far as the row tells; else when it was decided to ask for it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::asked;
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
 use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, TableDescription, WallTime};
 
@@ -9,33 +10,9 @@ use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, TableDes
 const OF_USE_FOR: Duration = Duration::from_secs(22 * 3600);
 /// After an export that failed another one is asked for, so long after its end; twice as long after the next one.
 const AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
-/// So many are asked for in all.
-pub(super) const MOST_ATTEMPTS: u32 = 3;
-/// For how long the service knows a token, at least, with margin. Source: API reference, `ExportTableToPointInTime`: 8 hours.
-const TOKEN_LIFE: Duration = Duration::from_secs(7 * 3600);
 
-/// What becomes of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Its export is waited for, and loaded.
-    Load(ExportArn),
-    /// Whether it was made is looked up; if not, it is made, by the same token where that tells it again.
-    LookUp,
-    /// Another one takes its place.
-    Another,
-    /// So it does, but not before this.
-    Later {
-        /// What became of the last one.
-        why: String,
-        /// See above.
-        again: WallTime,
-    },
-    /// There were too many, or another one would do no better.
-    NoMore {
-        /// What became of the last one.
-        why: String,
-    },
-}
+/// What becomes of a request for an export.
+pub(super) type Fate = asked::Fate<ExportArn>;
 
 /// Whether a request was for an export of this table as it is, to this place, from which this stream goes on.
 pub(super) fn is_for(row: &ExportRequestRow, source: &TableDescription, bucket: &ExportBucket) -> bool {
@@ -63,24 +40,20 @@ pub(super) fn fate(row: &ExportRequestRow, report: Option<&ExportReport>, now: W
             _ => another(row, "it was whole, and nobody loaded it while the stream went on from it"),
         },
         ExportStatus::Failed(why) => {
-            let wait = AGAIN_AFTER.saturating_mul(2_u32.saturating_pow(row.attempt.saturating_sub(1)));
-            let again = report.ended.unwrap_or(begun).plus(wait);
-            match another(row, why) {
-                Fate::Another if now < again => Fate::Later { why: why.clone(), again },
-                fate => fate,
-            }
+            let again = asked::again(row.attempt, report.ended.unwrap_or(begun), AGAIN_AFTER);
+            asked::another_after(row.attempt, why, again, now)
         }
     }
 }
 
 /// Another request for the same, unless there were too many; why.
 pub(super) fn another(row: &ExportRequestRow, why: &str) -> Fate {
-    if row.attempt < MOST_ATTEMPTS { Fate::Another } else { Fate::NoMore { why: why.to_owned() } }
+    asked::another(row.attempt, why)
 }
 
 /// Whether a request makes no second export when it is made once more.
 pub(super) fn may_be_repeated(row: &ExportRequestRow, now: WallTime) -> bool {
-    row.arn.is_none() || now.since(begun(row)) < TOKEN_LIFE
+    asked::may_be_repeated(row.arn.is_some(), begun(row), now)
 }
 
 /// When its export was begun, as far as the row tells; else when it was decided to ask for it.

@@ -109,19 +109,23 @@ async fn nothing_but_what_changed_since_the_export_is_written_by_the_link() {
     world.assert_equal();
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_table_is_made_like_the_source_also_where_an_import_cannot() {
+/// A source with an index, a class, deletion protection and tags, and a bucket that lets the target in.
+fn indexed_world(seed: u64) -> World {
     let indexed = ORDERS
         .replace(r#"{"AttributeName":"sk","AttributeType":"N"}]"#, r#"{"AttributeName":"sk","AttributeType":"N"},{"AttributeName":"v","AttributeType":"S"}]"#)
         .replace(r#""StreamSpecification""#, r#""GlobalSecondaryIndexes":[{"IndexName":"by-v","KeySchema":[{"AttributeName":"v","KeyType":"HASH"}],"Projection":{"ProjectionType":"KEYS_ONLY"}}],"SSESpecification":{"Enabled":true,"KMSMasterKeyId":"arn:aws:kms:eu-west-1:111111111111:alias/aws/dynamodb"},"TableClass":"STANDARD_INFREQUENT_ACCESS","DeletionProtectionEnabled":true,"Tags":[{"Key":"team","Value":"orders"}],"StreamSpecification""#);
-    let world = World::paused_with(
-        Options { seed: 1_202, table_delay: Duration::from_secs(3), ..Options::default() },
-        &indexed,
-    );
+    let world =
+        World::paused_with(Options { seed, table_delay: Duration::from_secs(3), ..Options::default() }, &indexed);
     world.clock().skip(HOUR);
     world.sandbox.create_bucket(SOURCE, REGION, "exports");
     world.sandbox.let_into_bucket("exports", TARGET, true);
     world.put(1, 1, "x");
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_table_is_made_like_the_source_also_where_an_import_cannot() {
+    let world = indexed_world(1_202);
     // Killed between the import and the end of all this, it goes on with it.
     world.faults(vec![FaultRule::new("TagResource", Trigger::Next(2), FaultKind::Hold(HOUR))]);
     let more = format!("{OWN}load.enable_pitr = true\n");
@@ -143,6 +147,17 @@ async fn the_table_is_made_like_the_source_also_where_an_import_cannot() {
     let tags = world.ask(TARGET, "ListTagsOfResource", &json!({"ResourceArn": table["TableArn"]}).to_string());
     assert_eq!(tags["Tags"], json!([{"Key": "team", "Value": "orders"}]));
     assert_eq!(num_imports(&world), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_that_is_refused_holds_up_neither_the_others_nor_the_link() {
+    let world = indexed_world(1_203);
+    world.faults(vec![always("TagResource", FaultKind::AccessDenied)]);
+    let more = format!("{OWN}load.enable_pitr = true\n");
+    assert!(world.migrate(&more).await.unwrap()[0].verification.is_identical());
+    let table = copy(&world).unwrap();
+    assert_eq!(table["TableClassSummary"]["TableClass"], "STANDARD_INFREQUENT_ACCESS");
+    assert_eq!(table["DeletionProtectionEnabled"], true);
 }
 
 #[tokio::test(start_paused = true)]
@@ -345,6 +360,9 @@ async fn an_import_that_was_whole_while_nobody_was_there_is_the_links_days_later
     let service = world.serve(OWN);
     service.until("it asks for the import", || num_imports(&world) == 1).await;
     service.kill().await;
+    let told = world.program(world.config(OWN), Mode::Oneshot).stored_status().await.unwrap();
+    assert_eq!(told.links[0].phase, Phase::InitialLoad, "also when the process is dead");
+    assert!(told.links[0].needs[0].contains("being imported"), "{:?}", told.links[0].needs);
     world.delete(8, 1);
     world.clock().skip(HOUR * 100);
     world.put(9, 9, "days later");

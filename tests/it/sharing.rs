@@ -314,6 +314,27 @@ async fn while_the_source_lists_no_shards_its_parts_go_on_and_the_leader_tells_h
 }
 
 #[tokio::test(start_paused = true)]
+async fn there_are_no_more_parts_than_requests_at_once() {
+    for (most, seed) in [(3, 912), (1, 913)] {
+        let world = world(seed);
+        let more = format!("apply.max_in_flight = {most}\n{SHARED}");
+        let (one, border_one) = worker_with(&world, &more);
+        until_equal(&one, &world).await;
+        let (two, border_two) = worker_with(&world, &more);
+        tokio::time::sleep(HOUR / 4).await;
+        assert_eq!(parts(&world), if most == 1 { 0 } else { most });
+        let listed = |border: &Border| border.sent("DescribeStream").len();
+        let before = listed(&border_one) + listed(&border_two);
+        tokio::time::sleep(HOUR).await;
+        let an_hour = listed(&border_one) + listed(&border_two) - before;
+        // The leader looks, and so does each worker that has parts; all together hardly more often than one alone.
+        assert!((100..300).contains(&an_hour), "{an_hour} in an hour, where one worker lists each 30 s");
+        one.stop().await.unwrap();
+        two.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_sharing_nothing_is_divided() {
     let world = world(908);
     let plain = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";

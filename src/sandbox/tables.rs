@@ -94,6 +94,7 @@ fn create_table(world: &mut World, caller: &Caller, request: &Request) -> Result
         capacity: Capacity::new(options, now),
         poison: world.poisons.get(&address).cloned(),
         history: VecDeque::new(),
+        past: None,
     };
     add_table(world, table, view.flatten());
     Ok(json!({"TableDescription": describe(world, &address)?}))
@@ -153,6 +154,7 @@ pub(super) fn recreate(world: &mut World, address: &Address) -> Result<(), ApiEr
         capacity: Capacity::new(&moment.options, moment.now),
         poison: old.poison.clone(),
         history: VecDeque::new(),
+        past: None,
     };
     add_table(world, table, view);
     Ok(())

@@ -81,8 +81,6 @@ pub(super) struct World {
     pub(super) transactions: BTreeMap<(String, String, String), (WallTime, Bytes)>,
     /// By name.
     pub(super) buckets: BTreeMap<String, Bucket>,
-    /// Ids of tables whose point-in-time recovery is on.
-    pub(super) recoverable: BTreeMap<String, WallTime>,
     /// By ARN.
     pub(super) exports: BTreeMap<String, exports::Export>,
     /// Requests to be executed when they are due; equal times in the order of arrival.
@@ -125,7 +123,6 @@ impl World {
             calls: BTreeMap::new(),
             transactions: BTreeMap::new(),
             buckets: BTreeMap::new(),
-            recoverable: BTreeMap::new(),
             exports: BTreeMap::new(),
             late: BTreeMap::new(),
         }

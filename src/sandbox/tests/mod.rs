@@ -12,6 +12,7 @@ mod reading;
 mod streams;
 mod tables;
 mod trouble;
+mod windows;
 
 use std::collections::HashMap;
 use std::sync::Arc;

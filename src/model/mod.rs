@@ -12,7 +12,10 @@ mod write;
 
 pub use change::{Change, ChangeOp};
 pub(crate) use export::is_bucket;
-pub use export::{BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus};
+pub use export::{
+    BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow,
+    RecoveryWindow,
+};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
 pub use position::{BadSequenceNumber, EMPTY_PAGES, SequenceNumber, ShardId, StartAt};

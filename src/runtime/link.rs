@@ -4,6 +4,7 @@
 //! tables to open books, `settings` from the configuration to the stages; `healing` and `watching` go on beside the
 //! replica; `ending` says what follows when it stops.
 
+mod chaining;
 mod clock;
 mod ending;
 mod exporting;
@@ -45,6 +46,7 @@ use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
+use chaining::Load;
 pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
 pub(crate) use settings::verify_settings;
@@ -133,6 +135,8 @@ struct Hold {
 enum Generation {
     Stopped,
     StreamEnded,
+    /// An export is loaded, and the stream does not go on from it.
+    Outlasted,
     /// Drained, for another worker that has fewer links.
     HandedOver,
     /// Another worker has the link, or may have it; whether this one had begun to work on it.
@@ -157,7 +161,7 @@ impl Link {
                     has_run = true;
                     self.wait_for_another_stream(&stop, &heartbeat).await?;
                 }
-                Ok(Generation::HandedOver) => has_run = true,
+                Ok(Generation::HandedOver | Generation::Outlasted) => has_run = true,
                 Ok(Generation::LeaseLost { had_begun }) => has_run |= had_begun,
                 // A service that was running and is between two streams outlasts what passes.
                 Err(error) if has_run && self.shared.mode == Mode::Service && error.exit == Exit::Precondition => {
@@ -235,6 +239,7 @@ impl Link {
             book: opened.book,
             lineage: opened.lineage,
             export,
+            hand_over: self.hand_over(&row),
             proved_before: opened.proved_before,
             view,
             context: context.clone(),
@@ -317,13 +322,13 @@ impl Link {
         // Before the link is this worker's, so that a hand-over does not wait for it: asks who we are, reads nothing.
         let accounts = Accounts::connect(&self.config, &clients, Some(self.observer())).await?;
         let Some(fleet) = &self.shared.fleet else {
-            let row = self.shared.store.read(&self.config.name).await?.link;
-            self.check_names(row.as_ref())?;
-            let export = self.find_export(&accounts, row.as_ref()).await?;
-            let needs = Needs { stream: true, target: row.is_some() };
+            let found = self.shared.store.read(&self.config.name).await?;
+            self.check_names(found.link.as_ref())?;
+            let load = self.find_load(&accounts, &found).await?;
+            let needs = Needs { stream: true, target: found.link.is_some() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
-            return self.open_books((prepared, export), fence, state, Hold::default()).await.map(Some);
+            return self.open_books((prepared, load), fence, state, Hold::default()).await.map(Some);
         };
         let waits = |wait: Wait<'_>| match wait {
             Wait::For(holder) => self.stands_by(Some(holder)),
@@ -336,10 +341,10 @@ impl Link {
         let hold = Hold { session: Some(Arc::clone(&session)), takeover };
         let opening = async {
             self.check_names(state.link.as_ref())?;
-            let export = self.find_export(&accounts, state.link.as_ref()).await?;
+            let load = self.find_load(&accounts, &state).await?;
             let needs = Needs { stream: true, target: state.link.is_some() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
-            self.open_books((prepared, export), fence, state, hold).await
+            self.open_books((prepared, load), fence, state, hold).await
         };
         tokio::select! {
             biased;
@@ -351,13 +356,13 @@ impl Link {
 
     async fn open_books(
         &self,
-        (mut prepared, export): (Prepared, Option<ExportSource>),
+        (mut prepared, load): (Prepared, Load),
         fence: Fence,
         mut state: LinkState,
         hold: Hold,
     ) -> Result<Begun> {
         let gates = self.open_gates(&prepared, &fence, &mut state).await?;
-        let (mut opened, stream, view) = self.open(&prepared, export.as_ref(), state).await?;
+        let (mut opened, stream, view) = self.open(&prepared, &load, state).await?;
         remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -368,7 +373,7 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
-        Ok(Begun { prepared, fence, opened, export, stream, view, hold })
+        Ok(Begun { prepared, fence, opened, export: load.into_export(), stream, view, hold })
     }
 
     /// Nothing is copied until the link is opened again: why.

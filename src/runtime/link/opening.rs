@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Link;
+use super::chaining::Load;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{LinkRow, ShardStatus};
 use crate::config;
 use crate::error::{Error, Exit, Result};
-use crate::load::export::ExportSource;
 use crate::model::{StreamArn, ViewType};
 use crate::retry::Patience;
 use crate::runtime::open::{self, Clocks, Opened};
@@ -41,13 +41,15 @@ impl Link {
     pub(super) async fn open(
         &self,
         prepared: &Prepared,
-        export: Option<&ExportSource>,
+        load: &Load,
         state: LinkState,
     ) -> Result<(Opened, StreamArn, ViewType)> {
         let ours = self.shared.context.now();
         let clocks = || Clocks { ours, aws: self.aws_now() };
+        self.check_fits(load, &state)?;
         let found = prepared.identity.stream.clone();
         let Some(row) = state.link.clone() else {
+            let export = if let Load::Export(export) = load { Some(export) } else { None };
             let owns_target = self.owns_target(prepared).await?;
             if let Some(export) = export {
                 // Since it was found, the table may have been made anew, or its stream turned off and on.
@@ -56,12 +58,25 @@ impl Link {
             let listing = self.list(prepared, &found).await?;
             let begin = open::Begin { owns_target, export };
             let opened = open::pin(&self.config, prepared, &listing, begin, state, clocks());
-            let opened = opened.ok_or_else(|| {
-                Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
-                    .hint("run again in a minute")
-            })?;
+            let opened = opened.ok_or_else(still_enabling)?;
             return Ok((opened, found, prepared.view));
         };
+        if let Load::Window(window) = load {
+            open::check_tables(&self.config.name, &row.identity, &prepared.identity)?;
+            let listing = self.list(prepared, &found).await?;
+            let opened = open::load_on(&self.config, prepared, &listing, window, (state, row), clocks());
+            return Ok((opened.ok_or_else(still_enabling)?, found, prepared.view));
+        }
+        if let Load::NoWindow(why) = load {
+            let (mut opened, stream, view) = Box::pin(self.open(prepared, &Load::Other, state)).await?;
+            tracing::error!(
+                link = self.config.name,
+                why,
+                "no incremental export goes on from what is loaded: what the stream has lost is found by comparing both tables"
+            );
+            open::end_load(&mut opened.book, ours);
+            return Ok((opened, stream, view));
+        }
         let known = row.identity.stream.clone();
         if known == found {
             return Ok((open::resume(&self.config, prepared, state, row, clocks())?, found, prepared.view));
@@ -76,10 +91,7 @@ impl Link {
         open::resume(&self.config, prepared, state.clone(), row.clone(), clocks())?;
         let listing = self.list(prepared, &found).await?;
         let opened = open::replace_stream(&self.config, &found, &listing, state, row, clocks());
-        let opened = opened.ok_or_else(|| {
-            Error::new(Exit::Precondition, "pin the new stream: it is still being turned on")
-                .hint("run again in a minute")
-        })?;
+        let opened = opened.ok_or_else(still_enabling)?;
         Ok((opened, found, prepared.view))
     }
 
@@ -144,6 +156,10 @@ impl Link {
         }
         Err(what().hint("it is still being turned on: run again in a minute"))
     }
+}
+
+fn still_enabling() -> Error {
+    Error::new(Exit::Precondition, "pin the stream: it is still being turned on").hint("run again in a minute")
 }
 
 /// Whether the parent of a shard, which is not listed, was trimmed: the listing before showed it, or lacked it, too.

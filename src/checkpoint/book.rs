@@ -252,7 +252,7 @@ impl Book {
         }
         for row in shards {
             let id = row.id.clone();
-            let finished = ShardRow { status: ShardStatus::Finished, ..row };
+            let finished = ShardRow { status: ShardStatus::Finished, is_lost: true, ..row };
             self.dirty.leftovers.extend([StateWrite::Shard(finished), StateWrite::ForgetShard(id)]);
         }
     }

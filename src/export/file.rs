@@ -365,6 +365,8 @@ mod tests {
         assert_eq!((images, page.bytes), (vec![true, false], 16));
         let mut file = DataFile::new(&entry, Kind::Full, &keys, None);
         file.put(object.into());
+        assert!(matches!(file.next_step(), Ok(Step::NeedsPart)));
+        file.end();
         assert!(matches!(file.next_step(), Err(FileError::Line { line: 1, .. })), "nor is it one of a full export");
     }
 

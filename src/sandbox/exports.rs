@@ -37,6 +37,7 @@ pub(super) struct Export {
     request: Request,
     asked: WallTime,
     described: Request,
+    is_window: bool,
     /// What is to come, and when.
     pending: Option<Pending>,
 }
@@ -70,8 +71,9 @@ impl Export {
 impl World {
     /// Brings exports up to now.
     pub(super) fn advance_exports(&mut self) {
-        let (now, fails) = (self.moment.now, self.moment.options.exports_fail);
-        self.exports.values_mut().for_each(|export| export.advance(now, fails, &mut self.buckets));
+        let (now, options) = (self.moment.now, &self.moment.options);
+        let fails = |export: &Export| options.exports_fail || options.windows_fail && export.is_window;
+        self.exports.values_mut().for_each(|export| export.advance(now, fails(export), &mut self.buckets));
     }
 }
 
@@ -215,7 +217,10 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     if !world.buckets.get(bucket_name).is_some_and(|bucket| bucket.lets_in(&caller.account)) {
         return Err(ApiError::validation("the bucket does not exist or may not be written"));
     }
-    let end = now.plus(world.moment.options.export_takes);
+    let options = &world.moment.options;
+    let takes = options.windows_take.filter(|_| content.is_window).unwrap_or(options.export_takes);
+    let fails = options.exports_fail || options.windows_fail && content.is_window;
+    let end = now.plus(takes);
 
     let own = format!("AWSDynamoDB/{id}");
     // The data of all incremental exports of a prefix are in one folder.
@@ -238,8 +243,9 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     });
     let described = joined(common, content.described);
     let pending = Some(Pending { due: end, bucket: bucket_name.to_owned(), objects });
-    let mut export = Export { request: request.clone(), asked: now, described, pending };
-    export.advance(now, world.moment.options.exports_fail, &mut world.buckets);
+    let is_window = content.is_window;
+    let mut export = Export { request: request.clone(), asked: now, described, is_window, pending };
+    export.advance(now, fails, &mut world.buckets);
     let answer = json!({"ExportDescription": export.described});
     world.exports.insert(export_arn, export);
     Ok(answer)

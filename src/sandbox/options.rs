@@ -99,6 +99,8 @@ pub struct Options {
     pub ttl_lateness: Option<Duration>,
     /// How long an export to S3 takes, at the least. The service: minutes to hours, by size.
     pub export_takes: Duration,
+    /// The same of incremental exports; `None`: as long as full ones.
+    pub windows_take: Option<Duration>,
     /// How much older than its request the time of an export is. The service: about five minutes. What is in it is what the
     /// table holds at the request all the same.
     pub export_lag: Duration,
@@ -106,6 +108,8 @@ pub struct Options {
     pub recovery_delay: Duration,
     /// Exports fail when they are due.
     pub exports_fail: bool,
+    /// Incremental exports do.
+    pub windows_fail: bool,
     /// Refuse requests whose time is 5 min or more off the sandbox's clock.
     pub check_request_time: bool,
 }
@@ -151,9 +155,11 @@ impl Default for Options {
             stale_reads: Duration::ZERO,
             ttl_lateness: None,
             export_takes: Duration::ZERO,
+            windows_take: None,
             export_lag: Duration::ZERO,
             recovery_delay: Duration::ZERO,
             exports_fail: false,
+            windows_fail: false,
             check_request_time: false,
         }
     }

@@ -40,6 +40,7 @@ mod servers;
 mod short_sessions;
 mod shutdown;
 mod table;
+mod windows;
 mod wire;
 mod workload;
 mod world;

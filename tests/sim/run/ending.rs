@@ -18,8 +18,8 @@ use crate::world::{COPY, LINK, REGION, SOURCE, TABLE, TARGET};
 /// Within this after the last fault the lag is small again (C8).
 const RECOVERY: Duration = Duration::from_secs(600);
 
-/// Within this an export of the link's own is made, which takes ten hours, and begun with.
-const EXPORT_IS_MADE: Duration = Duration::from_secs(11 * 3600);
+/// Within this an export of the link's own is made that takes two days, and what goes on from it, and it is loaded.
+const IS_LOADED: Duration = Duration::from_secs(80 * 3600);
 
 impl Run {
     /// Faults are over and the source grows quiet: everything must come right.
@@ -33,8 +33,9 @@ impl Run {
         self.enable_stream().await;
         self.writer.write_now(5);
         if self.world.plan.own_export().is_some() {
-            // Nobody may have been there to wait for it.
-            let _has_begun = self.until(EXPORT_IS_MADE, |run| run.world.court.judge().has_link()).await;
+            // Nobody may have been there to wait for it, or to load it. What failed is asked for again, and not at once.
+            self.world.let_windows(MINUTE, false);
+            let _is_loaded = self.until(IS_LOADED, |run| run.world.court.judge().is_loaded()).await;
         }
         let settings = self.world.plan.settings;
         let mut nothing = Actor::idle();

@@ -213,6 +213,7 @@ impl Replica {
             lineage,
             rows: shards,
             proved_before,
+            waited_for_load: export.is_some(),
             finished: outputs.finished,
         });
 

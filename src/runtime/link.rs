@@ -6,6 +6,7 @@
 //! by `leading`, and its `parts` are links of their own here.
 
 mod auditing;
+mod chaining;
 mod clock;
 mod dividing;
 mod ending;
@@ -53,10 +54,10 @@ use crate::telemetry::skew::SkewEstimate;
 use crate::telemetry::{Metrics, Mode, Phase, Takeover};
 use crate::verify::VerifySettings;
 
+use chaining::Load;
 pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
 pub(crate) use importing::Imported;
-use importing::Load;
 use leading::{Lead, alive};
 use parts::division_of;
 pub(crate) use parts::{PartOf, Sharing, check_whole, parts_at_work, parts_of};
@@ -165,6 +166,8 @@ struct Hold {
 enum Generation {
     Stopped,
     StreamEnded,
+    /// An export is loaded, and the stream does not go on from it.
+    Outlasted,
     /// Drained, for another worker that has fewer links.
     HandedOver,
     /// It is to be opened again: it was divided, or put together, or that came to nothing.
@@ -202,7 +205,7 @@ impl Link {
                         Some(_) => pause(OPEN_AGAIN, &stop, &heartbeat).await,
                     }
                 }
-                Ok(Generation::HandedOver | Generation::Again) => has_run = true,
+                Ok(Generation::HandedOver | Generation::Again | Generation::Outlasted) => has_run = true,
                 Ok(Generation::Recalled) => pause(RECALLED_AGAIN, &stop, &heartbeat).await,
                 Ok(Generation::LeaseLost { had_begun }) => has_run |= had_begun,
                 // A service that was running and is between two streams outlasts what passes.
@@ -287,6 +290,7 @@ impl Link {
             book: opened.book,
             lineage: opened.lineage,
             export,
+            hand_over: self.hand_over(&row),
             proved_before: opened.proved_before,
             listings: elsewhere.is_some().then(|| self.sharing.listings()),
             elsewhere,
@@ -400,13 +404,13 @@ impl Link {
         };
         let Some(fleet) = &self.shared.fleet else {
             let accounts = accounts.await?;
-            let row = self.shared.store.read(&self.config.name).await?.link;
-            self.check_names(row.as_ref())?;
-            if division_of(row.as_ref()).is_some() {
+            let found = self.shared.store.read(&self.config.name).await?;
+            self.check_names(found.link.as_ref())?;
+            if division_of(found.link.as_ref()).is_some() {
                 return Err(Error::bug(format!("link `{}` is divided, and nobody shares its state", self.config.name)));
             }
-            let load = Box::pin(self.find_load(&accounts, row.as_ref())).await?;
-            let needs = Needs { stream: true, target: row.is_some() || matches!(load, Some(Load::Import(_))) };
+            let load = Box::pin(self.find_load(&accounts, &found)).await?;
+            let needs = Needs { stream: true, target: found.link.is_some() || load.is_import() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
             let begun = self.open_books((prepared, load), fence, state, (Hold::default(), None)).await?;
@@ -437,8 +441,8 @@ impl Link {
                 let (row, session) = (row.clone(), Arc::clone(&session));
                 return Ok(Start::Divided(Box::new(Lead { prepared, fence, row, division, session })));
             }
-            let load = Box::pin(self.find_load(&accounts, state.link.as_ref())).await?;
-            let needs = Needs { stream: true, target: state.link.is_some() || matches!(load, Some(Load::Import(_))) };
+            let load = Box::pin(self.find_load(&accounts, &state)).await?;
+            let needs = Needs { stream: true, target: state.link.is_some() || load.is_import() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             self.open_books((prepared, load), fence, state, (hold, elsewhere))
                 .await
@@ -454,13 +458,13 @@ impl Link {
 
     async fn open_books(
         &self,
-        (mut prepared, load): (Prepared, Option<Load>),
+        (mut prepared, load): (Prepared, Load),
         fence: Fence,
         mut state: LinkState,
         (hold, elsewhere): (Hold, Option<Elsewhere>),
     ) -> Result<Begun> {
         let gates = self.open_gates(&prepared, &fence, &mut state).await?;
-        let (mut opened, stream, view) = self.open(&prepared, load.as_ref(), state).await?;
+        let (mut opened, stream, view) = self.open(&prepared, &load, state).await?;
         remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -471,11 +475,7 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
-        let export = match load {
-            Some(Load::Export(export)) => Some(export),
-            Some(Load::Import(_)) | None => None,
-        };
-        Ok(Begun { prepared, fence, opened, export, stream, view, hold, elsewhere })
+        Ok(Begun { prepared, fence, opened, export: load.into_export(), stream, view, hold, elsewhere })
     }
 
     /// Nothing is copied until the link is opened again: why.

@@ -12,8 +12,7 @@ pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
     CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportWindow, ImportArn, KeySchema, SequenceNumber, ShardId,
-    StreamArn,
-    TableArn, WallTime,
+    StreamArn, TableArn, WallTime,
 };
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.

@@ -15,8 +15,8 @@ mod landing;
 mod preflight;
 
 use super::Link;
-use crate::checkpoint::rows::{ExportPlan, ImportRequestRow, ImportSubject, LinkRow};
-use crate::config::{LoadMethod, TableRef};
+use crate::checkpoint::rows::{ExportPlan, ImportRequestRow, ImportSubject};
+use crate::config::TableRef;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::load::export::ExportSource;
 use crate::model::{ExportRef, ImportArn, ImportReport, ImportStatus, TableArn, TableDescription, WallTime};
@@ -101,6 +101,10 @@ impl Link {
                 // One without a time was refused.
                 time: export.manifest.summary.time.unwrap_or_else(|| self.aws_now()),
                 fingerprint: export.manifest.fingerprint.clone(),
+                window: None,
+                not_before: None,
+                items_before: 0,
+                is_last: false,
             },
             items: export.manifest.items,
             bytes: export.manifest.summary.billed_bytes,

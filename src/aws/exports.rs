@@ -8,7 +8,9 @@ use super::accounts::Account;
 use super::fault::broken;
 use crate::config::TableRef;
 use crate::error::Failure;
-use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, TableArn, WallTime};
+use crate::model::{
+    ExportArn, ExportBucket, ExportReport, ExportStatus, ExportWindow, RecoveryWindow, TableArn, WallTime,
+};
 
 const BEGIN: &str = "ExportTableToPointInTime";
 const DESCRIBE: &str = "DescribeExport";
@@ -22,11 +24,23 @@ impl Account {
     /// # Errors
     /// [`Failure`].
     pub async fn has_recovery(&self, table: &TableRef) -> Result<bool, Failure> {
+        self.recovery(table).await.map(|recovery| recovery.is_some())
+    }
+
+    /// Between which times a table can be exported; `None`: its point-in-time recovery is off.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn recovery(&self, table: &TableRef) -> Result<Option<RecoveryWindow>, Failure> {
         let send = self.dynamodb.describe_continuous_backups().table_name(table.to_string()).send();
         let output = self.caller.typed(BACKUPS, send.boxed()).await?;
         let recovery = output.continuous_backups_description.and_then(|it| it.point_in_time_recovery_description);
-        let status = recovery.and_then(|recovery| recovery.point_in_time_recovery_status);
-        Ok(status == Some(PointInTimeRecoveryStatus::Enabled))
+        let is_on = PointInTimeRecoveryStatus::Enabled;
+        let recovery = recovery.filter(|recovery| recovery.point_in_time_recovery_status.as_ref() == Some(&is_on));
+        Ok(recovery.map(|recovery| RecoveryWindow {
+            earliest: wall_time(recovery.earliest_restorable_date_time),
+            latest: wall_time(recovery.latest_restorable_date_time),
+        }))
     }
 
     /// Turns a table's point-in-time recovery on.
@@ -41,8 +55,8 @@ impl Account {
         self.caller.typed(TURN_ON, send.boxed()).await.map(drop)
     }
 
-    /// Asks for a full export of a table of this account as it is now. The service makes one export for each token, however
-    /// often it is asked within 8 hours.
+    /// Asks for an export of a table of this account: of what changed in a window, or of the whole table as it is now. The
+    /// service makes one export for each token, however often it is asked within 8 hours.
     ///
     /// # Errors
     /// [`Failure`].
@@ -50,6 +64,7 @@ impl Account {
         &self,
         table: &TableArn,
         bucket: &ExportBucket,
+        window: Option<ExportWindow>,
         token: &str,
     ) -> Result<ExportArn, Failure> {
         let request = self.dynamodb.export_table_to_point_in_time().table_arn(table.to_string());
@@ -63,24 +78,40 @@ impl Account {
             Some(key) => request.s3_sse_algorithm(S3SseAlgorithm::Kms).s3_sse_kms_key_id(key),
             None => request,
         };
+        let request = match window {
+            Some(ExportWindow { from, to }) => {
+                // What an item was before is not asked for: it would be read, and never written.
+                let window = types::IncrementalExportSpecification::builder()
+                    .export_from_time(DateTime::from_millis(from.millis()))
+                    .export_to_time(DateTime::from_millis(to.millis()))
+                    .export_view_type(types::ExportViewType::NewImage);
+                request
+                    .export_type(types::ExportType::IncrementalExport)
+                    .incremental_export_specification(window.build())
+            }
+            None => request,
+        };
         let output = self.caller.typed(BEGIN, request.send().boxed()).await?;
         let arn = output.export_description.and_then(|export| export.export_arn);
         arn.and_then(|arn| arn.parse().ok()).ok_or_else(|| broken(BEGIN, "the answer has no ARN"))
     }
 
-    /// A page of the full exports of a table of this account, and where the next page begins.
+    /// A page of the exports of a table of this account, the incremental ones or the full ones, and where the next page
+    /// begins.
     ///
     /// # Errors
     /// [`Failure`].
     pub async fn list_exports(
         &self,
         table: &TableArn,
+        are_windows: bool,
         after: Option<String>,
     ) -> Result<(Vec<ExportArn>, Option<String>), Failure> {
         let request = self.dynamodb.list_exports().table_arn(table.to_string()).set_next_token(after);
         let page = self.caller.typed(LIST, request.send().boxed()).await?;
-        let is_full = |export: &types::ExportSummary| export.export_type != Some(types::ExportType::IncrementalExport);
-        let exports = page.export_summaries.unwrap_or_default().into_iter().filter(is_full);
+        let incremental = Some(types::ExportType::IncrementalExport);
+        let is_such = |export: &types::ExportSummary| (export.export_type == incremental) == are_windows;
+        let exports = page.export_summaries.unwrap_or_default().into_iter().filter(is_such);
         let exports = exports.filter_map(|export| export.export_arn?.parse().ok()).collect();
         Ok((exports, page.next_token.filter(|token| !token.is_empty())))
     }
@@ -103,13 +134,17 @@ impl Account {
             }
             other => return Err(broken(DESCRIBE, format_args!("a status that nobody knows: {other:?}"))),
         };
-        let time = |time: Option<DateTime>| time.and_then(|time| time.to_millis().ok()).map(WallTime::from_millis);
         let is_json = export.export_format.is_none_or(|format| format == types::ExportFormat::DynamodbJson);
+        let is_whole = is_json && export.filter_specification.is_none();
+        let is_window = export.export_type == Some(types::ExportType::IncrementalExport);
+        let window = export.incremental_export_specification.filter(|_| is_whole && is_window).and_then(|window| {
+            Some(ExportWindow { from: wall_time(window.export_from_time)?, to: wall_time(window.export_to_time)? })
+        });
+        let time = wall_time;
         Ok(ExportReport {
             status,
-            is_full: is_json
-                && export.filter_specification.is_none()
-                && export.export_type.is_none_or(|kind| kind == types::ExportType::FullExport),
+            is_full: is_whole && export.export_type.is_none_or(|kind| kind == types::ExportType::FullExport),
+            window,
             table: export.table_arn.and_then(|arn| arn.parse().ok()),
             table_id: export.table_id,
             time: time(export.export_time),
@@ -122,4 +157,8 @@ impl Account {
             token: export.client_token,
         })
     }
+}
+
+fn wall_time(time: Option<DateTime>) -> Option<WallTime> {
+    time.and_then(|time| time.to_millis().ok()).map(WallTime::from_millis)
 }

@@ -144,6 +144,8 @@ pub(crate) struct Book {
     ahead: (u64, u64),
     /// The link's row was never written: it goes last, as the mark that the pin is complete.
     is_new: bool,
+    /// An export is being loaded: see [`Book::load_export`].
+    loads_export: bool,
 }
 
 impl Book {
@@ -168,6 +170,7 @@ impl Book {
             ghost_life,
             ahead: (0, 0),
             is_new: true,
+            loads_export: false,
         };
         book.write_link();
         book
@@ -228,17 +231,35 @@ impl Book {
     /// not drain.
     pub(crate) fn pin_over(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
         let mut book = Self::new(link, ghost_life);
-        if !state.segments.is_empty() {
-            book.dirty.leftovers.push(StateWrite::ForgetSegments);
-        }
-        for row in state.shards {
-            let id = row.id.clone();
-            let finished = ShardRow { status: ShardStatus::Finished, ..row };
-            book.dirty.leftovers.extend([StateWrite::Shard(finished), StateWrite::ForgetShard(id)]);
-        }
+        book.leave_over(state.shards, !state.segments.is_empty());
         book.inherit_doubts(state.doubts, true, now.plus(ghost_life));
         (book.dead_letters, book.last_letter) = state.dead_letters;
         book
+    }
+
+    /// The books of a link whose load goes on with another export, over the rows of the one before, of which everything is
+    /// settled. The stream was not read: its shards are pinned anew. `link` is the row of the new load, and is written last:
+    /// whoever comes upon a part of this goes on with the export before, which is loaded, and then with this one.
+    pub(crate) fn load_on(state: LinkState, link: LinkRow, now: WallTime, ghost_life: Duration) -> Self {
+        let (unclean, until) = (!link.clean, now.plus(ghost_life + link.signed_ahead));
+        let mut book = Self::new(LinkRow { clean: false, ..link }, ghost_life);
+        book.leave_over(state.shards, !state.segments.is_empty());
+        book.inherit_doubts(state.doubts, unclean, until);
+        book.gaps = state.gaps.into_iter().map(|row| (row.id, row)).collect();
+        (book.dead_letters, book.last_letter) = state.dead_letters;
+        book
+    }
+
+    /// Rows that are there and of no use are removed first.
+    fn leave_over(&mut self, shards: Vec<ShardRow>, has_segments: bool) {
+        if has_segments {
+            self.dirty.leftovers.push(StateWrite::ForgetSegments);
+        }
+        for row in shards {
+            let id = row.id.clone();
+            let finished = ShardRow { status: ShardStatus::Finished, is_lost: true, ..row };
+            self.dirty.leftovers.extend([StateWrite::Shard(finished), StateWrite::ForgetShard(id)]);
+        }
     }
 
     /// The keys that earlier owners left in doubt; `until`: when the last write of one that did not drain can land.

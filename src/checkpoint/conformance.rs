@@ -604,6 +604,7 @@ async fn an_export_is_asked_for_by_one_at_a_time(medium: Medium) {
             table_id: "1".to_owned(),
             stream: link_row().identity.stream,
             bucket: ExportBucket { name: "b".to_owned(), prefix: None, owner: None, kms_key: None, enable_pitr: false },
+            window: None,
         },
         attempt: 1,
     };
@@ -638,6 +639,10 @@ async fn an_import_is_asked_for_by_one_at_a_time(medium: Medium) {
                 bucket_owner: None,
                 time: time(1),
                 fingerprint: "f".to_owned(),
+                window: None,
+                not_before: None,
+                items_before: 0,
+                is_last: false,
             },
             items: 7,
             bytes: None,

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
-    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ImportArn, KeySchema, SequenceNumber, ShardId, StreamArn,
-    TableArn, WallTime,
+    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportWindow, ImportArn, KeySchema, SequenceNumber, ShardId,
+    StreamArn, TableArn, WallTime,
 };
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
@@ -115,10 +115,22 @@ pub struct ExportPlan {
     /// The account that owns its bucket, where that is known: a bucket of that name that is somebody else's is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket_owner: Option<String>,
-    /// The time of which it is an image, give or take a minute.
+    /// The time of which it is an image, give or take a minute; of a window, its end.
     pub time: WallTime,
     /// SHA-256 of what its list says of its files, in hex: segments are numbered by it.
     pub fingerprint: String,
+    /// The window, where it holds no more than what changed in one: what came before it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<ExportWindow>,
+    /// Nothing of it is sent before this, by AWS's clock: until then what was sent before it may land.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<WallTime>,
+    /// Items that were loaded before it.
+    #[serde(default)]
+    pub items_before: u64,
+    /// No window follows it: it was made so slowly that the next one would be too old for the stream when it is there.
+    #[serde(default)]
+    pub is_last: bool,
 }
 
 /// The row of a link.
@@ -185,6 +197,9 @@ pub struct ExportSubject {
     pub stream: StreamArn,
     /// Where it is put.
     pub bucket: ExportBucket,
+    /// The window whose changes are exported; `None`: the whole table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<ExportWindow>,
 }
 
 impl ExportRequestRow {

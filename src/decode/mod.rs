@@ -10,6 +10,7 @@ mod replica_marks;
 mod scan_page;
 mod scanner;
 mod stream_page;
+mod window_line;
 mod write_reply;
 
 pub use canonical::{ItemDigest, item_digest, seconds_attribute};
@@ -17,6 +18,7 @@ pub use export_line::export_line;
 pub use key::KeyCodec;
 pub use scan_page::{LoadedItem, ScanPage, one_item};
 pub use stream_page::{StreamPage, stream_page};
+pub use window_line::{ExportedItem, window_line};
 pub use write_reply::{WriteReply, transaction_reply, write_reply};
 
 /// Text that could not be understood. Names what was looked for and where, never what stood there.

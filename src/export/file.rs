@@ -17,8 +17,8 @@ use flate2::write::MultiGzDecoder;
 use md5::{Digest as _, Md5};
 
 use super::lines::{Lines, TooLong};
-use super::manifest::FileEntry;
-use crate::decode::{DecodeError, KeyCodec, LoadedItem, export_line};
+use super::manifest::{FileEntry, Kind};
+use crate::decode::{DecodeError, ExportedItem, KeyCodec, export_line, window_line};
 
 /// A page ends when it has this much text: about as much as a page of a scan.
 const PAGE_BYTES: usize = 1 << 20;
@@ -37,7 +37,7 @@ pub(crate) enum FileError {
         #[source]
         source: std::io::Error,
     },
-    /// A line is none of a full export.
+    /// A line is none of such an export.
     #[error("line {line}")]
     Line {
         line: u64,
@@ -83,7 +83,7 @@ impl FromStr for Cursor {
 /// Some items of a file.
 #[derive(Debug)]
 pub(crate) struct Page {
-    pub(crate) items: Vec<LoadedItem>,
+    pub(crate) items: Vec<ExportedItem>,
     /// Bytes of their images.
     pub(crate) bytes: u64,
     /// Where the next page begins.
@@ -104,6 +104,7 @@ pub(crate) enum Step {
 /// A data file while it is read.
 pub(crate) struct DataFile<'a> {
     entry: &'a FileEntry,
+    kind: Kind,
     keys: &'a KeyCodec,
     md5: Md5,
     text: MultiGzDecoder<Sink>,
@@ -115,15 +116,16 @@ pub(crate) struct DataFile<'a> {
     items: u64,
     /// Up to where it was taken before.
     skip_to: Option<Cursor>,
-    page: Vec<LoadedItem>,
+    page: Vec<ExportedItem>,
     page_text: usize,
 }
 
 impl<'a> DataFile<'a> {
     /// A file from its beginning; items before the cursor are left out.
-    pub(crate) fn new(entry: &'a FileEntry, keys: &'a KeyCodec, after: Option<Cursor>) -> Self {
+    pub(crate) fn new(entry: &'a FileEntry, kind: Kind, keys: &'a KeyCodec, after: Option<Cursor>) -> Self {
         Self {
             entry,
+            kind,
             keys,
             md5: Md5::new(),
             text: MultiGzDecoder::new(Sink(Lines::new(MAX_LINE))),
@@ -217,7 +219,14 @@ impl<'a> DataFile<'a> {
             self.skip_to = None;
             return if self.crc.sum() == cursor.crc { Ok(()) } else { Err(FileError::Changed) };
         }
-        let item = export_line(&line, self.keys).map_err(|source| FileError::Line { line: self.line(), source })?;
+        let item = match self.kind {
+            Kind::Full => {
+                let item = export_line(&line, self.keys);
+                item.map(|item| ExportedItem { key: item.key, image: Some(item.image) })
+            }
+            Kind::Window => window_line(&line, self.keys),
+        };
+        let item = item.map_err(|source| FileError::Line { line: self.line(), source })?;
         self.page_text += line.len();
         self.page.push(item);
         Ok(())
@@ -226,7 +235,7 @@ impl<'a> DataFile<'a> {
     fn take_page(&mut self) -> Page {
         self.page_text = 0;
         let items = std::mem::take(&mut self.page);
-        let bytes = items.iter().map(|item| item.image.len() as u64).sum();
+        let bytes = items.iter().filter_map(|item| item.image.as_ref()).map(|image| image.len() as u64).sum();
         Page { items, bytes, cursor: Cursor { items: self.items, crc: self.crc.sum() } }
     }
 
@@ -288,7 +297,7 @@ mod tests {
         after: Option<Cursor>,
     ) -> Result<Vec<(Vec<Bytes>, Cursor)>, FileError> {
         let keys = codec();
-        let mut file = DataFile::new(entry, &keys, after);
+        let mut file = DataFile::new(entry, Kind::Full, &keys, after);
         let (mut parts, mut pages) = (object.chunks(part), Vec::new());
         loop {
             let (page, is_last) = match file.next_step()? {
@@ -337,6 +346,28 @@ mod tests {
         let pages = read(&object, &entry(&object, 8), 64, None).unwrap();
         assert_eq!(keys_of(&pages).len(), 8);
         assert!(pages.iter().all(|(keys, _)| keys.len() <= 4));
+    }
+
+    #[test]
+    fn a_file_of_a_window_tells_what_is_there_and_what_is_gone() {
+        let line = |id: u32, image: &str| {
+            let at = r#""Metadata":{"WriteTimestampMicros":{"N":"1"}}"#;
+            format!("{{{at},\"Keys\":{{\"pk\":{{\"S\":\"{id}\"}}}}{image}}}\n")
+        };
+        let object = gzip(&[line(1, r#","NewImage":{"pk":{"S":"1"}}"#), line(2, "")].concat());
+        let (keys, entry) = (codec(), entry(&object, 2));
+        let mut file = DataFile::new(&entry, Kind::Window, &keys, None);
+        file.put(object.clone().into());
+        assert!(matches!(file.next_step(), Ok(Step::NeedsPart)));
+        file.end();
+        let Ok(Step::Last(page)) = file.next_step() else { panic!("a whole file") };
+        let images: Vec<bool> = page.items.iter().map(|item| item.image.is_some()).collect();
+        assert_eq!((images, page.bytes), (vec![true, false], 16));
+        let mut file = DataFile::new(&entry, Kind::Full, &keys, None);
+        file.put(object.into());
+        assert!(matches!(file.next_step(), Ok(Step::NeedsPart)));
+        file.end();
+        assert!(matches!(file.next_step(), Err(FileError::Line { line: 1, .. })), "nor is it one of a full export");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::lines::Lines;
-use crate::model::{TableArn, WallTime};
+use crate::model::{ExportWindow, TableArn, WallTime};
 
 /// A line of the list of files is some hundred bytes: a key has 1,024 at most.
 const MAX_LINE: usize = 16 << 10;
@@ -40,12 +40,30 @@ pub(crate) enum ManifestError {
         line: u64,
         what: &'static str,
     },
-    /// It is not a full export in DynamoDB JSON.
-    #[error("it is {what}; only a full export as DynamoDB JSON can be loaded")]
-    Kind { what: String },
+    /// It is not an export of that kind in DynamoDB JSON.
+    #[error("it is {what}; only {wanted} as DynamoDB JSON can be loaded")]
+    Kind { what: String, wanted: Kind },
     /// Both manifests do not go together.
     #[error("the summary counts {summary} items, the list of files {files}")]
     Counts { summary: u64, files: u64 },
+}
+
+/// What an export is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The whole table.
+    Full,
+    /// What changed in a window.
+    Window,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full => "a full export",
+            Self::Window => "an incremental export",
+        })
+    }
 }
 
 /// What was exported, and as of when.
@@ -54,8 +72,11 @@ pub(crate) struct Summary {
     pub(crate) table: TableArn,
     /// The table's id; one that is made anew has another.
     pub(crate) table_id: Option<String>,
-    /// The time of which the data are an image, give or take a minute. Source: Developer Guide, requesting a table export.
+    /// The time of which the data are an image, give or take a minute; of a window, its end. Source: Developer Guide,
+    /// requesting a table export.
     pub(crate) time: Option<WallTime>,
+    /// The window, of an incremental export.
+    pub(crate) window: Option<ExportWindow>,
     /// Where the list of files is; see [`crate::model::ExportPlace::spellings`].
     pub(super) files_key: String,
     items: Option<u64>,
@@ -74,7 +95,7 @@ pub(crate) struct FileEntry {
     pub(crate) md5: Option<[u8; 16]>,
 }
 
-/// Both manifests of a full export.
+/// Both manifests of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) summary: Summary,
@@ -92,7 +113,10 @@ struct SummaryJson {
     table_id: Option<String>,
     #[serde(default, deserialize_with = "time")]
     export_time: Option<WallTime>,
-    export_from_time: Option<String>,
+    #[serde(default, deserialize_with = "time")]
+    export_from_time: Option<WallTime>,
+    #[serde(default, deserialize_with = "time")]
+    export_to_time: Option<WallTime>,
     export_type: Option<String>,
     output_format: Option<String>,
     #[serde(rename = "manifestFilesS3Key")]
@@ -109,13 +133,17 @@ fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Wall
 }
 
 impl Summary {
-    /// Reads `manifest-summary.json`.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, ManifestError> {
+    /// Reads `manifest-summary.json` of an export that is wanted to be of such a kind.
+    pub(super) fn parse(text: &[u8], wanted: Kind) -> Result<Self, ManifestError> {
         let json: SummaryJson = serde_json::from_slice(text).map_err(ManifestError::Summary)?;
-        let kind = |what: &str| ManifestError::Kind { what: what.to_owned() };
-        match json.export_type.as_deref() {
-            None | Some("FULL_EXPORT") if json.export_from_time.is_none() => {}
-            _ => return Err(kind("an incremental export")),
+        let kind = |what: &str| ManifestError::Kind { what: what.to_owned(), wanted };
+        let window = json.export_from_time.zip(json.export_to_time).map(|(from, to)| ExportWindow { from, to });
+        match (json.export_type.as_deref(), wanted) {
+            (None | Some("FULL_EXPORT"), Kind::Full) if json.export_from_time.is_none() => {}
+            (None | Some("INCREMENTAL_EXPORT"), Kind::Window) if window.is_some() => {}
+            (Some("INCREMENTAL_EXPORT"), Kind::Window) => return Err(kind("one that does not tell of which window")),
+            (_, Kind::Full) => return Err(kind("an incremental export")),
+            (_, Kind::Window) => return Err(kind("no incremental export")),
         }
         if let Some(format) = json.output_format.filter(|format| format != "DYNAMODB_JSON") {
             return Err(kind(&format!("in the format {format}")));
@@ -123,7 +151,8 @@ impl Summary {
         Ok(Self {
             table: json.table_arn,
             table_id: json.table_id,
-            time: json.export_time,
+            time: window.map_or(json.export_time, |window| Some(window.to)),
+            window,
             files_key: json.files_key,
             items: json.item_count,
             billed_bytes: json.billed_size_bytes,
@@ -220,7 +249,15 @@ mod tests {
     const ARN: &str = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders";
 
     fn summary(more: &str) -> Result<Summary, ManifestError> {
-        Summary::parse(format!(r#"{{"tableArn":"{ARN}","manifestFilesS3Key":"f"{more}}}"#).as_bytes())
+        Summary::parse(text(more).as_bytes(), Kind::Full)
+    }
+
+    fn window(more: &str) -> Result<Summary, ManifestError> {
+        Summary::parse(text(more).as_bytes(), Kind::Window)
+    }
+
+    fn text(more: &str) -> String {
+        format!(r#"{{"tableArn":"{ARN}","manifestFilesS3Key":"f"{more}}}"#)
     }
 
     fn manifest(summary: Summary, files: &str) -> Result<Manifest, ManifestError> {
@@ -238,7 +275,7 @@ mod tests {
             let folder = entry.unwrap().path();
             let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            let summary = Summary::parse(&read("manifest-summary.json"));
+            let summary = Summary::parse(&read("manifest-summary.json"), Kind::Full);
             if name.starts_with("refused-") {
                 assert!(matches!(summary, Err(ManifestError::Kind { .. })), "{name}");
                 continue;
@@ -259,8 +296,8 @@ mod tests {
         assert_eq!((bare.table_id, bare.time, bare.items), (None, None, None));
         let nulls = r#","tableId":null,"exportTime":null,"exportType":null,"s3SseKmsKeyId":null,"itemCount":null"#;
         assert_eq!(summary(nulls).unwrap().time, None);
-        assert!(Summary::parse(format!(r#"{{"tableArn":"{ARN}"}}"#).as_bytes()).is_err());
-        assert!(Summary::parse(br#"{"tableArn":"orders","manifestFilesS3Key":"f"}"#).is_err());
+        assert!(Summary::parse(format!(r#"{{"tableArn":"{ARN}"}}"#).as_bytes(), Kind::Full).is_err());
+        assert!(Summary::parse(br#"{"tableArn":"orders","manifestFilesS3Key":"f"}"#, Kind::Full).is_err());
         let timed = summary(r#","exportTime":"2026-11-04T07:28:34.028Z""#).unwrap();
         assert_eq!(timed.time.unwrap().to_string(), "2026-11-04T07:28:34.028Z");
     }
@@ -273,6 +310,26 @@ mod tests {
             (r#","outputFormat":"ION""#, "ION"),
         ] {
             assert!(summary(more).unwrap_err().to_string().contains(what), "{more}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_one_that_says_from_when_to_when() {
+        let times = r#","exportFromTime":"2026-11-04T07:00:00.000Z","exportToTime":"2026-11-04T08:00:00.000Z""#;
+        for more in ["", r#","exportType":"INCREMENTAL_EXPORT","outputView":"NEW_IMAGE","exportTime":null"#] {
+            let read = window(&format!("{times}{more}")).unwrap();
+            let of = read.window.unwrap();
+            assert_eq!(of.to_string(), "2026-11-04T07:00:00.000Z to 2026-11-04T08:00:00.000Z");
+            assert_eq!(read.time, Some(of.to), "it is an image of its end");
+        }
+        for (more, what) in [
+            (String::new(), "no incremental export"),
+            (r#","exportType":"INCREMENTAL_EXPORT""#.to_owned(), "of which window"),
+            (r#","exportTime":"2026-11-04T07:28:34.028Z""#.to_owned(), "no incremental export"),
+            (format!(r#"{times},"exportType":"FULL_EXPORT""#), "no incremental export"),
+            (format!(r#"{times},"outputFormat":"ION""#), "ION"),
+        ] {
+            assert!(window(&more).unwrap_err().to_string().contains(what), "{more}");
         }
     }
 
@@ -316,8 +373,10 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in ".{0,200}") {
-            if let Ok(read) = Summary::parse(text.as_bytes()) {
-                prop_assert!(!read.files_key.is_empty() || text.contains("manifestFilesS3Key"));
+            for kind in [Kind::Full, Kind::Window] {
+                if let Ok(read) = Summary::parse(text.as_bytes(), kind) {
+                    prop_assert!(!read.files_key.is_empty() || text.contains("manifestFilesS3Key"));
+                }
             }
             let mut list = FileList::new();
             if list.put(text.as_bytes()).is_ok() {

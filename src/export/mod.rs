@@ -1,9 +1,10 @@
-//! A full export that DynamoDB wrote to S3: its manifests and its data files.
+//! An export that DynamoDB wrote to S3, of the whole table or of what changed in a window: its manifests and its data files.
 //!
 //! ```text
 //! FOLDER/manifest-summary.json     what was exported, and as of when
 //! FOLDER/manifest-files.json       a line for each data file: key, MD5, number of items
 //! FOLDER/data/*.json.gz            gzip; a line for each item
+//! FOLDER/../data/*.json.gz         those of all windows: only a list of files says whose they are
 //! ```
 //!
 //! `manifest` says what is there, `file` turns the parts of a data file into pages of items and checks it: both are pure.
@@ -17,5 +18,5 @@ pub(crate) mod open;
 mod reader;
 
 pub(crate) use file::{Cursor, DataFile, FileError, Page, Step};
-pub(crate) use manifest::{FileEntry, Manifest, Summary};
+pub(crate) use manifest::{FileEntry, Kind, Manifest, Summary};
 pub use reader::{ObjectPart, ObjectReader, PartRequest};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::manifest::{FileList, ManifestError, Summary};
+use super::manifest::{FileList, Kind, ManifestError, Summary};
 use super::{Manifest, ObjectPart, ObjectReader, PartRequest};
 use crate::context::Context;
 use crate::error::{Failure, Fault};
@@ -64,10 +64,11 @@ impl Endurance {
         Self { patience: Patience { denied: Duration::from_secs(2) }, trouble: Duration::from_secs(60) };
 }
 
-/// Reads both manifests.
+/// Reads both manifests of an export of this kind.
 pub(crate) async fn open(
     reader: &dyn ObjectReader,
     place: &ExportPlace,
+    kind: Kind,
     context: &Context,
 ) -> Result<Manifest, OpenError> {
     let mut text = Vec::new();
@@ -76,7 +77,7 @@ pub(crate) async fn open(
         Ok(())
     };
     read_all(reader, &[place.summary_key()], MAX_SUMMARY, context, take).await?;
-    let summary = Summary::parse(&text)?;
+    let summary = Summary::parse(&text, kind)?;
     let mut list = FileList::new();
     let spellings = place.spellings(&summary.files_key);
     read_all(reader, &spellings, MAX_FILE_LIST, context, |part| list.put(part)).await?;

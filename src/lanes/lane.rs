@@ -19,8 +19,8 @@ pub(super) enum Work {
     Synced(Option<RawItem>),
     /// An item of the load.
     Load {
-        /// What was read.
-        image: RawItem,
+        /// What was read; `None`: that it is gone.
+        image: Option<RawItem>,
         /// The page it came with.
         page: PageNumber,
         /// How many operations had been executed when the page was requested.
@@ -32,8 +32,8 @@ impl Work {
     /// Bytes of JSON that it adds to a request, its key aside.
     pub(super) fn wire_len(&self) -> usize {
         match self {
-            Self::Put(image) | Self::Load { image, .. } | Self::Synced(Some(image)) => image.len(),
-            Self::Delete | Self::Sync | Self::Synced(None) => 0,
+            Self::Put(image) | Self::Load { image: Some(image), .. } | Self::Synced(Some(image)) => image.len(),
+            Self::Delete | Self::Load { image: None, .. } | Self::Sync | Self::Synced(None) => 0,
         }
     }
 
@@ -155,7 +155,8 @@ impl<T> Lane<T> {
         let key = head.key.clone();
         let issue = match &head.work {
             Work::Sync => Issue::Read(key),
-            Work::Put(image) | Work::Load { image, .. } => Issue::Write(Write { key, image: Some(image.clone()) }),
+            Work::Put(image) => Issue::Write(Write { key, image: Some(image.clone()) }),
+            Work::Load { image, .. } => Issue::Write(Write { key, image: image.clone() }),
             Work::Delete => Issue::Write(Write { key, image: None }),
             Work::Synced(image) => Issue::Write(Write { key, image: image.clone() }),
         };

@@ -178,11 +178,11 @@ impl<T> Lanes<T> {
         number
     }
 
-    /// Queues the items of an open page.
+    /// Queues the items of an open page; one without an image is gone.
     pub(crate) fn push_page(
         &mut self,
         page: PageNumber,
-        items: impl ExactSizeIterator<Item = (Key, RawItem, T)>,
+        items: impl ExactSizeIterator<Item = (Key, Option<RawItem>, T)>,
     ) -> Result<(), LaneError> {
         let open = self.pages.get_mut(&page).ok_or(LaneError::Page("it is pushed and not open"))?;
         if open.remaining.is_some() {

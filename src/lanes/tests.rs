@@ -99,7 +99,7 @@ fn a_sync_in_doubt_reads_again() {
 }
 
 fn load(lanes: &mut Lanes<u32>, page: PageNumber, name: u8, text: &str, token: u32) {
-    lanes.push_page(page, [(key(name), image(text), token)].into_iter()).unwrap();
+    lanes.push_page(page, [(key(name), Some(image(text)), token)].into_iter()).unwrap();
 }
 
 #[test]
@@ -336,7 +336,7 @@ impl World {
                         .source
                         .clone()
                         .into_iter()
-                        .map(|(n, v)| (key(n), image(&v.to_string()), self.next_token()))
+                        .map(|(n, v)| (key(n), Some(image(&v.to_string())), self.next_token()))
                         .collect();
                     lanes.push_page(page, items.into_iter()).unwrap();
                 }

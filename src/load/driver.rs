@@ -77,6 +77,15 @@ pub(crate) enum LoadError {
     Engine(#[from] EngineGone),
 }
 
+/// How a load ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadEnd {
+    /// Everything is settled, and the link's row says so; or it was told to stop.
+    Done,
+    /// Everything is settled, and the stream does not go on from it: another export must bring what is in between.
+    Outlasted,
+}
+
 /// What the load tells while it runs.
 pub(crate) trait LoadObserver: Send + Sync {
     /// The items of a page were settled.
@@ -112,13 +121,16 @@ struct Shared {
 impl LoadDriver {
     /// Loads what is not loaded yet. Resolves when every item is settled and the link's row says so, or when it is told to
     /// stop. Dropping it half-way is safe: pages in flight are listed.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), LoadError> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<LoadEnd, LoadError> {
         let shared =
             Shared { pacer: Mutex::new(Pacer::new(self.settings.read_limit, Duration::ZERO)), started: Instant::now() };
         let load_one = |row| self.load_segment(row, &shared);
         let is_done =
             each(&self.segments, self.settings.concurrency, &self.context, &*self.observer, &stop, load_one).await?;
-        if is_done { finish(&self.keeper).await } else { Ok(()) }
+        if is_done {
+            finish(&self.keeper).await?;
+        }
+        Ok(LoadEnd::Done)
     }
 
     async fn load_segment(&self, mut row: SegmentRow, shared: &Shared) -> Result<(), LoadError> {
@@ -136,7 +148,7 @@ impl LoadDriver {
             number += 1;
             let keys = page.items.iter().map(|item| item.key.clone()).collect();
             let settled = self.keeper.open_page(page_id, keys, row.clone()).await?;
-            let tokens = page.items.into_iter().map(|item| (item.key, item.image, Token::Item(page_id)));
+            let tokens = page.items.into_iter().map(|item| (item.key, Some(item.image), Token::Item(page_id)));
             self.engine.load(page_number, tokens.collect()).await?;
             settled.await.map_err(|_| KeeperGone)?;
             self.observer.loaded(items, bytes as u64);

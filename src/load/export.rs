@@ -4,6 +4,10 @@
 //! decompressed while the last one is settled. Nothing of the stream is applied meanwhile, for what is in an export is older
 //! than that, and which keys the stream has touched is not remembered durably: the stream waits, and is read from before the
 //! export's time.
+//!
+//! Where the stream does not reach back to that any more, the export of what changed in a window goes on from it, and then the
+//! next one. Windows are not mixed: one is begun when the one before is settled, and when nothing that was sent for it can
+//! land any more. Within one each key comes once, so a late write of it writes what is there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +16,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::driver::{LoadError, LoadObserver, LoadSettings};
+use super::driver::{LoadEnd, LoadError, LoadObserver, LoadSettings};
+use super::handover::HandOver;
 use super::segments::{each, finish};
 use crate::apply::engine::Engine;
 use crate::checkpoint::book::Token;
@@ -22,8 +27,8 @@ use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::Failure;
 use crate::export::open::{Endurance, PART_BYTES, read_first, read_part};
-use crate::export::{Cursor, DataFile, FileEntry, FileError, Manifest, ObjectReader, Page, PartRequest, Step};
-use crate::model::{ExportArn, ExportPlace};
+use crate::export::{Cursor, DataFile, FileEntry, FileError, Kind, Manifest, ObjectReader, Page, PartRequest, Step};
+use crate::model::{ExportArn, ExportPlace, WallTime};
 
 /// So much of what the stream keeps may be used up before somebody is told: what it drops is in no export.
 const WARN_AT: Duration = Duration::from_secs(18 * 3600);
@@ -39,6 +44,14 @@ pub(crate) struct ExportSource {
     pub(crate) manifest: Arc<Manifest>,
     /// Its bucket.
     pub(crate) reader: Arc<dyn ObjectReader>,
+    /// It was made so slowly that no other one is to follow it.
+    pub(crate) is_last: bool,
+}
+
+impl ExportSource {
+    fn kind(&self) -> Kind {
+        if self.manifest.summary.window.is_some() { Kind::Window } else { Kind::Full }
+    }
 }
 
 /// The task that loads an export.
@@ -48,8 +61,14 @@ pub(crate) struct ExportDriver {
     pub(crate) keeper: Keeper,
     pub(crate) engine: Engine,
     pub(crate) context: Context,
+    /// The same, by AWS's clock.
+    pub(crate) by_aws: Context,
     pub(crate) settings: LoadSettings,
     pub(crate) observer: Arc<dyn LoadObserver>,
+    /// Nothing is sent before this, by AWS's clock.
+    pub(crate) not_before: Option<WallTime>,
+    /// From where the stream goes on; `None`: it is begun, whatever it has lost.
+    pub(crate) hand_over: Option<HandOver>,
     /// The files, as far as they have come.
     pub(crate) segments: Vec<SegmentRow>,
     /// Somebody was told that the time runs out.
@@ -57,14 +76,36 @@ pub(crate) struct ExportDriver {
 }
 
 impl ExportDriver {
-    /// Loads what is not loaded yet. Resolves when every item is settled and the link's row says so, or when it is told to
-    /// stop. Dropping it half-way is safe: pages in flight are listed.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), LoadError> {
+    /// Loads what is not loaded yet. Resolves when every item is settled, and the link's row says so unless the stream is to
+    /// wait for another export; or when it is told to stop. Dropping it half-way is safe: pages in flight are listed.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<LoadEnd, LoadError> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(LoadEnd::Done),
+            () = self.wait_for_late_writes() => {}
+        }
         let spelling = AtomicUsize::new(0);
         let load_one = |row| self.load_file(row, &spelling);
         let is_done =
             each(&self.segments, self.settings.concurrency, &self.context, &*self.observer, &stop, load_one).await?;
-        if is_done { finish(&self.keeper).await } else { Ok(()) }
+        if is_done {
+            if self.hand_over.is_some_and(|hand_over| !hand_over.is_in_time(self.by_aws.now())) {
+                return Ok(LoadEnd::Outlasted);
+            }
+            finish(&self.keeper).await?;
+        }
+        Ok(LoadEnd::Done)
+    }
+
+    /// What was sent before may land until then, and would land on what comes now.
+    async fn wait_for_late_writes(&self) {
+        let left = || self.not_before.map_or(Duration::ZERO, |until| until.since(self.by_aws.now()));
+        if !left().is_zero() {
+            tracing::info!(seconds = left().as_secs(), "waiting until no write that was sent before can land");
+        }
+        while !left().is_zero() {
+            tokio::time::sleep(left()).await;
+        }
     }
 
     async fn load_file(&self, mut row: SegmentRow, spelling: &AtomicUsize) -> Result<(), LoadError> {
@@ -91,7 +132,7 @@ impl ExportDriver {
         spelling: &AtomicUsize,
     ) -> Result<(), LoadError> {
         let mut object = Object::open(self, entry, spelling).await?;
-        let mut file = DataFile::new(entry, &self.keys, after);
+        let mut file = DataFile::new(entry, self.source.kind(), &self.keys, after);
         let mut on_its_way: Option<Sent> = None;
         let mut number = 0;
         while !row.done {
@@ -128,10 +169,14 @@ impl ExportDriver {
         let age = self.observer.stream_age();
         if age >= WARN_AT && !self.is_late.swap(true, Ordering::Relaxed) {
             let hours = age.as_secs() / 3600;
-            tracing::warn!(
-                hours,
-                "the export is loaded slowly: what the stream drops after 24 hours is found by comparing both tables"
-            );
+            if self.hand_over.is_some() {
+                tracing::warn!(hours, "the export is loaded slowly: incremental exports are to go on from it");
+            } else {
+                tracing::warn!(
+                    hours,
+                    "the export is loaded slowly: what the stream drops after 24 hours is found by comparing both tables"
+                );
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod driver;
 pub(crate) mod export;
+pub(crate) mod handover;
 mod reader;
 mod segments;
 

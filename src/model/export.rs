@@ -43,6 +43,8 @@ pub struct ExportReport {
     pub status: ExportStatus,
     /// Whether it is of the whole table in DynamoDB JSON, and no part, selection or increment of it.
     pub is_full: bool,
+    /// The window that it is of, where it is an incremental one in DynamoDB JSON, and no part or selection of that.
+    pub window: Option<ExportWindow>,
     /// The table, and the id that it had.
     pub table: Option<TableArn>,
     /// See above.
@@ -63,6 +65,30 @@ pub struct ExportReport {
     pub ended: Option<WallTime>,
     /// The client token that it was asked for with.
     pub token: Option<String>,
+}
+
+/// What an incremental export is of: the items that changed in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportWindow {
+    /// Where it begins.
+    pub from: WallTime,
+    /// Where it ends; what was written then is in the next one.
+    pub to: WallTime,
+}
+
+/// Between which times a table can be exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryWindow {
+    /// The first one; nothing before it is known any more, or was ever.
+    pub earliest: Option<WallTime>,
+    /// The last one.
+    pub latest: Option<WallTime>,
+}
+
+impl fmt::Display for ExportWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.from, self.to)
+    }
 }
 
 /// Where an export is to be put.

@@ -13,7 +13,10 @@ mod write;
 
 pub use change::{Change, ChangeOp};
 pub(crate) use export::is_bucket;
-pub use export::{BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus};
+pub use export::{
+    BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow,
+    RecoveryWindow,
+};
 pub use import::{BadImportArn, ImportArn, ImportReport, ImportStatus};
 pub use item::RawItem;
 pub use key::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};

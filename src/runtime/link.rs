@@ -8,6 +8,7 @@
 mod asked;
 mod auditing;
 mod beginning;
+mod chaining;
 mod clock;
 mod dividing;
 mod ending;
@@ -130,6 +131,8 @@ pub(crate) struct Link {
 enum Generation {
     Stopped,
     StreamEnded,
+    /// An export is loaded, and the stream does not go on from it.
+    Outlasted,
     /// Drained, for another worker that has fewer links.
     HandedOver,
     /// It is to be opened again: it was divided, or put together, or that came to nothing.
@@ -167,7 +170,7 @@ impl Link {
                         Some(_) => pause(OPEN_AGAIN, &stop, &heartbeat).await,
                     }
                 }
-                Ok(Generation::HandedOver | Generation::Again) => has_run = true,
+                Ok(Generation::HandedOver | Generation::Again | Generation::Outlasted) => has_run = true,
                 Ok(Generation::Recalled) => pause(RECALLED_AGAIN, &stop, &heartbeat).await,
                 Ok(Generation::LeaseLost { had_begun }) => has_run |= had_begun,
                 // A service that was running and is between two streams outlasts what passes.
@@ -252,6 +255,7 @@ impl Link {
             book: opened.book,
             lineage: opened.lineage,
             export,
+            hand_over: self.hand_over(&row),
             proved_before: opened.proved_before,
             listings: elsewhere.is_some().then(|| self.sharing.listings()),
             elsewhere,

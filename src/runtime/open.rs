@@ -101,6 +101,7 @@ pub(crate) fn pin(
     };
     let is_loading = has_load && imported.is_none();
     let total_segments = load.as_ref().map_or(0, |plan| plan.total_segments);
+    let is_export = export.is_some();
     let row = LinkRow {
         identity: prepared.identity.clone(),
         stage: if is_loading { Stage::Loading } else { Stage::Streaming },
@@ -124,16 +125,72 @@ pub(crate) fn pin(
     if imported.is_some_and(|(imported, goes_on)| !imported.is_whole || !goes_on) {
         open_gap(&mut book, GapScope::All, GapCause::ImportIncomplete, now);
     }
+    if is_export {
+        nothing_before_it_lands(&mut book);
+    }
     if is_loading {
-        book.plan_segments((0..total_segments).map(|segment| SegmentRow {
-            segment,
-            cursor: None,
-            done: false,
-            items: 0,
-            bytes: 0,
-        }));
+        book.plan_segments((0..total_segments).map(not_begun));
     }
     Some(Opened { book, lineage, proved_before: BTreeMap::new(), resumed: false })
+}
+
+/// The books of a link whose load goes on with a window: the stream, of which nothing was read, is pinned anew, and is owed
+/// from the window's end on.
+pub(crate) fn load_on(
+    link: &LinkConfig,
+    prepared: &Prepared,
+    listing: &Listing,
+    window: &ExportSource,
+    (state, row): (LinkState, LinkRow),
+    Clocks { ours: now, aws }: Clocks,
+) -> Option<Opened> {
+    let (lineage, new_shards) = Lineage::pin(listing, now)?;
+    let before = row.load.clone()?;
+    let items: u64 = state.segments.iter().map(|segment| segment.items).sum();
+    let items_before = before.export.as_ref().map_or(0, |export| export.items_before) + items;
+    let mut plan = from_export(window, LoadPlan { loaded_items: None, ..before });
+    let (mut owed_from, total_segments) = (now, plan.total_segments);
+    if let Some(export) = &mut plan.export {
+        export.items_before = items_before;
+        owed_from = export.time.minus(LOAD_MARGIN).min(now);
+    }
+    let identity = LinkIdentity { stream: prepared.identity.stream.clone(), ..row.identity.clone() };
+    let row = LinkRow { identity, load: Some(plan), ..row };
+    let mut book = Book::load_on(state, row, aws, link.apply.in_doubt_for);
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, owed_from, now)));
+    nothing_before_it_lands(&mut book);
+    book.plan_segments((0..total_segments).map(not_begun));
+    Some(Opened { book, lineage, proved_before: BTreeMap::new(), resumed: false })
+}
+
+/// Nothing of the export is sent before everything has landed that was sent earlier.
+fn nothing_before_it_lands(book: &mut Book) {
+    let not_before = book.last_due();
+    book.update_link(|link| {
+        if let Some(export) = link.load.as_mut().and_then(|plan| plan.export.as_mut()) {
+            export.not_before = not_before;
+        }
+    });
+}
+
+/// The load ends with what it has, although the stream does not go on from there: a gap says so.
+pub(crate) fn end_load(book: &mut Book, now: WallTime) {
+    let loaded = book.link().load.as_ref().map(|plan| plan.holds_until().minus(LOAD_MARGIN));
+    let row = GapRow {
+        id: 0,
+        scope: GapScope::All,
+        from: loaded,
+        to: now,
+        cause: GapCause::NotConfirmed.as_str().to_owned(),
+        healed: None,
+    };
+    book.open_gap(row);
+    book.forget_segments();
+    book.update_link(|link| link.stage = Stage::Streaming);
+}
+
+const fn not_begun(segment: u32) -> SegmentRow {
+    SegmentRow { segment, cursor: None, done: false, items: 0, bytes: 0 }
 }
 
 /// No record is owed that is older. At the trim horizon nobody knows how old the oldest one is; it is as old as may be, and
@@ -147,7 +204,10 @@ fn owed_from(start: StreamStart, now: WallTime) -> WallTime {
 }
 
 /// The plan of a load from an export: a segment for each of its files.
-fn from_export(ExportSource { place, arn, bucket_owner, manifest, .. }: &ExportSource, scan: LoadPlan) -> LoadPlan {
+fn from_export(
+    ExportSource { place, arn, bucket_owner, manifest, is_last, .. }: &ExportSource,
+    scan: LoadPlan,
+) -> LoadPlan {
     let export = ExportPlan {
         place: place.clone(),
         arn: arn.clone(),
@@ -155,6 +215,10 @@ fn from_export(ExportSource { place, arn, bucket_owner, manifest, .. }: &ExportS
         // One without a time was refused.
         time: manifest.summary.time.unwrap_or(scan.began),
         fingerprint: manifest.fingerprint.clone(),
+        window: manifest.summary.window,
+        not_before: None,
+        items_before: 0,
+        is_last: *is_last,
     };
     LoadPlan {
         total_segments: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
@@ -214,10 +278,12 @@ pub(crate) fn resume(
         let ancestors = lineage.ancestors(&row.id).filter_map(|id| settled.get(id)).copied();
         no_older_than(row.verified_at, ancestors)
     };
+    // Where a load may go on by incremental exports, its stream is pinned anew for each of them, and looked at when it begins.
+    let is_chained = row.stage == Stage::Loading && link.load.own_export.is_some();
     let unconfirmed: BTreeMap<ShardId, WallTime> = state
         .shards
         .iter()
-        .filter(|row| row.status != ShardStatus::Finished)
+        .filter(|row| row.status != ShardStatus::Finished && !is_chained)
         .map(|row| (row.id.clone(), oldest(row)))
         .filter(|(_, oldest)| is_unconfirmed(*oldest, now))
         .collect();

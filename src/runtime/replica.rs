@@ -30,8 +30,9 @@ use crate::checkpoint::{StateStore, StoreError};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::load::TableReader;
-use crate::load::driver::{LoadDriver, LoadError, LoadSettings};
+use crate::load::driver::{LoadDriver, LoadEnd, LoadError, LoadSettings};
 use crate::load::export::{ExportDriver, ExportSource};
+use crate::load::handover::HandOver;
 use crate::model::{ShardId, ViewType, WallTime};
 use crate::stream::driver::{StreamDriver, StreamEnd, StreamError, StreamSettings, StreamSetup};
 use crate::stream::lister::Listings;
@@ -71,6 +72,8 @@ pub(crate) struct ReplicaSetup {
     pub(crate) lineage: Lineage,
     /// The export that is being loaded; `None`: a load is a scan.
     pub(crate) export: Option<ExportSource>,
+    /// From where the stream goes on from it, where another export may bring what the stream has lost.
+    pub(crate) hand_over: Option<HandOver>,
     pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
     /// Of a part of a link: what it leaves alone.
     pub(crate) elsewhere: Option<Elsewhere>,
@@ -139,13 +142,15 @@ pub(crate) enum ReplicaEnd {
     StoppedUnclean,
     /// The stream is disabled, and read and settled to its end; drained.
     Exhausted,
+    /// The export is loaded, and the stream does not go on from it: another one must bring what is in between.
+    Outlasted,
 }
 
 enum Ended {
     Keeper(Result<(), KeeperError>),
     Engine(Result<(), EngineError>),
     Stream(Result<StreamEnd, StreamError>),
-    Load(Result<(), LoadError>),
+    Load(Result<LoadEnd, LoadError>),
 }
 
 /// A link that runs. Drop it and its tasks are aborted, which is a crash: correct, only slower.
@@ -168,7 +173,8 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts the tasks.
     pub(crate) fn start(setup: ReplicaSetup) -> Self {
-        let ReplicaSetup { link, ends, store, fence, book, lineage, export, view, context, settings, .. } = setup;
+        let ReplicaSetup { link, ends, store, fence, mut book, lineage, export, view, context, settings, .. } = setup;
+        let hand_over = setup.hand_over;
         let proved_before = setup.proved_before;
         let (by_aws, board, session) = (setup.by_aws, setup.board, setup.session);
         let clocks = context.clone();
@@ -176,12 +182,15 @@ impl Replica {
         let shards: Vec<ShardRow> = book.shard_rows().cloned().collect();
         let segments: Vec<SegmentRow> = book.segment_rows().cloned().collect();
         board.restore(shards.iter());
+        if export.is_some() {
+            book.load_export();
+        }
 
         let (keeper_task, keeper, outputs) = KeeperTask::new(KeeperSetup {
             link: link.clone(),
             fence,
             store,
-            context: by_aws,
+            context: by_aws.clone(),
             signing: context.clone(),
             settings: settings.keeper,
             observer: Arc::clone(&board) as _,
@@ -212,6 +221,7 @@ impl Replica {
             proved_before,
             elsewhere: setup.elsewhere,
             listings: setup.listings,
+            waited_for_load: export.is_some(),
             finished: outputs.finished,
         });
 
@@ -237,9 +247,20 @@ impl Replica {
             let (keeper, observer) = (keeper.clone(), Arc::clone(&board) as _);
             let (settings, total_segments) = (settings.load, plan.total_segments);
             if let Some(source) = export {
-                let (keys, is_late) = (KeyCodec::new(&row.identity.keys), false.into());
-                let load =
-                    ExportDriver { source, keys, keeper, engine, context, settings, observer, segments, is_late };
+                let load = ExportDriver {
+                    source,
+                    keys: KeyCodec::new(&row.identity.keys),
+                    keeper,
+                    engine,
+                    context,
+                    by_aws,
+                    settings,
+                    observer,
+                    not_before: plan.export.as_ref().and_then(|export| export.not_before),
+                    hand_over,
+                    segments,
+                    is_late: false.into(),
+                };
                 tasks.spawn(async move { Ended::Load(load.run(stop).await) }.in_current_span());
             } else {
                 let source = ends.source;
@@ -292,14 +313,18 @@ impl Replica {
     }
 
     async fn run_while_held(&mut self, stop: CancellationToken) -> Result<ReplicaEnd, ReplicaError> {
-        let mut exhausted = false;
+        let (mut exhausted, mut outlasted) = (false, false);
         let mut engine_ended = false;
         let fault = loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break None,
                 ended = self.tasks.join_next() => match ended {
-                    Some(Ok(Ended::Load(Ok(())))) => {
+                    Some(Ok(Ended::Load(Ok(LoadEnd::Outlasted)))) => {
+                        outlasted = true;
+                        break None;
+                    }
+                    Some(Ok(Ended::Load(Ok(LoadEnd::Done)))) => {
                         if !stop.is_cancelled() && !self.stop_reading.is_cancelled() {
                             self.board.load_ended();
                             self.loaded.cancel();
@@ -323,6 +348,8 @@ impl Replica {
         let (is_clean, drain_fault) = self.shut_down(engine_ended).await;
         match first_cause(fault, drain_fault) {
             Some(fault) => Err(fault),
+            // What it left is in the state, as after any other end.
+            None if outlasted => Ok(ReplicaEnd::Outlasted),
             None if exhausted && is_clean => Ok(ReplicaEnd::Exhausted),
             None if is_clean => Ok(ReplicaEnd::Stopped),
             None => Ok(ReplicaEnd::StoppedUnclean),
@@ -399,7 +426,7 @@ fn fault_of(ended: Ended) -> ReplicaError {
         Ended::Keeper(Ok(())) => ReplicaError::Task("bookkeeper"),
         Ended::Engine(Ok(())) => ReplicaError::Task("engine"),
         Ended::Stream(Ok(_)) => ReplicaError::Task("stream"),
-        Ended::Load(Ok(())) => ReplicaError::Task("load"),
+        Ended::Load(Ok(_)) => ReplicaError::Task("load"),
     }
 }
 

@@ -1,35 +1,34 @@
-//! Point-in-time recovery, as far as it is asked for, and full exports to S3.
+//! Point-in-time recovery, as far as it is asked for, and exports to S3.
 //!
-//! An export is an image of the moment in which it is asked for: no history of a table is kept. Its time is a minute off, at
-//! most. Its objects are there when it is complete. A file for each quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
+//! A full export is an image of the moment in which it is asked for; its time is a minute off, at most. An incremental one
+//! tells what a window left of the items that changed in it. Objects are there when their export is complete. A file for each
+//! quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
+
+mod writing;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use md5::{Digest as _, Md5};
 use serde_json::{Map, Value as Json, json};
 
+use self::writing::{FILES, Folders, Spelling, Text};
 use super::auth::Caller;
+use super::past::{FUZZ_MILLIS, Past};
 use super::reply::ApiError;
 use super::s3::Bucket;
-use super::value::write_item;
+use super::table::Table;
 use super::world::{World, body, parse};
 use crate::model::WallTime;
 
-/// How far an export's time is from the moment of which it is an image, at most.
-const FUZZ_MILLIS: i64 = 60_000;
 /// For how long a client token makes no second export. Source: API reference, `ExportTableToPointInTime`.
 const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
+/// For how long changes are kept. Source: Developer Guide, point-in-time recovery: 35 days by default.
+const RECOVERY_PERIOD: Duration = Duration::from_secs(35 * 86_400);
+/// How long a window may be. Source: quotas, table export.
+const WINDOW: [Duration; 2] = [Duration::from_secs(15 * 60), Duration::from_secs(24 * 3600)];
 /// Exports in a page of ListExports. Source: API reference.
 const LISTED: usize = 25;
-/// Files of an export.
-const FILES: u64 = 4;
 
 type Request = Map<String, Json>;
 
@@ -38,6 +37,7 @@ pub(super) struct Export {
     request: Request,
     asked: WallTime,
     described: Request,
+    is_window: bool,
     /// What is to come, and when.
     pending: Option<Pending>,
 }
@@ -71,8 +71,9 @@ impl Export {
 impl World {
     /// Brings exports up to now.
     pub(super) fn advance_exports(&mut self) {
-        let (now, fails) = (self.moment.now, self.moment.options.exports_fail);
-        self.exports.values_mut().for_each(|export| export.advance(now, fails, &mut self.buckets));
+        let (now, options) = (self.moment.now, &self.moment.options);
+        let fails = |export: &Export| options.exports_fail || options.windows_fail && export.is_window;
+        self.exports.values_mut().for_each(|export| export.advance(now, fails(export), &mut self.buckets));
     }
 }
 
@@ -88,7 +89,8 @@ pub(super) fn execute(world: &mut World, operation: &str, caller: &Caller, bytes
             let page: Vec<_> = exports.by_ref().take(LISTED).collect();
             let next = exports.peek().and(page.last()).map(|(arn, _)| arn.as_str());
             let summaries = page.iter().map(|(arn, export)| {
-                json!({"ExportArn": arn, "ExportStatus": export.described.get("ExportStatus"), "ExportType": "FULL_EXPORT"})
+                let described = |member: &str| export.described.get(member);
+                json!({"ExportArn": arn, "ExportStatus": described("ExportStatus"), "ExportType": described("ExportType")})
             });
             json!({"ExportSummaries": summaries.collect::<Vec<_>>(), "NextToken": next})
         }
@@ -111,20 +113,44 @@ pub(super) fn text<'a>(request: &'a Request, member: &str) -> Result<&'a str, Ap
 
 fn backups(world: &mut World, operation: &str, caller: &Caller, request: &Request) -> Result<Json, ApiError> {
     let address = world.address(caller, text(request, "TableName")?)?;
-    let id = world.place_any(&address)?.table.id.clone();
+    let lag = world.moment.options.export_lag;
+    let place = world.place_any(&address)?;
+    let now = place.moment.now;
     if operation == "UpdateContinuousBackups" {
         let wanted =
             &request.get("PointInTimeRecoverySpecification").unwrap_or(&Json::Null)["PointInTimeRecoveryEnabled"];
         match wanted.as_bool() {
-            Some(true) => drop(world.recoverable.entry(id.clone()).or_insert(world.moment.now)),
-            _ => drop(world.recoverable.remove(&id)),
+            Some(true) => drop(place.table.past.get_or_insert_with(|| Past::new(now))),
+            _ => place.table.past = None,
         }
     }
-    let status = if world.recoverable.contains_key(&id) { "ENABLED" } else { "DISABLED" };
+    let recovery = match &place.table.past {
+        Some(past) => json!({
+            "PointInTimeRecoveryStatus": "ENABLED",
+            "EarliestRestorableDateTime": seconds(earliest(past, now)),
+            "LatestRestorableDateTime": seconds(now.minus(lag)),
+        }),
+        None => json!({"PointInTimeRecoveryStatus": "DISABLED"}),
+    };
     Ok(json!({"ContinuousBackupsDescription": {
-        "ContinuousBackupsStatus": "ENABLED",
-        "PointInTimeRecoveryDescription": {"PointInTimeRecoveryStatus": status},
+        "ContinuousBackupsStatus": "ENABLED", "PointInTimeRecoveryDescription": recovery,
     }}))
+}
+
+/// The first time that can be exported.
+fn earliest(past: &Past, now: WallTime) -> WallTime {
+    past.since.max(now.minus(RECOVERY_PERIOD))
+}
+
+/// What is exported, before it is known where to.
+struct Content {
+    files: Vec<Text>,
+    spelling: Spelling,
+    /// What the summary says of the kind of export.
+    summary: Json,
+    /// And what DescribeExport says of it.
+    described: Json,
+    is_window: bool,
 }
 
 fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json, ApiError> {
@@ -134,13 +160,8 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
         return Err(ApiError::validation("This action is only supported by accounts matching the owner of the table"));
     }
     let member = |name: &str| request.get(name).and_then(Json::as_str);
-    for (name, only) in [("ExportType", "FULL_EXPORT"), ("ExportFormat", "DYNAMODB_JSON")] {
-        if member(name).is_some_and(|given| given != only) {
-            return Err(ApiError::validation(format!("the sandbox makes no export whose {name} is not {only}")));
-        }
-    }
-    if request.contains_key("ExportTime") {
-        return Err(ApiError::validation("the sandbox keeps no history: leave ExportTime out"));
+    if member("ExportFormat").is_some_and(|given| given != "DYNAMODB_JSON") {
+        return Err(ApiError::validation("the sandbox makes no export whose ExportFormat is not DYNAMODB_JSON"));
     }
     let token = member("ClientToken");
     let asked_before = |export: &&Export| {
@@ -156,83 +177,141 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     }
     let bucket_name = text(request, "S3Bucket")?;
     let prefix = member("S3Prefix").filter(|prefix| !prefix.is_empty()).map_or_else(String::new, |it| format!("{it}/"));
+    let recovery_delay = world.moment.options.recovery_delay;
 
     let place = world.place(&address)?;
-    let (table_arn, table_id) = (place.table.arn.clone(), place.table.id.clone());
-    let mut files: Vec<(Vec<u8>, u64)> = (0..FILES).map(|_| (Vec::new(), 0)).collect();
-    for (key, stored) in &place.table.items {
-        let part = usize::try_from(key.hash / (u64::MAX / FILES + 1)).unwrap_or(0);
-        let Some((lines, items)) = files.get_mut(part) else { continue };
-        lines.extend_from_slice(b"{\"Item\":");
-        write_item(&stored.attributes, lines);
-        lines.extend_from_slice(b"}\n");
-        *items += 1;
-    }
-    let billed = place.table.bytes;
-    let Some(recoverable_since) = world.recoverable.get(&table_id).copied() else {
+    let (table, moment) = (place.table, place.moment);
+    let now = moment.now;
+    let Some(past) = &mut table.past else {
         let why = format!("Point in time recovery is not enabled for table '{}'", address.table);
         return Err(ApiError::new("PointInTimeRecoveryUnavailableException", why));
     };
-    let now = world.moment.now;
-    if now.since(recoverable_since) < world.moment.options.recovery_delay {
-        return Err(ApiError::new("InvalidExportTimeException", "the time is outside of the recovery window"));
+    if now.since(past.since) < recovery_delay {
+        return Err(outside("the time is outside of the recovery window"));
     }
-    // What was written within a minute of an export's time may be in it or not (Developer Guide, requesting an export).
-    let fuzz = world.moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS);
-    let time = WallTime::from_millis(now.minus(world.moment.options.export_lag).millis() + fuzz);
-    let id = format!("{:014}-{:08x}", now.millis(), world.moment.rng.u32(..));
-    let names: Vec<String> = files.iter().map(|_| name(&mut world.moment.rng)).collect();
+    let content = match member("ExportType") {
+        None | Some("FULL_EXPORT") => {
+            if request.contains_key("ExportTime") {
+                return Err(ApiError::validation("the sandbox makes a full export of now: leave ExportTime out"));
+            }
+            // What was written within a minute of an export's time may be in it or not (Developer Guide, requesting an export).
+            let fuzz = moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS);
+            let time = WallTime::from_millis(now.minus(moment.options.export_lag).millis() + fuzz);
+            // There is no time before the recovery was turned on.
+            let time = time.max(past.since);
+            past.cut_now(time);
+            Content {
+                files: writing::full(&table.items),
+                spelling: Spelling::FULL,
+                summary: json!({"version": "2020-06-30", "exportTime": time.to_string()}),
+                described: json!({"ExportType": "FULL_EXPORT", "ExportTime": seconds(time)}),
+                is_window: false,
+            }
+        }
+        Some("INCREMENTAL_EXPORT") => window(table, &mut moment.rng, request, now, moment.options.export_lag)?,
+        Some(_) => return Err(ApiError::validation("1 validation error detected: Value at 'exportType' is unknown")),
+    };
+    let (table_arn, table_id, billed) = (table.arn.clone(), table.id.clone(), table.bytes);
+    let id = format!("{:014}-{:08x}", now.millis(), moment.rng.u32(..));
+    let names: Vec<String> = (0..FILES).map(|_| name(&mut moment.rng)).collect();
     if !world.buckets.get(bucket_name).is_some_and(|bucket| bucket.lets_in(&caller.account)) {
         return Err(ApiError::validation("the bucket does not exist or may not be written"));
     }
-    let end = now.plus(world.moment.options.export_takes);
+    let options = &world.moment.options;
+    let takes = options.windows_take.filter(|_| content.is_window).unwrap_or(options.export_takes);
+    let fails = options.exports_fail || options.windows_fail && content.is_window;
+    let end = now.plus(takes);
 
-    // As in AWS's own samples: what the manifests say of keys is without the prefix.
-    let folder = format!("AWSDynamoDB/{id}");
-    let mut objects = Vec::new();
-    let mut put = |key: &str, bytes: Bytes| objects.push((format!("{prefix}{folder}/{key}"), bytes));
-    put("_started", Bytes::new());
-    let mut list = String::new();
-    let mut count = 0;
-    for ((lines, items), name) in files.into_iter().zip(names) {
-        let object = gzip(&lines);
-        let md5 = Md5::digest(&object);
-        let line = json!({
-            "itemCount": items,
-            "md5Checksum": STANDARD.encode(md5),
-            "etag": format!("{}-1", hex(&Md5::digest(md5))),
-            "dataFileS3Key": format!("{folder}/data/{name}.json.gz"),
-        });
-        list.push_str(&format!("{line}\n"));
-        put(&format!("data/{name}.json.gz"), object.into());
-        count += items;
-    }
-    put("manifest-files.md5", STANDARD.encode(Md5::digest(&list)).into());
-    put("manifest-files.json", list.into());
+    let own = format!("AWSDynamoDB/{id}");
+    // The data of all incremental exports of a prefix are in one folder.
+    let data = if content.is_window { "AWSDynamoDB/data".to_owned() } else { format!("{own}/data") };
+    let folders = Folders { prefix, own, data };
     let export_arn = format!("{table_arn}/export/{id}");
-    let summary = json!({
-        "version": "2020-06-30", "exportArn": export_arn, "startTime": now.to_string(), "endTime": end.to_string(),
-        "tableArn": table_arn, "tableId": table_id, "exportTime": time.to_string(),
-        "s3Bucket": bucket_name, "s3Prefix": member("S3Prefix"), "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": null,
-        "manifestFilesS3Key": format!("{folder}/manifest-files.json"),
-        "billedSizeBytes": billed, "itemCount": count, "outputFormat": "DYNAMODB_JSON",
+    let common = json!({
+        "exportArn": export_arn, "startTime": now.to_string(), "endTime": end.to_string(), "tableArn": table_arn,
+        "tableId": table_id, "s3Bucket": bucket_name, "s3Prefix": member("S3Prefix"), "s3SseAlgorithm": "AES256",
+        "s3SseKmsKeyId": null, "billedSizeBytes": billed, "outputFormat": "DYNAMODB_JSON",
     });
-    put("manifest-summary.md5", STANDARD.encode(Md5::digest(summary.to_string())).into());
-    put("manifest-summary.json", summary.to_string().into());
-    let described = json!({
+    let summary = joined(common, content.summary);
+    let files = content.files.into_iter().zip(names).collect();
+    let (objects, count) = writing::objects(files, &folders, summary, content.spelling);
+    let common = json!({
         "ExportArn": export_arn, "ExportStatus": "IN_PROGRESS", "StartTime": seconds(now),
-        "ExportManifest": format!("{prefix}{folder}/manifest-summary.json"), "TableArn": table_arn, "TableId": table_id,
-        "ExportTime": seconds(time), "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
-        "ExportFormat": "DYNAMODB_JSON", "BilledSizeBytes": billed, "ItemCount": count, "ExportType": "FULL_EXPORT",
-        "ClientToken": token,
+        "ExportManifest": format!("{}{}/manifest-summary.json", folders.prefix, folders.own), "TableArn": table_arn,
+        "TableId": table_id, "S3Bucket": bucket_name, "S3Prefix": member("S3Prefix"), "S3SseAlgorithm": "AES256",
+        "ExportFormat": "DYNAMODB_JSON", "BilledSizeBytes": billed, "ItemCount": count, "ClientToken": token,
     });
+    let described = joined(common, content.described);
     let pending = Some(Pending { due: end, bucket: bucket_name.to_owned(), objects });
-    let described = described.as_object().cloned().unwrap_or_default();
-    let mut export = Export { request: request.clone(), asked: now, described, pending };
-    export.advance(now, world.moment.options.exports_fail, &mut world.buckets);
+    let is_window = content.is_window;
+    let mut export = Export { request: request.clone(), asked: now, described, is_window, pending };
+    export.advance(now, fails, &mut world.buckets);
     let answer = json!({"ExportDescription": export.described});
     world.exports.insert(export_arn, export);
     Ok(answer)
+}
+
+/// What an incremental export holds.
+fn window(
+    table: &mut Table,
+    rng: &mut fastrand::Rng,
+    request: &Request,
+    now: WallTime,
+    lag: Duration,
+) -> Result<Content, ApiError> {
+    let specified = request.get("IncrementalExportSpecification").unwrap_or(&Json::Null);
+    let time = |member: &str| specified.get(member).and_then(Json::as_f64).map(time_of);
+    let latest = now.minus(lag);
+    let Some(from) = time("ExportFromTime") else {
+        return Err(ApiError::validation("1 validation error detected: Value null at 'ExportFromTime'"));
+    };
+    let to = time("ExportToTime").unwrap_or(latest);
+    let with_old = match specified.get("ExportViewType").and_then(Json::as_str) {
+        None | Some("NEW_AND_OLD_IMAGES") => true,
+        Some("NEW_IMAGE") => false,
+        Some(_) => {
+            return Err(ApiError::validation("1 validation error detected: Value at 'ExportViewType' is unknown"));
+        }
+    };
+    let [least, most] = WINDOW;
+    if to.since(from) < least || to.since(from) > most {
+        let why = "the difference between export from time and export to time must be between 15 minutes and 24 hours";
+        return Err(ApiError::validation(why));
+    }
+    let Some(mut past) = table.past.take() else { return Err(outside("there is no recovery window")) };
+    let is_inside = from >= earliest(&past, now) && to <= latest;
+    let fuzz = [(); 2].map(|()| rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS));
+    let changed = if is_inside { past.window([from, to], fuzz, &table.items) } else { Vec::new() };
+    table.past = Some(past);
+    if !is_inside {
+        return Err(outside("the window is outside of the recovery window"));
+    }
+    let spelling = Spelling::draw(rng);
+    let view = if with_old { "NEW_AND_OLD_IMAGES" } else { "NEW_IMAGE" };
+    Ok(Content {
+        files: writing::window(table, &changed, with_old, spelling),
+        spelling,
+        summary: json!({
+            "version": "2023-08-01", "exportType": "INCREMENTAL_EXPORT", "outputView": view,
+            "exportFromTime": from.to_string(), "exportToTime": to.to_string(),
+        }),
+        described: json!({
+            "ExportType": "INCREMENTAL_EXPORT",
+            "IncrementalExportSpecification": {
+                "ExportFromTime": seconds(from), "ExportToTime": seconds(to), "ExportViewType": view,
+            },
+        }),
+        is_window: true,
+    })
+}
+
+fn outside(why: &str) -> ApiError {
+    ApiError::new("InvalidExportTimeException", why)
+}
+
+fn joined(one: Json, other: Json) -> Map<String, Json> {
+    let members = |json: Json| if let Json::Object(members) = json { members } else { Map::new() };
+    members(one).into_iter().chain(members(other)).collect()
 }
 
 /// As long as the service's names of data files.
@@ -240,16 +319,12 @@ fn name(rng: &mut fastrand::Rng) -> String {
     std::iter::repeat_with(|| rng.alphanumeric().to_ascii_lowercase()).take(26).collect()
 }
 
-fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(text).and_then(|()| encoder.finish()).unwrap_or_default()
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
 pub(super) fn seconds(time: WallTime) -> f64 {
     time.millis() as f64 / 1000.0
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a time beyond the range of milliseconds is outside of any window")]
+fn time_of(seconds: f64) -> WallTime {
+    WallTime::from_millis((seconds * 1000.0).round() as i64)
 }

@@ -179,6 +179,9 @@ impl Place<'_> {
         let at = self.moment.now;
         if !is_noop {
             self.table.remember(key, old.clone(), at, self.moment.options.stale_reads);
+            if let Some(past) = &mut self.table.past {
+                past.changed(at, key, old.clone());
+            }
         }
         let mut record = None;
         if let Some(stream) = self.stream.as_deref_mut().filter(|stream| !is_noop && stream.disabled.is_none())

@@ -42,6 +42,7 @@ mod listing;
 mod moment;
 mod number;
 mod options;
+mod past;
 mod read;
 mod readers;
 mod record;

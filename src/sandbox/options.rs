@@ -99,6 +99,8 @@ pub struct Options {
     pub ttl_lateness: Option<Duration>,
     /// How long an export to S3 takes, at the least. The service: minutes to hours, by size.
     pub export_takes: Duration,
+    /// The same of incremental exports; `None`: as long as full ones.
+    pub windows_take: Option<Duration>,
     /// How much older than its request the time of an export is. The service: about five minutes. What is in it is what the
     /// table holds at the request all the same.
     pub export_lag: Duration,
@@ -112,6 +114,8 @@ pub struct Options {
     pub imports_fail: Option<f64>,
     /// Chance that an import rejects an item that is in order.
     pub import_reject_chance: f64,
+    /// Incremental exports do.
+    pub windows_fail: bool,
     /// Refuse requests whose time is 5 min or more off the sandbox's clock.
     pub check_request_time: bool,
 }
@@ -157,12 +161,14 @@ impl Default for Options {
             stale_reads: Duration::ZERO,
             ttl_lateness: None,
             export_takes: Duration::ZERO,
+            windows_take: None,
             export_lag: Duration::ZERO,
             recovery_delay: Duration::ZERO,
             exports_fail: false,
             import_takes: Duration::ZERO,
             imports_fail: None,
             import_reject_chance: 0.0,
+            windows_fail: false,
             check_request_time: false,
         }
     }

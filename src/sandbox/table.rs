@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use super::capacity::Capacity;
 use super::knobs::Knob;
 use super::moment::Moment;
+use super::past::Past;
 use super::reply::ApiError;
 use super::value::{Item, Stored, Value};
 use super::world::Address;
@@ -88,6 +89,8 @@ pub(super) struct Table {
     pub(super) poison: Option<String>,
     /// What items were before their last changes, as far as reads may be stale.
     pub(super) history: VecDeque<(WallTime, ItemKey, Option<Arc<Stored>>)>,
+    /// What items were since point-in-time recovery is on; `None`: it is off.
+    pub(super) past: Option<Past>,
 }
 
 /// The items of a table, or of one as it was.

@@ -107,6 +107,7 @@ pub(super) fn make_table(
         capacity: Capacity::new(options, now),
         poison: world.poisons.get(address).cloned(),
         history: VecDeque::new(),
+        past: None,
     };
     add_table(world, table, view);
     Ok(())
@@ -166,6 +167,7 @@ pub(super) fn recreate(world: &mut World, address: &Address) -> Result<(), ApiEr
         capacity: Capacity::new(&moment.options, moment.now),
         poison: old.poison.clone(),
         history: VecDeque::new(),
+        past: None,
     };
     add_table(world, table, view);
     Ok(())

@@ -83,8 +83,6 @@ pub(super) struct World {
     pub(super) transactions: BTreeMap<(String, String, String), (WallTime, Bytes)>,
     /// By name.
     pub(super) buckets: BTreeMap<String, Bucket>,
-    /// Ids of tables whose point-in-time recovery is on.
-    pub(super) recoverable: BTreeMap<String, WallTime>,
     /// By ARN.
     pub(super) exports: BTreeMap<String, exports::Export>,
     /// By ARN.
@@ -129,7 +127,6 @@ impl World {
             calls: BTreeMap::new(),
             transactions: BTreeMap::new(),
             buckets: BTreeMap::new(),
-            recoverable: BTreeMap::new(),
             exports: BTreeMap::new(),
             imports: BTreeMap::new(),
             late: BTreeMap::new(),

@@ -42,6 +42,7 @@ mod sharing;
 mod short_sessions;
 mod shutdown;
 mod table;
+mod windows;
 mod wire;
 mod workload;
 mod world;

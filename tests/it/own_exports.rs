@@ -240,25 +240,6 @@ async fn an_export_that_cannot_be_seen_is_asked_for_by_the_same_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_export_that_takes_longer_than_the_stream_keeps_is_refused_and_not_made_again() {
-    let world = world(989);
-    fill(&world, 50);
-    world.sandbox.change_options(|options| options.export_takes = HOUR * 30);
-    for _ in 0..4 {
-        let error = world.migrate(OWN).await.expect_err("the stream does not go on from it");
-        assert_eq!((error.exit, num_exports(&world)), (Exit::Precondition, 1), "{}", whole(&error));
-        assert!(whole(&error).contains("keeps 24"), "{}", whole(&error));
-        tokio::time::sleep(HOUR * 4).await;
-    }
-    assert!(world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap().is_empty());
-    let error = world.migrate(OWN).await.expect_err("the next one would take as long");
-    assert!(whole(&error).contains("it took 30 hours") && whole(&error).contains("method = \"scan\""));
-    // What is asked for now is something else.
-    world.sandbox.change_options(|options| options.export_takes = HOUR);
-    assert!(world.migrate(&OWN.replace("team/a b", "team/c")).await.unwrap()[0].verification.is_identical());
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_export_that_nobody_loaded_in_time_is_made_again_and_not_for_ever() {
     let world = world(990);
     fill(&world, 50);

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dynaferry::checkpoint::MemoryStore;
-use dynaferry::checkpoint::rows::{GapRow, LinkRow, ShardRow};
+use dynaferry::checkpoint::rows::{GapRow, LinkRow, ShardRow, Stage};
 use dynaferry::model::{CanonicalKey, SequenceNumber, ShardId, WallTime};
 use dynaferry::sandbox::Event;
 
@@ -105,6 +105,8 @@ pub(crate) struct Judge {
     own_exports: Option<requests::OwnExports>,
     /// And the imports.
     imports: imports::Imports,
+    /// Of those, the incremental ones by ARN: where they begin, and whether they failed.
+    own_windows: BTreeMap<String, (i64, bool)>,
     pub(crate) accepted_writes: u64,
     pub(crate) exchanges: u64,
 }
@@ -142,6 +144,7 @@ impl Court {
             late_writes: 0,
             own_exports: None,
             imports: BTreeMap::new(),
+            own_windows: BTreeMap::new(),
             accepted_writes: 0,
             exchanges: 0,
         })))
@@ -317,6 +320,11 @@ impl Judge {
     /// Whether the link's books have begun.
     pub(crate) fn has_link(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// Whether the link has come to its stream.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.stage == Stage::Streaming)
     }
 
     pub(crate) fn gaps(&self) -> impl Iterator<Item = &GapRow> {

@@ -356,7 +356,24 @@ impl Plan {
         let is_own = self.family == Family::Exports && random.bool();
         // Two of them at most: the third one is begun three quarters of an hour after the first one, at the soonest.
         let fail_for = |random: &mut fastrand::Rng| if random.u8(0..3) == 0 { 40 * MINUTE } else { Duration::ZERO };
-        is_own.then(|| (between(random, SECOND, 10 * HOUR), fail_for(random)))
+        let drawn = is_own.then(|| (between(random, SECOND, 10 * HOUR), fail_for(random)));
+        drawn.map(|(takes, fail_for)| {
+            self.windows().map_or((takes, fail_for), |windows| (windows.export_takes, Duration::ZERO))
+        })
+    }
+
+    /// Whether the link's own export takes longer than the stream keeps, so that incremental ones must go on from it.
+    pub(crate) fn windows(&self) -> Option<Windows> {
+        let random = &mut draws(self.seed, "windows");
+        let is_own = self.family == Family::Exports && draws(self.seed, "own export").bool();
+        let longest = random.choice([MINUTE, HOUR, 6 * HOUR]).unwrap_or(HOUR);
+        let windows = Windows {
+            export_takes: between(random, 19 * HOUR, 54 * HOUR),
+            windows_take: between(random, SECOND, longest),
+            recovery_is_switched: random.u8(0..8) == 0,
+            fail: random.u8(0..8) == 0,
+        };
+        (is_own && random.bool()).then_some(windows)
     }
 
     /// Whether what was exported is imported by the target's account; `None`: the link loads it.
@@ -522,6 +539,19 @@ impl Plan {
 
 fn millis(time: Duration) -> String {
     format!("\"{}ms\"", time.as_millis())
+}
+
+/// A load that outlasts the stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    /// How long the full export takes.
+    pub(crate) export_takes: Duration,
+    /// And each of what was changed meanwhile.
+    pub(crate) windows_take: Duration,
+    /// Point-in-time recovery is off for a moment meanwhile.
+    pub(crate) recovery_is_switched: bool,
+    /// Those of windows fail for some time.
+    pub(crate) fail: bool,
 }
 
 impl Settings {

@@ -7,6 +7,7 @@ pub(crate) mod landing;
 pub(crate) mod outage;
 mod process;
 pub(crate) mod stale;
+mod windows;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -187,6 +188,9 @@ impl Run {
         self.writer.write_now(before - before / 2);
         if let Some((takes, fail_for)) = self.world.plan.own_export() {
             self.world.let_export(takes, fail_for);
+            if let Some(windows) = self.world.plan.windows() {
+                self.outlast_stream(windows).await;
+            }
         } else if let Some((wait, writes)) = self.world.plan.export() {
             // A stream must be older than an export.
             tokio::time::sleep(6 * MINUTE).await;

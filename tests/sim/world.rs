@@ -142,6 +142,21 @@ impl World {
         self.court.judge().forget_imports();
     }
 
+    /// What was changed in a window is exported in so long, or not at all.
+    pub(crate) fn let_windows(&self, take: Duration, fail: bool) {
+        self.sandbox.change_options(|options| (options.windows_take, options.windows_fail) = (Some(take), fail));
+    }
+
+    /// An operator switches point-in-time recovery off, and on again.
+    pub(crate) fn switch_recovery(&self) {
+        for on in [false, true] {
+            let body = format!(
+                r#"{{"TableName":"{TABLE}","PointInTimeRecoverySpecification":{{"PointInTimeRecoveryEnabled":{on}}}}}"#
+            );
+            drop(self.sandbox.call(SOURCE, REGION, "UpdateContinuousBackups", &body));
+        }
+    }
+
     /// Whatever kept exports from being written is mended, when its time has come.
     pub(crate) fn mend_exports(&mut self) {
         let now = self.clock.now();

@@ -9,7 +9,7 @@ use crate::model::{Change, Key, RawItem};
 pub(super) enum Message {
     Changes(Vec<(Change, Token)>),
     OpenPage(oneshot::Sender<PageNumber>),
-    Page(PageNumber, Vec<(Key, RawItem, Token)>),
+    Page(PageNumber, Vec<(Key, Option<RawItem>, Token)>),
     AbandonPage(PageNumber),
     Idle(oneshot::Sender<()>),
 }
@@ -38,8 +38,12 @@ impl Engine {
         number.await.map_err(|_| EngineGone)
     }
 
-    /// Hands over the items of an open page.
-    pub(crate) async fn load(&self, page: PageNumber, items: Vec<(Key, RawItem, Token)>) -> Result<(), EngineGone> {
+    /// Hands over the items of an open page; one without an image is gone.
+    pub(crate) async fn load(
+        &self,
+        page: PageNumber,
+        items: Vec<(Key, Option<RawItem>, Token)>,
+    ) -> Result<(), EngineGone> {
         self.tell(Message::Page(page, items)).await
     }
 

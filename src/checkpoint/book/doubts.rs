@@ -1,7 +1,7 @@
 //! The keys in doubt: listed until no late write of theirs can land, then synced.
 
 use super::{Book, BookError, Event, Token, text};
-use crate::checkpoint::rows::DoubtRow;
+use crate::checkpoint::rows::{DoubtRow, Stage};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, WallTime};
 
@@ -72,6 +72,9 @@ impl Book {
     /// Of the keys whose time has come, at most `limit`, the rows are to say that a sync may be on the wire: whoever takes
     /// over from an owner that did not drain waits for those, and for no others.
     pub(crate) fn announce_due(&mut self, now: WallTime, limit: usize) {
+        if self.holds_syncs() {
+            return;
+        }
         for (_, key) in self.due.iter().take_while(|(until, _)| *until <= now).take(limit) {
             if let Some(doubt) = self.doubts.get_mut(key).filter(|doubt| !doubt.row.under_way) {
                 doubt.row.under_way = true;
@@ -84,6 +87,10 @@ impl Book {
     /// Keys whose time has come, durably listed and announced, at most `limit`: sync each with the token that comes with
     /// it.
     pub(crate) fn take_due(&mut self, now: WallTime, limit: usize) -> Vec<(Key, Token)> {
+        if self.holds_syncs() {
+            self.forget_landed(now);
+            return Vec::new();
+        }
         let mut taken = Vec::new();
         while taken.len() < limit {
             let Some((until, key)) = self.due.first().cloned() else { break };
@@ -103,7 +110,7 @@ impl Book {
 
     /// L5: these keys are in doubt, and listed.
     pub(crate) fn check_listed(&self, keys: &[CanonicalKey]) -> Result<(), BookError> {
-        if keys.iter().all(|key| self.doubts.contains_key(key)) {
+        if self.holds_syncs() || keys.iter().all(|key| self.doubts.contains_key(key)) {
             return Ok(());
         }
         let what = "a write that may have been lost is settled, and its key is not listed";
@@ -112,7 +119,35 @@ impl Book {
 
     /// When the next key in doubt is due.
     pub(crate) fn next_due(&self) -> Option<WallTime> {
-        self.due.first().map(|(until, _)| *until)
+        let held = self.holds_syncs().then(|| self.listed_before_load());
+        self.due.iter().map(|(until, _)| *until).find(|until| held.is_none_or(|held| *until > held))
+    }
+
+    /// An export is loaded from now on, until the link's stage is another one. No key is synced meanwhile: what is at the
+    /// source now is newer than what is loaded, and where a window that comes later leaves out what came and went in it, the
+    /// item would stay for ever. It need not be, either: each key of an export comes once, and nothing of it is sent before
+    /// what was sent earlier has landed. So a late write writes what is, or will be, written anyhow, and its key leaves the
+    /// list when no such write can land any more.
+    pub(crate) fn load_export(&mut self) {
+        self.loads_export = true;
+    }
+
+    fn holds_syncs(&self) -> bool {
+        self.loads_export && self.link.stage == Stage::Loading
+    }
+
+    /// Keys that were listed before the load began are listed until no later than this, and stay listed until the stream is
+    /// applied: of these, nobody knows what a late write has written.
+    fn listed_before_load(&self) -> WallTime {
+        self.link.load.as_ref().map_or(WallTime::from_millis(i64::MAX), |plan| plan.began.plus(self.ghost_life))
+    }
+
+    fn forget_landed(&mut self, now: WallTime) {
+        let held = self.listed_before_load();
+        let landed = self.due.iter().take_while(|(until, _)| *until <= now).filter(|(until, _)| *until > held);
+        for (until, key) in landed.cloned().collect::<Vec<_>>() {
+            self.settle_doubt(key, until);
+        }
     }
 
     pub(super) fn settle_doubt(&mut self, key: CanonicalKey, until: WallTime) {

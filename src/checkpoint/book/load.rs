@@ -61,7 +61,9 @@ impl Book {
 
     /// The load is done: its cursors are of no more use; how much it was is told by later runs, too.
     pub(crate) fn forget_segments(&mut self) {
-        let items: u64 = self.segments.values().map(|segment| segment.items).sum();
+        let before =
+            self.link.load.as_ref().and_then(|plan| plan.export.as_ref()).map_or(0, |export| export.items_before);
+        let items: u64 = self.segments.values().map(|segment| segment.items).sum::<u64>() + before;
         if let Some(plan) = &mut self.link.load {
             plan.loaded_items = plan.loaded_items.max(Some(items));
             self.dirty.link = true;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::checkpoint::rows::{GapRow, GapScope, LinkIdentity, LoadPlan, Stage};
+use crate::checkpoint::rows::{ExportPlan, GapRow, GapScope, LinkIdentity, LoadPlan, Stage};
 use crate::model::{KeyAttribute, KeyKind, KeySchema, StreamArn};
 
 const GHOST: Duration = Duration::from_secs(960);
@@ -374,6 +374,99 @@ fn the_first_pin_is_marked_complete_last() {
 
 fn segment(segment: u32) -> SegmentRow {
     SegmentRow { segment, cursor: None, done: false, items: 0, bytes: 0 }
+}
+
+fn export_plan(began: WallTime) -> LoadPlan {
+    let export = ExportPlan {
+        place: "s3://bucket/AWSDynamoDB/1-a/".parse().unwrap(),
+        arn: None,
+        bucket_owner: None,
+        time: began,
+        fingerprint: String::new(),
+        window: None,
+        not_before: None,
+        items_before: 40,
+        is_last: false,
+    };
+    LoadPlan {
+        total_segments: 2,
+        began,
+        expected_bytes: 0,
+        expected_items: 0,
+        export: Some(export),
+        loaded_items: None,
+    }
+}
+
+fn loading(began: WallTime) -> LinkRow {
+    LinkRow { stage: Stage::Loading, load: Some(export_plan(began)), ..link(false) }
+}
+
+#[test]
+fn while_an_export_is_loaded_no_key_is_synced_and_late_writes_are_waited_for() {
+    let mut book = Book::take_over(LinkState::default(), loading(at(1000)), at(1000), GHOST);
+    book.load_export();
+    book.in_doubt(&key(1), at(1100));
+    book.in_doubt(&key(2), at(1200));
+    assert_eq!(book.last_due(), Some(at(2160)), "nothing of the next export is sent before this");
+    assert!(due(&mut book, at(2059)).is_empty() && book.num_doubts() == 2);
+    assert!(due(&mut book, at(2060)).is_empty(), "it is not read at the source, which is ahead of what is loaded");
+    assert_eq!((book.num_doubts(), book.next_due()), (1, Some(at(2160))), "its late write has landed, or never will");
+    book.check_listed(&[key(1).canonical]).unwrap();
+    let writes = book.take_writes();
+    assert!(writes.iter().any(|write| matches!(write, StateWrite::Settle(row) if row.key == key(1).canonical)));
+    book.update_link(|link| link.stage = Stage::Streaming);
+    assert_eq!(due(&mut book, at(2160)).len(), 1, "from then on keys are synced as always");
+}
+
+#[test]
+fn what_was_listed_before_the_load_is_synced_when_the_stream_is_applied() {
+    let doubt = DoubtRow { key: key(7).canonical, key_json: "{}".into(), until: at(50), page: None, under_way: true };
+    let state = LinkState { doubts: vec![doubt], ..LinkState::default() };
+    let mut book = Book::pin_over(state, loading(at(1000)), at(1000), GHOST);
+    book.load_export();
+    assert!(due(&mut book, at(9_000)).is_empty());
+    assert_eq!((book.num_doubts(), book.next_due()), (1, None), "and nobody is woken for it");
+    book.update_link(|link| link.stage = Stage::Streaming);
+    assert_eq!(due(&mut book, at(9_000)).len(), 1);
+}
+
+#[test]
+fn a_load_goes_on_when_all_of_its_new_plan_is_written() {
+    let under_way =
+        |key: Key, page| DoubtRow { key: key.canonical, key_json: "{}".into(), until: at(0), page, under_way: true };
+    let gap = GapRow { id: 3, scope: GapScope::All, from: None, to: at(1), cause: String::new(), healed: None };
+    let done = |n| SegmentRow { done: true, items: 10, ..segment(n) };
+    let state = LinkState {
+        shards: vec![shard("a"), shard("gone")],
+        segments: vec![done(0), done(1)],
+        doubts: vec![under_way(key(1), Some(PageId { segment: 0, number: 1 }))],
+        gaps: vec![gap],
+        ..LinkState::default()
+    };
+    let mut book = Book::load_on(state, loading(at(1000)), at(5000), GHOST);
+    book.create_shards([shard("a")]);
+    book.plan_segments([segment(0)]);
+    assert_eq!(book.last_due(), Some(at(5960)), "an owner that did not drain has it on the wire");
+    assert_eq!(book.gap_rows().count(), 1);
+    let writes = book.take_writes();
+    let position = |wanted: &dyn Fn(&StateWrite) -> bool| writes.iter().position(wanted).unwrap();
+    let is_new = position(&|write| *write == StateWrite::Shard(shard("a")));
+    assert!(position(&|write| *write == StateWrite::ForgetShard(ShardId::new("a"))) < is_new, "{writes:?}");
+    let plan = position(&|write| matches!(write, StateWrite::Segment(_)));
+    assert!(position(&|write| *write == StateWrite::ForgetSegments) < plan, "{writes:?}");
+    // A plan without all of its segments would look like one that is loaded.
+    assert!(matches!(writes.last(), Some(StateWrite::Link(_))), "{writes:?}");
+}
+
+#[test]
+fn items_of_all_exports_of_a_load_are_counted() {
+    let mut book = Book::take_over(LinkState::default(), loading(at(0)), at(0), GHOST);
+    book.plan_segments([SegmentRow { items: 2, ..segment(0) }]);
+    for _ in 0..2 {
+        book.forget_segments();
+        assert_eq!(book.link().load.as_ref().unwrap().loaded_items, Some(42), "also when it is told twice");
+    }
 }
 
 #[test]

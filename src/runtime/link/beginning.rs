@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Link;
-use super::importing::Load;
+use super::chaining::Load;
 use super::leading::Lead;
 use super::parts::division_of;
 use crate::aws::Clients;
@@ -72,13 +72,13 @@ impl Link {
         };
         let Some(fleet) = &self.shared.fleet else {
             let accounts = accounts.await?;
-            let row = self.shared.store.read(&self.config.name).await?.link;
-            self.check_names(row.as_ref())?;
-            if division_of(row.as_ref()).is_some() {
+            let found = self.shared.store.read(&self.config.name).await?;
+            self.check_names(found.link.as_ref())?;
+            if division_of(found.link.as_ref()).is_some() {
                 return Err(Error::bug(format!("link `{}` is divided, and nobody shares its state", self.config.name)));
             }
-            let load = Box::pin(self.find_load(&accounts, row.as_ref())).await?;
-            let needs = Needs { stream: true, target: row.is_some() || matches!(load, Some(Load::Import(_))) };
+            let load = Box::pin(self.find_load(&accounts, &found)).await?;
+            let needs = Needs { stream: true, target: found.link.is_some() || load.is_import() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             let (fence, state) = self.shared.store.take(&self.config.name, context.worker()).await?;
             let begun = self.open_books((prepared, load), fence, state, (Hold::default(), None)).await?;
@@ -109,8 +109,8 @@ impl Link {
                 let (row, session) = (row.clone(), Arc::clone(&session));
                 return Ok(Start::Divided(Box::new(Lead { prepared, fence, row, division, session })));
             }
-            let load = Box::pin(self.find_load(&accounts, state.link.as_ref())).await?;
-            let needs = Needs { stream: true, target: state.link.is_some() || matches!(load, Some(Load::Import(_))) };
+            let load = Box::pin(self.find_load(&accounts, &state)).await?;
+            let needs = Needs { stream: true, target: state.link.is_some() || load.is_import() };
             let prepared = prepare(&self.config, accounts, &self.by_aws(), needs).await?;
             self.open_books((prepared, load), fence, state, (hold, elsewhere))
                 .await
@@ -126,13 +126,13 @@ impl Link {
 
     async fn open_books(
         &self,
-        (mut prepared, load): (Prepared, Option<Load>),
+        (mut prepared, load): (Prepared, Load),
         fence: Fence,
         mut state: LinkState,
         (hold, elsewhere): (Hold, Option<Elsewhere>),
     ) -> Result<Begun> {
         let gates = self.open_gates(&prepared, &fence, &mut state).await?;
-        let (mut opened, stream, view) = self.open(&prepared, load.as_ref(), state).await?;
+        let (mut opened, stream, view) = self.open(&prepared, &load, state).await?;
         remember_expiry(&prepared, &mut opened.book, self.aws_now());
         if self.config.stream.on_gap == OnGap::Stop && opened.book.gap_rows().any(|gap| gap.healed.is_none()) {
             self.write_down(opened.book, &fence).await?;
@@ -143,11 +143,7 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
-        let export = match load {
-            Some(Load::Export(export)) => Some(export),
-            Some(Load::Import(_)) | None => None,
-        };
-        Ok(Begun { prepared, fence, opened, export, stream, view, hold, elsewhere })
+        Ok(Begun { prepared, fence, opened, export: load.into_export(), stream, view, hold, elsewhere })
     }
 
     /// Makes durable what opening the books has found, where nothing is sent after it.

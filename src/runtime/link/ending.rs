@@ -61,6 +61,7 @@ impl Link {
                 );
                 Ok(Generation::Stopped)
             }
+            Ok(ReplicaEnd::Outlasted) => Ok(Generation::Outlasted),
             Ok(ReplicaEnd::Exhausted) | Err(ReplicaError::Stream(StreamError::Gone)) => {
                 board.stream_closed();
                 board.set_phase(Phase::Failed);

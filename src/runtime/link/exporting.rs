@@ -6,14 +6,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Link;
+use super::chaining::is_same;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::export::open::{OpenError, open};
-use crate::export::{Manifest, Summary};
+use crate::export::{Kind, Manifest, Summary};
 use crate::load::export::ExportSource;
 use crate::model::{
-    ExportArn, ExportPlace, ExportRef, ExportReport, ExportStatus, StreamArn, TableArn, TableDescription, WallTime,
+    ExportArn, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow, StreamArn, TableArn, TableDescription,
+    WallTime,
 };
 use crate::runtime::open::LOAD_MARGIN;
 use crate::runtime::prepare::{Accounts, patiently};
@@ -24,6 +26,18 @@ use crate::telemetry::Mode;
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// See [`LOOK_EVERY`].
 pub(super) const SAY_EVERY: Duration = Duration::from_secs(300);
+
+/// What an export is waited for as.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    /// The whole table.
+    Full {
+        /// What the stream has lost since may be brought by incremental exports.
+        may_be_old: bool,
+    },
+    /// What changed in a window.
+    Window(ExportWindow),
+}
 
 impl Link {
     /// The export that the link's load begins with, or goes on with; `None`: there is none to load, or no more.
@@ -55,12 +69,14 @@ impl Link {
             }
             (Some(begun), _) => return Err(self.began_otherwise(begun)),
         };
-        let source = self.read_export(accounts, &place, arn, owner.as_deref()).await?;
+        let is_window = begun.flatten().is_some_and(|plan| plan.window.is_some());
+        let kind = if is_window { Kind::Window } else { Kind::Full };
+        let source = self.read_export(accounts, &place, arn, owner.as_deref(), kind).await?;
         match begun.flatten() {
             Some(plan) if plan.fingerprint != source.manifest.fingerprint => Err(self
                 .refused("go on with", &place)
                 .hint("its list of files is not the one that the load began with: load again with a fresh state, into an empty target")),
-            Some(_) => Ok(Some(source)),
+            Some(plan) => Ok(Some(ExportSource { is_last: plan.is_last, ..source })),
             None => {
                 let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
                     self.refused("find the table of", &place).because(failure)
@@ -88,13 +104,19 @@ impl Link {
             let why = "its summary has no exportTime, so nobody knows from where the stream goes on";
             return Err(self.refused("load", &export.place).hint(why));
         };
-        check((of, table_id.as_deref()), *time, table, self.aws_now())
+        check((of, table_id.as_deref()), *time, table, self.aws_now(), self.may_be_old())
             .map_err(|why| self.refused("load", &export.place).hint(why))
+    }
+
+    /// Whether an export may be older than what the stream keeps: incremental ones go on from it.
+    pub(super) fn may_be_old(&self) -> bool {
+        self.config.load.own_export.is_some()
     }
 
     /// Where an export is, and whose its bucket is, when it is whole: one that is being written is waited for.
     async fn finished_export(&self, accounts: &Accounts, arn: &ExportArn) -> Result<(ExportPlace, Option<String>)> {
-        let report = self.wait_for_export(accounts, arn, Duration::ZERO).await?;
+        let wanted = Wanted::Full { may_be_old: self.may_be_old() };
+        let report = self.wait_for_export(accounts, arn, Duration::ZERO, wanted).await?;
         let report = report.map_err(|why| self.refused("load", arn).hint(why))?;
         if let ExportStatus::Failed(why) = &report.status {
             return Err(self.refused("load", arn).hint(format!("it failed ({why}): export the table again")));
@@ -111,6 +133,7 @@ impl Link {
         accounts: &Accounts,
         arn: &ExportArn,
         seen_within: Duration,
+        wanted: Wanted,
     ) -> Result<std::result::Result<ExportReport, String>> {
         let (mut told_at, mut was_seen) = (None::<Instant>, false);
         loop {
@@ -124,10 +147,10 @@ impl Link {
                 Err(failure) => return Err(self.cannot_find(arn, failure)),
             };
             was_seen = true;
-            if !report.is_full {
-                return Ok(Err("it is not of the whole table, in DynamoDB JSON: export it so".to_owned()));
+            if let Err(why) = check_kind(&report, wanted) {
+                return Ok(Err(why));
             }
-            if let Some((of, time)) = report.table.as_ref().zip(report.time) {
+            if let Some(of) = &report.table {
                 let table = match accounts.describe_source(&self.shared.context).await {
                     Ok(table) => table,
                     Err(failure) if self.bears(&failure, told_at.is_some()) => {
@@ -136,7 +159,13 @@ impl Link {
                     }
                     Err(failure) => return Err(self.refused("find the table of", arn).because(failure)),
                 };
-                if let Err(why) = check((of, report.table_id.as_deref()), time, &table, self.aws_now()) {
+                let (of, now) = ((of, report.table_id.as_deref()), self.aws_now());
+                let checked = match (wanted, report.time) {
+                    (Wanted::Full { may_be_old }, Some(time)) => check(of, time, &table, now, may_be_old),
+                    (Wanted::Full { .. }, None) => Ok(()),
+                    (Wanted::Window(_), _) => check_table(of, &table),
+                };
+                if let Err(why) = checked {
                     return Ok(Err(why));
                 }
             }
@@ -181,29 +210,31 @@ impl Link {
     }
 
     /// The manifests, by the identity of the source or else of the target: the bucket may be of either account, or of a third.
-    async fn read_export(
+    pub(super) async fn read_export(
         &self,
         accounts: &Accounts,
         place: &ExportPlace,
         arn: Option<ExportArn>,
         owner: Option<&str>,
+        kind: Kind,
     ) -> Result<ExportSource> {
         let mut denied: Option<OpenError> = None;
         for account in [&accounts.source, &accounts.target] {
             let reader = Arc::new(Account::bucket(account, &place.bucket, owner));
-            match open(&*reader, place, &self.shared.context).await {
+            match open(&*reader, place, kind, &self.shared.context).await {
                 Ok(manifest) => {
                     let side = account.side().as_str();
                     tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
                     let (place, bucket_owner) = (place.clone(), owner.map(str::to_owned));
-                    return Ok(ExportSource { place, arn, bucket_owner, manifest: Arc::new(manifest), reader });
+                    let manifest = Arc::new(manifest);
+                    return Ok(ExportSource { place, arn, bucket_owner, manifest, reader, is_last: false });
                 }
                 Err(error) if error.is_denied() => denied = Some(denied.unwrap_or(error)),
                 Err(error) => {
                     let hint = if error.is_passing() {
                         "try again; is the endpoint of S3 right?"
                     } else {
-                        "is it the folder of a full export that is completed, with its manifests?"
+                        "is it the folder of such an export that is completed, with its manifests?"
                     };
                     return Err(self.refused("read", place).hint(hint).because(error));
                 }
@@ -257,24 +288,43 @@ pub(super) const NOT_READABLE: &str = "allow s3:GetObject on its folder (and kms
     source's or the target's identity, in the bucket's policy, too, where that is another account's; or there is no such \
     object: without s3:ListBucket S3 does not tell the difference; or the bucket is not of `load.bucket_owner`";
 
-/// Whether the stream goes on from where an export of this table, with this id, and time ends; else why not.
-pub(super) fn check(
-    (exported, id): (&TableArn, Option<&str>),
-    time: WallTime,
-    table: &TableDescription,
-    now: WallTime,
-) -> std::result::Result<(), String> {
+fn check_kind(report: &ExportReport, wanted: Wanted) -> std::result::Result<(), String> {
+    match wanted {
+        Wanted::Full { .. } if !report.is_full => {
+            Err("it is not of the whole table, in DynamoDB JSON: export it so".to_owned())
+        }
+        Wanted::Window(window) if !report.window.is_some_and(|found| is_same(found, window)) => {
+            Err(format!("it is not of what changed from {window}"))
+        }
+        Wanted::Full { .. } | Wanted::Window(_) => Ok(()),
+    }
+}
+
+/// Whether an export is of this table.
+fn check_table((exported, id): (&TableArn, Option<&str>), table: &TableDescription) -> std::result::Result<(), String> {
     if *exported != table.arn {
         return Err(format!("it is an export of {exported}"));
     }
     if id.is_some_and(|id| id != table.id) {
         return Err("the table was deleted and made anew since: export it again".to_owned());
     }
+    Ok(())
+}
+
+/// Whether the stream goes on from where an export of this table, with this id, and time ends; else why not.
+pub(super) fn check(
+    of: (&TableArn, Option<&str>),
+    time: WallTime,
+    table: &TableDescription,
+    now: WallTime,
+    may_be_old: bool,
+) -> std::result::Result<(), String> {
+    check_table(of, table)?;
     let from = time.minus(LOAD_MARGIN);
     if from > now {
         return Err(format!("it is an image of {time}, which is yet to come"));
     }
-    if now.since(from) >= UNCONFIRMED_AFTER {
+    if !may_be_old && now.since(from) >= UNCONFIRMED_AFTER {
         return Err(format!(
             "it is an image of {time}, and a stream keeps 24 hours: what was written since {from} is not, or not for much longer, in it; export the table again"
         ));
@@ -316,6 +366,7 @@ mod tests {
             let report = ExportReport {
                 status: ExportStatus::Completed,
                 is_full: true,
+                window: None,
                 table: None,
                 table_id: None,
                 time: None,

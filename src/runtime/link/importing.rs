@@ -16,22 +16,14 @@ mod preflight;
 
 use super::Link;
 use super::asked::MOST_ATTEMPTS;
-use crate::checkpoint::rows::{ExportPlan, ImportRequestRow, ImportSubject, LinkRow};
-use crate::config::{LoadMethod, TableRef};
+use crate::checkpoint::rows::{ExportPlan, ImportRequestRow, ImportSubject};
+use crate::config::TableRef;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::load::export::ExportSource;
 use crate::model::{ExportRef, ImportArn, ImportReport, ImportStatus, TableArn, TableDescription, WallTime};
 use crate::runtime::prepare::{Accounts, cannot_describe, patiently};
 
 use known::Fate;
-
-/// What a link's first copy is made by, besides a scan.
-pub(super) enum Load {
-    /// An export is loaded, or goes on to be.
-    Export(ExportSource),
-    /// An import was made.
-    Import(Imported),
-}
 
 /// An import that is over, and its table.
 pub(crate) struct Imported {
@@ -50,14 +42,11 @@ pub(crate) struct Imported {
 }
 
 impl Link {
-    /// What the link's load begins with, or goes on with; `None`: a scan, or nothing any more.
-    pub(super) async fn find_load(&self, accounts: &Accounts, row: Option<&LinkRow>) -> Result<Option<Load>> {
-        if self.config.load.method != LoadMethod::Import || row.is_some() {
-            return Ok(self.find_export(accounts, row).await?.map(Load::Export));
-        }
+    /// The import that the link begins with, when it is over.
+    pub(super) async fn find_import(&self, accounts: &Accounts) -> Result<Imported> {
         let (row, arn) = Box::pin(self.begun_import(accounts)).await?;
         let report = self.wait_for_import(accounts, &row, &arn).await?;
-        self.land(accounts, &row, &arn, &report).await.map(|imported| Some(Load::Import(imported)))
+        self.land(accounts, &row, &arn, &report).await
     }
 
     /// The import that was asked for, or is asked for now. Nothing is asked for before both tables and the bucket were looked
@@ -113,6 +102,10 @@ impl Link {
                 // One without a time was refused.
                 time: export.manifest.summary.time.unwrap_or_else(|| self.aws_now()),
                 fingerprint: export.manifest.fingerprint.clone(),
+                window: None,
+                not_before: None,
+                items_before: 0,
+                is_last: false,
             },
             items: export.manifest.items,
             bytes: export.manifest.summary.billed_bytes,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Link;
-use super::importing::{Imported, Load};
+use super::chaining::Load;
+use super::importing::Imported;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{LinkRow, ShardStatus};
 use crate::config;
@@ -41,23 +42,24 @@ impl Link {
     pub(super) async fn open(
         &self,
         prepared: &Prepared,
-        load: Option<&Load>,
+        load: &Load,
         state: LinkState,
     ) -> Result<(Opened, StreamArn, ViewType)> {
         let ours = self.shared.context.now();
         let clocks = || Clocks { ours, aws: self.aws_now() };
+        self.check_fits(load, &state)?;
         let found = prepared.identity.stream.clone();
         if self.part.is_some() {
             return self.open_part(prepared, state, clocks());
         }
         let Some(row) = state.link.clone() else {
             let (owns_target, export, imported) = match load {
-                Some(Load::Import(imported)) => {
+                Load::Import(imported) => {
                     self.check_imported(prepared, imported)?;
                     (true, None, Some(imported))
                 }
-                Some(Load::Export(export)) => (self.owns_target(prepared).await?, Some(export), None),
-                None => (self.owns_target(prepared).await?, None, None),
+                Load::Export(export) => (self.owns_target(prepared).await?, Some(export), None),
+                Load::Other | Load::Window(_) | Load::NoWindow(_) => (self.owns_target(prepared).await?, None, None),
             };
             if let Some(export) = export {
                 // Since it was found, the table may have been made anew, or its stream turned off and on.
@@ -68,12 +70,25 @@ impl Link {
             let imported = imported.map(|imported| (imported, self.goes_on(imported, &prepared.source)));
             let begin = open::Begin { owns_target, export, imported };
             let opened = open::pin(&self.config, prepared, &listing, begin, state, clocks());
-            let opened = opened.ok_or_else(|| {
-                Error::new(Exit::Precondition, "pin the stream: it is still being turned on")
-                    .hint("run again in a minute")
-            })?;
+            let opened = opened.ok_or_else(still_enabling)?;
             return Ok((opened, found, prepared.view));
         };
+        if let Load::Window(window) = load {
+            open::check_tables(&self.config.name, &row.identity, &prepared.identity)?;
+            let listing = self.list(prepared, &found).await?;
+            let opened = open::load_on(&self.config, prepared, &listing, window, (state, row), clocks());
+            return Ok((opened.ok_or_else(still_enabling)?, found, prepared.view));
+        }
+        if let Load::NoWindow(why) = load {
+            let (mut opened, stream, view) = Box::pin(self.open(prepared, &Load::Other, state)).await?;
+            tracing::error!(
+                link = self.config.name,
+                why,
+                "no incremental export goes on from what is loaded: what the stream has lost is found by comparing both tables"
+            );
+            open::end_load(&mut opened.book, ours);
+            return Ok((opened, stream, view));
+        }
         let known = row.identity.stream.clone();
         if known == found {
             return Ok((open::resume(&self.config, prepared, state, row, clocks())?, found, prepared.view));
@@ -88,10 +103,7 @@ impl Link {
         open::resume(&self.config, prepared, state.clone(), row.clone(), clocks())?;
         let listing = self.list(prepared, &found).await?;
         let opened = open::replace_stream(&self.config, &found, &listing, state, row, clocks());
-        let opened = opened.ok_or_else(|| {
-            Error::new(Exit::Precondition, "pin the new stream: it is still being turned on")
-                .hint("run again in a minute")
-        })?;
+        let opened = opened.ok_or_else(still_enabling)?;
         Ok((opened, found, prepared.view))
     }
 
@@ -180,6 +192,10 @@ impl Link {
         }
         Err(what().hint("it is still being turned on: run again in a minute"))
     }
+}
+
+fn still_enabling() -> Error {
+    Error::new(Exit::Precondition, "pin the stream: it is still being turned on").hint("run again in a minute")
 }
 
 /// Whether the parent of a shard, which is not listed, was trimmed: the listing before showed it, or lacked it, too.

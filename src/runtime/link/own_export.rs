@@ -9,23 +9,25 @@
 //! before an export is paid for; `asking` makes a request and finds it again.
 
 mod asking;
-mod known;
+pub(super) mod known;
 mod preflight;
 
 use std::time::Duration;
 
 use super::Link;
 use super::asked::MOST_ATTEMPTS;
-use super::exporting::place_of;
+use super::exporting::{Wanted, place_of};
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
 use crate::error::{Error, Exit, Failure, Fault, Result};
-use crate::model::{ExportArn, ExportBucket, ExportPlace, ExportStatus, StreamArn, TableDescription, WallTime};
+use crate::model::{
+    ExportArn, ExportBucket, ExportPlace, ExportStatus, ExportWindow, StreamArn, TableDescription, WallTime,
+};
 use crate::runtime::prepare::{Accounts, cannot_describe, patiently};
 
 use known::Fate;
 
 /// An export that was begun is seen no later.
-const SEEN_WITHIN: Duration = Duration::from_secs(600);
+pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(600);
 
 /// The service's code where the recovery is off, or not ready.
 const NO_RECOVERY: &str = "PointInTimeRecoveryUnavailableException";
@@ -40,7 +42,7 @@ impl Link {
         bucket: &ExportBucket,
     ) -> Result<(ExportPlace, ExportArn, Option<String>)> {
         let (row, arn) = self.begun_export(accounts, bucket).await?;
-        let report = match self.wait_for_export(accounts, &arn, SEEN_WITHIN).await? {
+        let report = match self.wait_for_export(accounts, &arn, SEEN_WITHIN, Wanted::Full { may_be_old: true }).await? {
             Ok(report) => report,
             Err(why) => {
                 let next = "as soon as another one would be of use, the link asks for it when it runs again";
@@ -66,7 +68,7 @@ impl Link {
         let source = accounts.describe_source(&self.shared.context).await;
         let source = source.map_err(|failure| cannot_describe("source", &self.config, failure))?;
         // One of another table, or to another place, is another request.
-        let known = noted.clone().filter(|row| known::is_for(row, &source, bucket));
+        let known = noted.clone().filter(|row| known::is_for(row, &source, bucket, None));
         let fate = match &known {
             Some(row) => self.fate_of(accounts, row).await?,
             None => Fate::Another,
@@ -79,7 +81,7 @@ impl Link {
         }
         let source = self.look_before_export(accounts, bucket).await?;
         // That took its time, perhaps.
-        let known = known.filter(|row| known::is_for(row, &source, bucket));
+        let known = known.filter(|row| known::is_for(row, &source, bucket, None));
         let (row, may_be_there) = match known {
             Some(row) if fate == Fate::LookUp && known::may_be_repeated(&row, self.aws_now()) => (row, true),
             Some(row) if fate == Fate::LookUp => match self.look_for_request(accounts, &source, &row).await? {
@@ -89,12 +91,12 @@ impl Link {
                         return Err(error);
                     }
                     let attempt = row.attempt.saturating_add(1);
-                    (self.note_request(&source, bucket, attempt, noted.as_ref()).await?, false)
+                    (self.note_request(&source, bucket, None, attempt, noted.as_ref()).await?, false)
                 }
             },
             known => {
                 let attempt = known.map_or(0, |row| row.attempt).saturating_add(1);
-                (self.note_request(&source, bucket, attempt, noted.as_ref()).await?, false)
+                (self.note_request(&source, bucket, None, attempt, noted.as_ref()).await?, false)
             }
         };
         let arn = self.ask_for_export(accounts, &source, bucket, &row, may_be_there).await?;
@@ -102,7 +104,7 @@ impl Link {
     }
 
     /// What becomes of a request for the same that was noted before.
-    async fn fate_of(&self, accounts: &Accounts, row: &ExportRequestRow) -> Result<Fate> {
+    pub(super) async fn fate_of(&self, accounts: &Accounts, row: &ExportRequestRow) -> Result<Fate> {
         let report = match &row.arn {
             None => None,
             Some(arn) => match patiently(&self.shared.context, || accounts.source.describe_export(arn)).await {
@@ -115,7 +117,7 @@ impl Link {
     }
 
     /// Why no other export is asked for now, where that is so.
-    fn refusal(&self, row: &ExportRequestRow, fate: &Fate) -> Option<Error> {
+    pub(super) fn refusal(&self, row: &ExportRequestRow, fate: &Fate) -> Option<Error> {
         let name = &self.config.name;
         match fate {
             Fate::Load(_) | Fate::LookUp | Fate::Another => None,
@@ -131,10 +133,11 @@ impl Link {
     }
 
     /// Notes what is to be asked for, in the place of what was noted before.
-    async fn note_request(
+    pub(super) async fn note_request(
         &self,
         source: &TableDescription,
         bucket: &ExportBucket,
+        window: Option<ExportWindow>,
         attempt: u32,
         before: Option<&ExportRequestRow>,
     ) -> Result<ExportRequestRow> {
@@ -147,6 +150,7 @@ impl Link {
             // One that is off was refused.
             stream: stream.unwrap_or_else(|| StreamArn(String::new())),
             bucket: bucket.clone(),
+            window,
         };
         let row = ExportRequestRow { token, asked: self.aws_now(), arn: None, of, attempt };
         self.replace_request(&row, before).await?;
@@ -154,7 +158,11 @@ impl Link {
     }
 
     /// Notes which export a request has made.
-    async fn note_begun(&self, row: ExportRequestRow, arn: ExportArn) -> Result<(ExportRequestRow, ExportArn)> {
+    pub(super) async fn note_begun(
+        &self,
+        row: ExportRequestRow,
+        arn: ExportArn,
+    ) -> Result<(ExportRequestRow, ExportArn)> {
         let (link, attempt) = (&self.config.name, row.attempt);
         tracing::info!(link, export = arn.to_string(), attempt, most_attempts = MOST_ATTEMPTS, "the export was begun");
         let begun = ExportRequestRow { arn: Some(arn.clone()), ..row.clone() };
@@ -172,7 +180,7 @@ impl Link {
     }
 }
 
-fn failed(link: &str, why: &str, row: &ExportRequestRow, again: WallTime) -> Error {
+pub(super) fn failed(link: &str, why: &str, row: &ExportRequestRow, again: WallTime) -> Error {
     let hint = format!(
         "may the source's identity write to the bucket, and use its key? Another one is asked for when the link runs after \
          {again}"
@@ -181,7 +189,7 @@ fn failed(link: &str, why: &str, row: &ExportRequestRow, again: WallTime) -> Err
     Error::new(Exit::Precondition, what).hint(hint)
 }
 
-fn cannot_export(link: &str, failure: Failure) -> Error {
+pub(super) fn cannot_export(link: &str, failure: Failure) -> Error {
     let hint = match (failure.fault, failure.code.as_deref()) {
         (Fault::Denied, _) => "allow what config/policies/export.json says to the source's identity",
         (_, Some(NO_RECOVERY | TOO_YOUNG)) => {

@@ -13,6 +13,7 @@ mod reading;
 mod streams;
 mod tables;
 mod trouble;
+mod windows;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -27,7 +27,9 @@ impl StreamDriver {
 
     /// The unread history of a shard is gone: a durable gap first, then on with what is left.
     pub(super) async fn position_lost(&mut self, shard: &ShardId, cause: LossCause) -> Result<(), StreamError> {
-        self.open_gap(shard, cause.into()).await?;
+        if cause != LossCause::ShardVanished || !self.owes_nothing(shard) {
+            self.open_gap(shard, cause.into()).await?;
+        }
         let now = self.now();
         let restart = match cause {
             LossCause::Trimmed => {
@@ -67,7 +69,9 @@ impl StreamDriver {
         while !suspects.is_empty() {
             let mut has_changed = false;
             for suspect in suspects {
-                self.open_gap(&suspect.shard, suspect.why.into()).await?;
+                if suspect.why != Suspicion::Vanished || !self.owes_nothing(&suspect.shard) {
+                    self.open_gap(&suspect.shard, suspect.why.into()).await?;
+                }
                 let resolved = self.lineage.resolve(&suspect, self.context.now());
                 has_changed |= resolved.is_some();
                 match resolved {
@@ -94,6 +98,14 @@ impl StreamDriver {
             suspects = self.certain(self.lineage.suspects());
         }
         Ok(())
+    }
+
+    /// Whether nothing of a shard that is gone is missed: it was pinned, was never read while an export was loaded, and what
+    /// is owed of it is younger than what a stream keeps. So what was trimmed of it is in the export.
+    fn owes_nothing(&self, shard: &ShardId) -> bool {
+        let is_read = self.readings.get(shard).is_some_and(|reading| reading.confirmed_at.is_some());
+        let owed_from = self.verified.get(shard).filter(|_| !self.floors.contains_key(shard) && !is_read);
+        self.waited_for_load && owed_from.is_some_and(|at| !is_unconfirmed(*at, self.context.now()))
     }
 
     fn certain(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {

@@ -44,7 +44,10 @@ impl Judge {
                 }
                 self.source_was_read(exchange.operation, reply.body());
             }
-            "ExportTableToPointInTime" if reply.status() == 200 => self.export_was_begun(reply.body(), exchange.at),
+            "ExportTableToPointInTime" if reply.status() == 200 => match window_of(exchange.request) {
+                Some(from) => self.window_was_begun(reply.body(), from, exchange.at),
+                None => self.export_was_begun(reply.body(), exchange.at),
+            },
             "DescribeExport" if reply.status() == 200 => self.export_was_described(reply.body()),
             "ImportTable" if reply.status() == 200 => self.import_was_begun(reply.body(), exchange.at),
             "DescribeImport" if reply.status() == 200 => self.import_was_described(reply.body()),
@@ -122,11 +125,34 @@ impl Judge {
         }
     }
 
+    /// A window is exported once, unless that failed.
+    fn window_was_begun(&mut self, body: &[u8], from: i64, at: WallTime) {
+        let Some(arn) = texts_in(body, br#""ExportArn":""#).next().map(str::to_owned) else { return };
+        if self.own_windows.contains_key(&arn) {
+            return;
+        }
+        let is_twice = self.own_windows.values().any(|(other, failed)| *other == from && !failed);
+        self.own_windows.insert(arn, (from, false));
+        if is_twice {
+            self.violated("C7", at, format!("the window from {from} is exported twice"));
+        }
+        // What was changed up to now may be in it, and that a key is gone.
+        self.loaded_at = Some(at);
+        for key in &mut self.truth.keys {
+            key.exported = Some(key.last());
+        }
+    }
+
     /// One that has failed is of no use from its end on, which may be long ago.
     fn export_was_described(&mut self, body: &[u8]) {
         let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return };
         let export = &answer["ExportDescription"];
         let (arn, ended) = (export["ExportArn"].as_str(), export["EndTime"].as_f64());
+        if export["ExportStatus"] == "FAILED"
+            && let Some(window) = arn.and_then(|arn| self.own_windows.get_mut(arn))
+        {
+            window.1 = true;
+        }
         let known = self.own_exports.as_mut().zip(arn).and_then(|(exports, arn)| exports.get_mut(arn));
         if let (Some((_, failed)), Some(ended), Some("FAILED")) = (known, ended, export["ExportStatus"].as_str()) {
             *failed = Some(WallTime::from_millis((ended * 1000.0) as i64));
@@ -165,6 +191,13 @@ impl Judge {
             }
         }
     }
+}
+
+/// Where the window begins that a request asks for, in milliseconds.
+fn window_of(request: &[u8]) -> Option<i64> {
+    let request: serde_json::Value = serde_json::from_slice(request).ok()?;
+    let from = request.pointer("/IncrementalExportSpecification/ExportFromTime")?.as_f64()?;
+    Some((from * 1000.0).round() as i64)
 }
 
 /// The sequence numbers in an answer of GetRecords.

@@ -18,8 +18,8 @@ use crate::world::{COPY, LINK, REGION, SOURCE, TABLE, TARGET};
 /// Within this after the last fault the lag is small again (C8).
 const RECOVERY: Duration = Duration::from_secs(600);
 
-/// Within this an export of the link's own is made, which takes ten hours, and begun with.
-const EXPORT_IS_MADE: Duration = Duration::from_secs(11 * 3600);
+/// Within this an export of the link's own is made that takes two days, and what goes on from it, and it is loaded.
+const IS_LOADED: Duration = Duration::from_secs(80 * 3600);
 
 /// And an import, after two that failed, besides what each of them takes.
 const IMPORT_IS_MADE: Duration = Duration::from_secs(3 * 3600);
@@ -36,11 +36,11 @@ impl Run {
         self.enable_stream().await;
         self.writer.write_now(5);
         let is_imported = self.world.plan.import();
-        if self.world.plan.export().is_some() {
-            // Nobody may have been there to wait for it.
-            let longest =
-                EXPORT_IS_MADE + is_imported.map_or(Duration::ZERO, |import| IMPORT_IS_MADE + import.takes * 3);
-            let _has_begun = self.until(longest, |run| run.world.court.judge().has_link()).await;
+        if self.world.plan.own_export().is_some() || is_imported.is_some() {
+            // Nobody may have been there to wait for it, or to load it. What failed is asked for again, and not at once.
+            self.world.let_windows(MINUTE, false);
+            let longest = IS_LOADED + is_imported.map_or(Duration::ZERO, |import| IMPORT_IS_MADE + import.takes * 3);
+            let _is_loaded = self.until(longest, |run| run.world.court.judge().is_loaded()).await;
         }
         let settings = self.world.plan.settings;
         let mut nothing = Actor::idle();

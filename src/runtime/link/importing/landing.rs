@@ -170,7 +170,7 @@ impl Link {
 
     /// Whether the stream goes on from what was imported; both tables are compared where it does not.
     pub(in super::super) fn goes_on(&self, imported: &Imported, source: &TableDescription) -> bool {
-        let goes_on = check((&source.arn, Some(&source.id)), imported.plan.time, source, self.aws_now());
+        let goes_on = check((&source.arn, Some(&source.id)), imported.plan.time, source, self.aws_now(), false);
         if let Err(why) = &goes_on {
             let link = &self.config.name;
             tracing::error!(link, why, "the stream does not go on from what was imported: both tables are compared");

@@ -21,7 +21,7 @@ const CLOCKS: Duration = Duration::from_secs(900);
 
 impl Link {
     /// Makes a request until it is known which export it has made. `may_be_there`: somebody may have made it before.
-    pub(super) async fn ask_for_export(
+    pub(in crate::runtime::link) async fn ask_for_export(
         &self,
         accounts: &Accounts,
         source: &TableDescription,
@@ -63,11 +63,11 @@ impl Link {
         if self.aws_now().since(since) >= REPEATED_FOR {
             return Ok(None);
         }
-        accounts.source.begin_export(&source.arn, bucket, &row.token).await.map(Some)
+        accounts.source.begin_export(&source.arn, bucket, row.of.window, &row.token).await.map(Some)
     }
 
     /// The export that was begun with this request's token. Those that cannot be described are not it: it is younger.
-    pub(super) async fn look_for_request(
+    pub(in crate::runtime::link) async fn look_for_request(
         &self,
         accounts: &Accounts,
         source: &TableDescription,
@@ -77,7 +77,7 @@ impl Link {
         let earliest = row.asked.minus(CLOCKS);
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let list = || accounts.source.list_exports(&source.arn, after.clone());
+            let list = || accounts.source.list_exports(&source.arn, row.of.window.is_some(), after.clone());
             let (exports, next) = patiently(context, list).await.map_err(|failure| cannot_export(name, failure))?;
             for arn in exports.into_iter().filter(|arn| arn.begun().is_none_or(|begun| begun >= earliest)) {
                 match patiently(context, || accounts.source.describe_export(&arn)).await {

@@ -4,39 +4,44 @@ use std::time::Duration;
 
 use super::super::asked;
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
-use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, TableDescription, WallTime};
+use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, ExportWindow, TableDescription, WallTime};
 
-/// An export that was begun longer ago is of no use to a load that has not begun: the stream keeps 24 hours.
+/// An export that was begun longer ago, and was whole in time, is of less use to a load that has not begun than another one:
+/// the stream keeps 24 hours.
 const OF_USE_FOR: Duration = Duration::from_secs(22 * 3600);
 /// After an export that failed another one is asked for, so long after its end; twice as long after the next one.
 const AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// What becomes of a request for an export.
-pub(super) type Fate = asked::Fate<ExportArn>;
+pub(in crate::runtime::link) type Fate = asked::Fate<ExportArn>;
 
-/// Whether a request was for an export of this table as it is, to this place, from which this stream goes on.
-pub(super) fn is_for(row: &ExportRequestRow, source: &TableDescription, bucket: &ExportBucket) -> bool {
-    let ExportSubject { table, table_id, stream, bucket: to } = &row.of;
-    let goes_on = source.stream.as_ref().is_some_and(|now| now.enabled && now.arn == *stream);
+/// Whether a request was for an export of this table as it is, to this place, of this window or from which this stream goes
+/// on.
+pub(in crate::runtime::link) fn is_for(
+    row: &ExportRequestRow,
+    source: &TableDescription,
+    bucket: &ExportBucket,
+    window: Option<ExportWindow>,
+) -> bool {
+    let ExportSubject { table, table_id, stream, bucket: to, window: of } = &row.of;
+    // What a window holds does not depend on the stream that goes on from it.
+    let goes_on = of.is_some() || source.stream.as_ref().is_some_and(|now| now.enabled && now.arn == *stream);
     // Whether recovery may be turned on for it says nothing of where it goes.
     let is_there = *to == ExportBucket { enable_pitr: to.enable_pitr, ..bucket.clone() };
-    *table == source.arn && *table_id == source.id && goes_on && is_there
+    *table == source.arn && *table_id == source.id && goes_on && is_there && *of == window
 }
 
 /// What becomes of a request, by what is told of its export; `None`: nobody knows of one.
-pub(super) fn fate(row: &ExportRequestRow, report: Option<&ExportReport>, now: WallTime) -> Fate {
+pub(in crate::runtime::link) fn fate(row: &ExportRequestRow, report: Option<&ExportReport>, now: WallTime) -> Fate {
     let (Some(arn), Some(report)) = (&row.arn, report) else { return Fate::LookUp };
     let begun = report.started.unwrap_or_else(|| begun(row));
     match &report.status {
         ExportStatus::InProgress => Fate::Load(arn.clone()),
-        ExportStatus::Completed if now.since(begun) < OF_USE_FOR => Fate::Load(arn.clone()),
+        // Windows go on from it, or from one.
+        ExportStatus::Completed if row.of.window.is_some() || now.since(begun) < OF_USE_FOR => Fate::Load(arn.clone()),
         ExportStatus::Completed => match report.ended.map(|ended| ended.since(begun)) {
-            Some(took) if took >= OF_USE_FOR => Fate::NoMore {
-                why: format!(
-                    "it took {} hours, and the stream, which goes on from it, keeps 24",
-                    took.as_secs() / 3600
-                ),
-            },
+            // The next one would take as long: incremental ones go on from it.
+            Some(took) if took >= OF_USE_FOR => Fate::Load(arn.clone()),
             _ => another(row, "it was whole, and nobody loaded it while the stream went on from it"),
         },
         ExportStatus::Failed(why) => {
@@ -47,12 +52,12 @@ pub(super) fn fate(row: &ExportRequestRow, report: Option<&ExportReport>, now: W
 }
 
 /// Another request for the same, unless there were too many; why.
-pub(super) fn another(row: &ExportRequestRow, why: &str) -> Fate {
+pub(in crate::runtime::link) fn another(row: &ExportRequestRow, why: &str) -> Fate {
     asked::another(row.attempt, why)
 }
 
 /// Whether a request makes no second export when it is made once more.
-pub(super) fn may_be_repeated(row: &ExportRequestRow, now: WallTime) -> bool {
+pub(in crate::runtime::link) fn may_be_repeated(row: &ExportRequestRow, now: WallTime) -> bool {
     asked::may_be_repeated(row.arn.is_some(), begun(row), now)
 }
 
@@ -82,6 +87,7 @@ mod tests {
                 table_id: "1".to_owned(),
                 stream: StreamArn("s".to_owned()),
                 bucket: bucket(),
+                window: None,
             },
             attempt,
         }
@@ -99,6 +105,7 @@ mod tests {
         ExportReport {
             status,
             is_full: true,
+            window: None,
             table: None,
             table_id: None,
             time: None,
@@ -132,7 +139,14 @@ mod tests {
         let fate = |ended, now| fate(&row(1, true), Some(&report(ExportStatus::Completed, 1, ended)), at(now));
         assert!(matches!(fate(Some(20), 22), Fate::Load(_)), "it counts from its begin, not from the decision");
         assert_eq!(fate(Some(20), 23), Fate::Another, "nobody was there to load it");
-        assert!(matches!(fate(Some(24), 24), Fate::NoMore { .. }), "the next one would take as long");
+        assert!(matches!(fate(Some(24), 24), Fate::Load(_)), "the next one would take as long");
+        let window = ExportWindow { from: at(0), to: at(1) };
+        let row = ExportRequestRow { of: ExportSubject { window: Some(window), ..row(1, true).of }, ..row(1, true) };
+        let whole = report(ExportStatus::Completed, 1, Some(2));
+        assert!(
+            matches!(super::fate(&row, Some(&whole), at(90)), Fate::Load(_)),
+            "a window goes on from what is loaded"
+        );
         assert_eq!(fate(None, 23), Fate::Another);
     }
 

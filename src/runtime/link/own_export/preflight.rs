@@ -80,7 +80,7 @@ impl Link {
     /// An export that may be begun and not be found again would be paid for twice.
     async fn may_look_up(&self, accounts: &Accounts, source: &TableDescription) -> Result<()> {
         let (name, context) = (&self.config.name, &self.shared.context);
-        let listed = patiently(context, || accounts.source.list_exports(&source.arn, None)).await;
+        let listed = patiently(context, || accounts.source.list_exports(&source.arn, false, None)).await;
         listed.map_err(|failure| cannot_export(name, failure))?;
         let arn = ExportArn { table: source.arn.clone(), id: NO_EXPORT.to_owned() };
         match accounts.source.describe_export(&arn).await {

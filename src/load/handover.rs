@@ -1,0 +1,50 @@
+//! Pure: whether the stream goes on from what a load from exports has brought.
+
+use std::time::Duration;
+
+use crate::model::WallTime;
+
+/// What a stream keeps. Source: Developer Guide, change data capture for DynamoDB Streams.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// So much of it must be left when the stream is begun: what is in it by then is read before it is trimmed.
+const HEADROOM: Duration = Duration::from_secs(6 * 3600);
+/// An export that takes so long to be made is too old for the stream when it is there, however it goes on.
+pub(crate) const TOO_SLOW: Duration = Duration::from_secs(RETENTION.as_secs() - HEADROOM.as_secs());
+
+/// From where on the stream is needed, and since when there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HandOver {
+    /// What is older is loaded.
+    pub(crate) from: WallTime,
+    /// When the stream was turned on; `None`: nobody knows.
+    pub(crate) stream_since: Option<WallTime>,
+}
+
+impl HandOver {
+    /// Whether the stream reaches back to where it is needed, with enough time to read it.
+    pub(crate) fn is_in_time(&self, now: WallTime) -> bool {
+        now.since(self.from) <= TOO_SLOW && self.stream_since.is_none_or(|since| since <= self.from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hours: i64) -> WallTime {
+        WallTime::from_secs(1_800_000_000 + hours * 3600)
+    }
+
+    #[test]
+    fn a_stream_is_begun_while_six_hours_of_it_are_left() {
+        let hand_over = HandOver { from: at(0), stream_since: Some(at(0)) };
+        assert!(hand_over.is_in_time(at(18)) && !hand_over.is_in_time(at(18).plus(Duration::from_millis(1))));
+        assert!(HandOver { stream_since: None, ..hand_over }.is_in_time(at(1)));
+    }
+
+    #[test]
+    fn a_stream_that_is_younger_than_what_is_loaded_does_not_go_on_from_it() {
+        let hand_over = HandOver { from: at(0), stream_since: Some(at(0).plus(Duration::from_millis(1))) };
+        assert!(!hand_over.is_in_time(at(1)));
+    }
+}

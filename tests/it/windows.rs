@@ -1,0 +1,257 @@
+//! A load from an export that takes longer than the stream keeps: incremental exports go on from it, and then the stream.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dynaferry::checkpoint::rows::Stage;
+use dynaferry::error::Exit;
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use serde_json::{Value, json};
+
+use crate::exports::{arn, counted, fill, whole, world};
+use crate::world::{HOUR, Process, SOURCE, World};
+
+const OWN: &str = "load.method = \"export\"\nload.bucket = \"exports\"\nload.concurrency = 2\n";
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The exports of the table, full ones and windows, in the order in which they were begun.
+fn exports(world: &World) -> [Vec<Value>; 2] {
+    let listed = world.ask(SOURCE, "ListExports", &json!({"TableArn": arn()}).to_string());
+    let arns = listed["ExportSummaries"].as_array().unwrap().iter().map(|export| export["ExportArn"].clone());
+    let described = arns.map(|arn| {
+        let asked = json!({"ExportArn": arn}).to_string();
+        world.ask(SOURCE, "DescribeExport", &asked)["ExportDescription"].clone()
+    });
+    let (windows, full) = described.partition(|export| export["ExportType"] == "INCREMENTAL_EXPORT");
+    [full, windows]
+}
+
+fn windows(world: &World) -> Vec<(f64, f64)> {
+    let [_, windows] = exports(world);
+    let of = |window: &Value, name: &str| window["IncrementalExportSpecification"][name].as_f64().unwrap();
+    windows.iter().map(|window| (of(window, "ExportFromTime"), of(window, "ExportToTime"))).collect()
+}
+
+/// An export takes so long, and what changed in a window another time.
+fn slow(options: &mut Options, export: Duration, window: Duration) {
+    (options.export_takes, options.windows_take) = (export, Some(window));
+    options.export_lag = MINUTE * 5;
+}
+
+/// Changes of every kind, some of which a window leaves out: each round, what came and went.
+fn change(world: &World, round: usize) {
+    for n in 0..12 {
+        world.put((round * 5 + n) % 40, 0, &format!("round {round} {n}"));
+        world.put(1_000 + round, n, "comes and goes");
+        world.delete((round * 7 + n) % 50, n % 7);
+        world.delete(1_000 + round, n);
+    }
+}
+
+async fn live(world: &World, hours: u32) {
+    for hour in 0..hours {
+        change(world, hour as usize);
+        tokio::time::sleep(HOUR).await;
+    }
+}
+
+/// The full export is asked for, and hours pass while nobody is there.
+async fn begin(world: &World, hours: u32) {
+    let service = world.serve(OWN);
+    service.until("the export is asked for", || !exports(world)[0].is_empty()).await;
+    tokio::time::sleep(MINUTE).await;
+    service.kill().await;
+    pass(world, hours);
+}
+
+fn pass(world: &World, hours: u32) {
+    for hour in 0..hours {
+        change(world, hour as usize);
+        world.clock().skip(HOUR);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_outlasts_the_stream_goes_on_by_windows_that_meet() {
+    let world = world(1_100);
+    fill(&world, 300);
+    world.sandbox.change_options(|options| slow(options, HOUR * 50, HOUR * 3));
+    let scans = counted(&world, "Scan", SOURCE);
+    let service = world.serve(OWN);
+    live(&world, 57).await;
+    service.until_equal(&world).await;
+    let [full, _] = exports(&world);
+    let windows = windows(&world);
+    assert_eq!((full.len(), windows.len()), (1, 2), "{windows:?}");
+    let mut from = full[0]["ExportTime"].as_f64().unwrap();
+    for (begin, end) in &windows {
+        assert!((begin - from).abs() < 0.001, "a window begins where the one before ended: {windows:?}");
+        from = *end;
+    }
+    let row = world.link_row().await;
+    let of = row.load.unwrap().export.unwrap();
+    assert_eq!((row.stage, of.time.millis()), (Stage::Streaming, (from * 1000.0).round() as i64));
+    assert!(world.gaps().await.is_empty(), "nothing was lost");
+    assert_eq!(scans.load(Ordering::SeqCst), 0, "the source is not scanned");
+    change(&world, 99);
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_moment_no_window_is_exported_twice() {
+    let mut at_windows = 0;
+    for seed in 1_101..1_107 {
+        let world = world(seed);
+        fill(&world, 300);
+        world.sandbox.change_options(|options| slow(options, HOUR * 46, MINUTE * 2));
+        begin(&world, 46).await;
+        world.faults(vec![
+            FaultRule::new("ExportTableToPointInTime", Trigger::Chance(0.4), FaultKind::LoseAnswer),
+            FaultRule::new("BatchWriteItem", Trigger::Chance(0.5), FaultKind::Hold(Duration::from_millis(900))),
+            FaultRule::new("*", Trigger::Chance(0.2), FaultKind::Hold(Duration::from_millis(300))),
+        ]);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for round in 0..40 {
+            let service = world.serve(OWN);
+            tokio::time::sleep(Duration::from_millis(random.u64(100..25_000))).await;
+            service.kill().await;
+            change(&world, round);
+            let row = world.state().await.link;
+            let plan = row.filter(|row| row.stage == Stage::Loading).and_then(|row| row.load?.export?.window);
+            at_windows += u32::from(plan.is_some());
+        }
+        world.no_faults();
+        assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+        let (windows, [full, _]) = (windows(&world), exports(&world));
+        let mut begins: Vec<i64> = windows.iter().map(|(from, _)| (from * 1000.0).round() as i64).collect();
+        begins.sort_unstable();
+        begins.dedup();
+        assert_eq!((full.len(), begins.len()), (1, windows.len()), "seed {seed}: {windows:?}");
+        assert!(world.gaps().await.is_empty() && windows.len() >= 2, "seed {seed}: {windows:?}");
+        world.assert_equal();
+    }
+    assert!(at_windows > 5, "{at_windows}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_away_for_days_in_the_middle_of_a_load_goes_on_by_windows() {
+    let world = world(1_110);
+    fill(&world, 2_000);
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(3)))]);
+    let service = world.serve(OWN);
+    service.until("it loads", || service.metric("dynaferry_initial_load_items_total", &[]) > 0.0).await;
+    service.kill().await;
+    world.no_faults();
+    pass(&world, 60);
+    let service = world.serve(OWN);
+    service.until_equal(&world).await;
+    assert_eq!(windows(&world).len(), 2);
+    assert!(world.gaps().await.is_empty());
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+/// A write of a window that is late lands before the next one is begun.
+#[tokio::test(start_paused = true)]
+async fn a_late_write_of_a_window_never_lands_over_the_next_one() {
+    for seed in 1_120..1_126 {
+        let world = world(seed);
+        fill(&world, 60);
+        world.sandbox.change_options(|options| slow(options, HOUR * 46, MINUTE));
+        begin(&world, 46).await;
+        let late = FaultKind::TimeOutAndDeliverLate(MINUTE * 15);
+        world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(0.4), late)]);
+        let service = world.serve(&format!("{OWN}apply.in_doubt_for = \"16m\"\napply.attempt_timeout = \"1s\"\n"));
+        for round in 0..160 {
+            change(&world, round);
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        world.no_faults();
+        // The last keys in doubt are read when nothing can land any more.
+        tokio::time::sleep(HOUR).await;
+        service.until_equal(&world).await;
+        assert!(world.gaps().await.is_empty(), "seed {seed}");
+        assert!(windows(&world).len() >= 2, "seed {seed}");
+        service.stop().await.unwrap();
+        world.assert_equal();
+    }
+}
+
+async fn healed(world: &World, service: &Process) {
+    service.until_equal(world).await;
+    let gaps = world.gaps().await;
+    assert!(!gaps.is_empty() && gaps.iter().all(|gap| gap.healed.is_some()), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovery_that_was_off_meanwhile_is_a_gap_and_is_healed() {
+    let world = world(1_130);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, MINUTE));
+    begin(&world, 12).await;
+    for on in [false, true] {
+        let body =
+            json!({"TableName": "orders", "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": on}});
+        world.call(SOURCE, "UpdateContinuousBackups", &body.to_string());
+    }
+    pass(&world, 20);
+    let service = world.serve(OWN);
+    healed(&world, &service).await;
+    assert!(windows(&world).is_empty(), "there is none to be had");
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_that_fail_are_three_and_then_a_gap_is_healed() {
+    let world = world(1_131);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, MINUTE));
+    begin(&world, 30).await;
+    world.sandbox.change_options(|options| options.windows_fail = true);
+    let service = world.serve(OWN);
+    live(&world, 2).await;
+    healed(&world, &service).await;
+    assert_eq!(windows(&world).len(), 3);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_that_always_come_too_late_are_not_asked_for_for_ever() {
+    let world = world(1_132);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, HOUR * 19));
+    begin(&world, 30).await;
+    let service = world.serve(OWN);
+    live(&world, 20).await;
+    healed(&world, &service).await;
+    assert_eq!(windows(&world).len(), 1);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_refused_is_told_and_asked_for_when_the_link_runs_again() {
+    let world = world(1_133);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, MINUTE));
+    let denied = FaultKind::Error { code: "AccessDeniedException".to_owned(), status: 400 };
+    begin(&world, 31).await;
+    world.faults(vec![FaultRule::new("ExportTableToPointInTime", Trigger::Chance(1.0), denied)]);
+    let error = world.migrate(OWN).await.expect_err("it may not ask for it");
+    assert!(
+        error.exit == Exit::Precondition && whole(&error).contains("config/policies/export.json"),
+        "{}",
+        whole(&error)
+    );
+    let row = world.link_row().await;
+    assert_eq!(row.stage, Stage::Loading, "nothing is given up");
+    world.no_faults();
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    assert!(world.gaps().await.is_empty() && !windows(&world).is_empty());
+    world.assert_equal();
+}

@@ -9,7 +9,7 @@ use super::fault::broken;
 use crate::config::TableRef;
 use crate::error::Failure;
 use crate::model::{
-    ExportArn, ExportBucket, ExportReport, ExportStatus, ExportWindow, RecoveryWindow, TableArn, WallTime,
+    ExportArn, ExportBucket, ExportReport, ExportSpan, ExportStatus, ExportWindow, RecoveryWindow, TableArn, WallTime,
 };
 
 const BEGIN: &str = "ExportTableToPointInTime";
@@ -55,8 +55,8 @@ impl Account {
         self.caller.typed(TURN_ON, send.boxed()).await.map(drop)
     }
 
-    /// Asks for an export of a table of this account: of what changed in a window, or of the whole table as it is now. The
-    /// service makes one export for each token, however often it is asked within 8 hours.
+    /// Asks for an export of a table of this account. The service makes one export for each token, however often it is asked
+    /// within 8 hours.
     ///
     /// # Errors
     /// [`Failure`].
@@ -64,7 +64,7 @@ impl Account {
         &self,
         table: &TableArn,
         bucket: &ExportBucket,
-        window: Option<ExportWindow>,
+        span: ExportSpan,
         token: &str,
     ) -> Result<ExportArn, Failure> {
         let request = self.dynamodb.export_table_to_point_in_time().table_arn(table.to_string());
@@ -78,8 +78,8 @@ impl Account {
             Some(key) => request.s3_sse_algorithm(S3SseAlgorithm::Kms).s3_sse_kms_key_id(key),
             None => request,
         };
-        let request = match window {
-            Some(ExportWindow { from, to }) => {
+        let request = match span {
+            ExportSpan::Window(ExportWindow { from, to }) => {
                 // What an item was before is not asked for: it would be read, and never written.
                 let window = types::IncrementalExportSpecification::builder()
                     .export_from_time(DateTime::from_millis(from.millis()))
@@ -89,7 +89,8 @@ impl Account {
                     .export_type(types::ExportType::IncrementalExport)
                     .incremental_export_specification(window.build())
             }
-            None => request,
+            ExportSpan::Whole(Some(at)) => request.export_time(DateTime::from_millis(at.millis())),
+            ExportSpan::Whole(None) => request,
         };
         let output = self.caller.typed(BEGIN, request.send().boxed()).await?;
         let arn = output.export_description.and_then(|export| export.export_arn);

@@ -606,6 +606,7 @@ async fn an_export_is_asked_for_by_one_at_a_time(medium: Medium) {
             bucket: ExportBucket { name: "b".to_owned(), prefix: None, owner: None, kms_key: None, enable_pitr: false },
             window: None,
         },
+        time: None,
         attempt: 1,
     };
     let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/orders/export/01604473200000-a1b2c3d4";
@@ -642,6 +643,7 @@ async fn an_import_is_asked_for_by_one_at_a_time(medium: Medium) {
                 window: None,
                 not_before: None,
                 items_before: 0,
+                behind: None,
                 is_last: false,
             },
             items: 7,

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
-    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportWindow, ImportArn, KeySchema, SequenceNumber, ShardId,
-    StreamArn, TableArn, WallTime,
+    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportSpan, ExportWindow, ImportArn, KeySchema, SequenceNumber,
+    ShardId, StreamArn, TableArn, WallTime,
 };
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
@@ -128,6 +128,9 @@ pub struct ExportPlan {
     /// Items that were loaded before it.
     #[serde(default)]
     pub items_before: u64,
+    /// Of a window: how far its load was behind when the one before was loaded. The next one must do better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Duration>,
     /// No window follows it: it was made so slowly that the next one would be too old for the stream when it is there.
     #[serde(default)]
     pub is_last: bool,
@@ -182,6 +185,10 @@ pub struct ExportRequestRow {
     pub arn: Option<ExportArn>,
     /// What was asked for. Something else is another request.
     pub of: ExportSubject,
+    /// The moment of which the whole table is exported, where one was named: to a whole second, so that a window can begin
+    /// there. `None`: the service takes its latest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<WallTime>,
     /// The how-manieth request of that: the ones before failed, or were of no use when they were whole.
     pub attempt: u32,
 }
@@ -203,6 +210,11 @@ pub struct ExportSubject {
 }
 
 impl ExportRequestRow {
+    /// What is asked for.
+    pub(crate) fn span(&self) -> ExportSpan {
+        self.of.window.map_or(ExportSpan::Whole(self.time), ExportSpan::Window)
+    }
+
     /// What tells it from other rows of the link, whatever a later version adds.
     pub(crate) fn mark(&self) -> String {
         let arn = self.arn.as_ref().map(ExportArn::to_string).unwrap_or_default();

@@ -43,6 +43,11 @@ impl OpenError {
         matches!(self, Self::Object { source, .. } if source.fault == Fault::Denied)
     }
 
+    /// Whether there is no such object, or no such bucket.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Object { source, .. } if source.fault == Fault::Lost)
+    }
+
     /// Whether it may pass by itself.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Object { source, .. } if source.fault == Fault::Transient)

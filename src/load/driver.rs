@@ -45,6 +45,8 @@ pub(crate) struct LoadSettings {
     pub(crate) read_limit: Option<f64>,
     /// For how long refused credentials are borne.
     pub(crate) patience: Patience,
+    /// For how long a write whose answer was lost may land.
+    pub(crate) in_doubt_for: Duration,
 }
 
 /// Why the load stopped.

@@ -21,7 +21,7 @@ use super::handover::HandOver;
 use super::segments::{each, finish};
 use crate::apply::engine::Engine;
 use crate::checkpoint::book::Token;
-use crate::checkpoint::keeper::{Keeper, KeeperGone};
+use crate::checkpoint::keeper::{Keeper, KeeperGone, ahead};
 use crate::checkpoint::rows::{PageId, SegmentRow};
 use crate::context::Context;
 use crate::decode::KeyCodec;
@@ -46,6 +46,8 @@ pub(crate) struct ExportSource {
     pub(crate) reader: Arc<dyn ObjectReader>,
     /// It was made so slowly that no other one is to follow it.
     pub(crate) is_last: bool,
+    /// Of a window: how far the load was behind when it was chosen.
+    pub(crate) behind: Option<Duration>,
 }
 
 impl ExportSource {
@@ -82,7 +84,7 @@ impl ExportDriver {
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(LoadEnd::Done),
-            () = self.wait_for_late_writes() => {}
+            () = self.wait_until(self.not_before) => {}
         }
         let spelling = AtomicUsize::new(0);
         let load_one = |row| self.load_file(row, &spelling);
@@ -98,8 +100,8 @@ impl ExportDriver {
     }
 
     /// What was sent before may land until then, and would land on what comes now.
-    async fn wait_for_late_writes(&self) {
-        let left = || self.not_before.map_or(Duration::ZERO, |until| until.since(self.by_aws.now()));
+    async fn wait_until(&self, until: Option<WallTime>) {
+        let left = || until.map_or(Duration::ZERO, |until| until.since(self.by_aws.now()));
         if !left().is_zero() {
             tracing::info!(seconds = left().as_secs(), "waiting until no write that was sent before can land");
         }
@@ -114,9 +116,12 @@ impl ExportDriver {
         loop {
             let after = row.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
             match self.load_from(entry, row.clone(), after, spelling).await {
-                // What was taken of it then may have been damaged, so all of it is taken again.
+                // What was taken of it then may have been damaged, so all of it is taken again; and a late write of it would
+                // land on what comes now.
                 Err(LoadError::File { key, source: FileError::Changed }) if after.is_some() => {
                     tracing::warn!(key, "a file of the export is not what it was before: it is begun again");
+                    let lands_within = self.settings.in_doubt_for + ahead(&self.context, &self.by_aws);
+                    self.wait_until(Some(self.by_aws.now().plus(lands_within))).await;
                     row = SegmentRow { cursor: None, items: 0, bytes: 0, ..row };
                 }
                 ended => return ended,

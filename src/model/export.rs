@@ -76,6 +76,15 @@ pub struct ExportWindow {
     pub to: WallTime,
 }
 
+/// What is exported of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportSpan {
+    /// The whole table as it was at a time; `None`: at the latest one that the service knows.
+    Whole(Option<WallTime>),
+    /// What changed in a window.
+    Window(ExportWindow),
+}
+
 /// Between which times a table can be exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveryWindow {

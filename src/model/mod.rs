@@ -14,8 +14,8 @@ mod write;
 pub use change::{Change, ChangeOp};
 pub(crate) use export::is_bucket;
 pub use export::{
-    BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow,
-    RecoveryWindow,
+    BadExportPlace, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportSpan, ExportStatus,
+    ExportWindow, RecoveryWindow,
 };
 pub use import::{BadImportArn, ImportArn, ImportReport, ImportStatus};
 pub use item::RawItem;

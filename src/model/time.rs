@@ -25,6 +25,12 @@ impl WallTime {
         Self(secs.saturating_mul(1000))
     }
 
+    /// The whole second that it is in.
+    #[must_use]
+    pub const fn second(self) -> Self {
+        Self::from_secs(self.0.div_euclid(1000))
+    }
+
     /// Milliseconds since the epoch.
     #[must_use]
     pub const fn millis(self) -> i64 {

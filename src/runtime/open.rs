@@ -205,7 +205,7 @@ fn owed_from(start: StreamStart, now: WallTime) -> WallTime {
 
 /// The plan of a load from an export: a segment for each of its files.
 fn from_export(
-    ExportSource { place, arn, bucket_owner, manifest, is_last, .. }: &ExportSource,
+    ExportSource { place, arn, bucket_owner, manifest, is_last, behind, .. }: &ExportSource,
     scan: LoadPlan,
 ) -> LoadPlan {
     let export = ExportPlan {
@@ -218,6 +218,7 @@ fn from_export(
         window: manifest.summary.window,
         not_before: None,
         items_before: 0,
+        behind: *behind,
         is_last: *is_last,
     };
     LoadPlan {

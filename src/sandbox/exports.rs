@@ -1,6 +1,6 @@
 //! Point-in-time recovery, as far as it is asked for, and exports to S3.
 //!
-//! A full export is an image of the moment in which it is asked for; its time is a minute off, at most. An incremental one
+//! A full export is an image of the time that is asked for, or else of the moment in which it is; either a minute off, at most. An incremental one
 //! tells what a window left of the items that changed in it. Objects are there when their export is complete. A file for each
 //! quarter of the hash range, also where that is empty. Source: Developer Guide, table export output format.
 
@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json, json};
 
 use self::writing::{FILES, Folders, Spelling, Text};
 use super::auth::Caller;
+use super::moment::Moment;
 use super::past::{FUZZ_MILLIS, Past};
 use super::reply::ApiError;
 use super::s3::Bucket;
@@ -191,24 +192,30 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
     }
     let content = match member("ExportType") {
         None | Some("FULL_EXPORT") => {
-            if request.contains_key("ExportTime") {
-                return Err(ApiError::validation("the sandbox makes a full export of now: leave ExportTime out"));
-            }
             // What was written within a minute of an export's time may be in it or not (Developer Guide, requesting an export).
             let fuzz = moment.rng.i64(-FUZZ_MILLIS..=FUZZ_MILLIS);
-            let time = WallTime::from_millis(now.minus(moment.options.export_lag).millis() + fuzz);
-            // There is no time before the recovery was turned on.
-            let time = time.max(past.since);
-            past.cut_now(time);
+            let latest = now.minus(moment.options.export_lag);
+            let (time, files) = match request.get("ExportTime").and_then(Json::as_f64).map(time_of) {
+                Some(time) if time < earliest(past, now) || time > latest => {
+                    return Err(outside("the time is outside of the recovery window"));
+                }
+                Some(time) => (time, writing::full(&past.image(time, fuzz, &table.items))),
+                None => {
+                    // There is no time before the recovery was turned on.
+                    let time = WallTime::from_millis(latest.millis() + fuzz).max(past.since);
+                    past.cut_now(time);
+                    (time, writing::full(&table.items))
+                }
+            };
             Content {
-                files: writing::full(&table.items),
+                files,
                 spelling: Spelling::FULL,
                 summary: json!({"version": "2020-06-30", "exportTime": time.to_string()}),
                 described: json!({"ExportType": "FULL_EXPORT", "ExportTime": seconds(time)}),
                 is_window: false,
             }
         }
-        Some("INCREMENTAL_EXPORT") => window(table, &mut moment.rng, request, now, moment.options.export_lag)?,
+        Some("INCREMENTAL_EXPORT") => window(table, moment, request)?,
         Some(_) => return Err(ApiError::validation("1 validation error detected: Value at 'exportType' is unknown")),
     };
     let (table_arn, table_id, billed) = (table.arn.clone(), table.id.clone(), table.bytes);
@@ -254,14 +261,17 @@ fn export(world: &mut World, caller: &Caller, request: &Request) -> Result<Json,
 /// What an incremental export holds.
 fn window(
     table: &mut Table,
-    rng: &mut fastrand::Rng,
+    Moment { now, rng, options, .. }: &mut Moment,
     request: &Request,
-    now: WallTime,
-    lag: Duration,
 ) -> Result<Content, ApiError> {
+    let now = *now;
     let specified = request.get("IncrementalExportSpecification").unwrap_or(&Json::Null);
-    let time = |member: &str| specified.get(member).and_then(Json::as_f64).map(time_of);
-    let latest = now.minus(lag);
+    let in_seconds = options.windows_in_seconds;
+    let time = |member: &str| {
+        let told = specified.get(member).and_then(Json::as_f64).map(time_of);
+        told.map(|time| if in_seconds { time.second() } else { time })
+    };
+    let latest = now.minus(options.export_lag);
     let Some(from) = time("ExportFromTime") else {
         return Err(ApiError::validation("1 validation error detected: Value null at 'ExportFromTime'"));
     };

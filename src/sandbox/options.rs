@@ -116,6 +116,8 @@ pub struct Options {
     pub import_reject_chance: f64,
     /// Incremental exports do.
     pub windows_fail: bool,
+    /// Their times are taken, and told, in whole seconds.
+    pub windows_in_seconds: bool,
     /// Refuse requests whose time is 5 min or more off the sandbox's clock.
     pub check_request_time: bool,
 }
@@ -169,6 +171,7 @@ impl Default for Options {
             imports_fail: None,
             import_reject_chance: 0.0,
             windows_fail: false,
+            windows_in_seconds: false,
             check_request_time: false,
         }
     }

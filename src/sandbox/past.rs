@@ -56,6 +56,19 @@ impl Past {
         self.cuts.insert(time, self.changes.len());
     }
 
+    /// The items as they were at a time. `items`: as they are now.
+    pub(super) fn image(&mut self, time: WallTime, fuzz: i64, items: &Items) -> Items {
+        let cut = self.cut(time, fuzz);
+        let mut image = items.clone();
+        for Change { key, old, .. } in self.changes.get(cut..).unwrap_or_default().iter().rev() {
+            match old {
+                Some(old) => image.insert(key.clone(), Arc::clone(old)),
+                None => image.remove(key),
+            };
+        }
+        image
+    }
+
     /// Where a time cuts; `fuzz` in milliseconds, where nobody named it before.
     fn cut(&mut self, time: WallTime, fuzz: i64) -> usize {
         let by_service = WallTime::from_millis(time.millis() + fuzz);

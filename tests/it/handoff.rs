@@ -15,7 +15,7 @@ fn seeded(seed: u64) -> Options {
     Options { seed, ..Options::default() }
 }
 
-fn target_has(world: &World, pk: usize) -> bool {
+pub(crate) fn target_has(world: &World, pk: usize) -> bool {
     let target = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
     target.values().any(|item| format!("{item:?}").contains(&format!("\"p{pk}\"")))
 }
@@ -94,7 +94,7 @@ async fn what_expired_is_kept_only_where_the_attribute_is_known() {
     assert!(world.migrate("").await.is_ok(), "who applies those deletes needs not know");
 }
 
-fn set_expiry(world: &World, attribute: &str, on: bool) {
+pub(crate) fn set_expiry(world: &World, attribute: &str, on: bool) {
     let ttl = json!({"AttributeName": attribute, "Enabled": on});
     world.call(SOURCE, "UpdateTimeToLive", &json!({"TableName": "orders", "TimeToLiveSpecification": ttl}).to_string());
 }

@@ -19,7 +19,7 @@ const OWN: &str =
     "load.method = \"export\"\nload.bucket = \"exports\"\nload.prefix = \"team/a b\"\nload.concurrency = 2\n";
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn num_exports(world: &World) -> usize {
+pub(crate) fn num_exports(world: &World) -> usize {
     let (mut count, mut after) = (0, json!(null));
     loop {
         let asked = json!({"TableArn": arn(), "NextToken": after}).to_string();
@@ -32,13 +32,13 @@ fn num_exports(world: &World) -> usize {
     }
 }
 
-fn set_recovery(world: &World, on: bool) {
+pub(crate) fn set_recovery(world: &World, on: bool) {
     let body =
         format!(r#"{{"TableName":"orders","PointInTimeRecoverySpecification":{{"PointInTimeRecoveryEnabled":{on}}}}}"#);
     world.call(SOURCE, "UpdateContinuousBackups", &body);
 }
 
-fn always(operation: &str, kind: FaultKind) -> FaultRule {
+pub(crate) fn always(operation: &str, kind: FaultKind) -> FaultRule {
     FaultRule::new(operation, Trigger::Chance(1.0), kind)
 }
 
@@ -424,4 +424,22 @@ async fn hours_of_waiting_outlast_a_network_that_is_away_for_some_of_them() {
     service.until_equal(&world).await;
     assert_eq!(num_exports(&world), 1);
     service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_cannot_be_exported_any_more_is_not_asked_for_again() {
+    let world = world(995);
+    fill(&world, 50);
+    world.faults(vec![always("ExportTableToPointInTime", FaultKind::InternalError)]);
+    let service = world.serve(OWN);
+    tokio::time::sleep(MINUTE * 3).await;
+    service.kill().await;
+    let row = noted(&world).await.unwrap();
+    assert!(row.arn.is_none() && row.time.is_some_and(|time| time.millis() % 1000 == 0), "{row:?}");
+    set_recovery(&world, false);
+    set_recovery(&world, true);
+    world.clock().skip(HOUR);
+    world.no_faults();
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    assert_eq!(num_exports(&world), 1);
 }

@@ -123,9 +123,8 @@ async fn a_migration_that_is_stopped_says_that_it_can_go_on() {
     assert_eq!(reports[0].items_loaded, 300, "over both runs, none twice");
 }
 
-/// A target whose index takes `g` as a number, while the source has text in one item.
-fn world_with_poison(seed: u64) -> World {
-    let world = World::paused(seeded(seed));
+/// Makes a target whose index takes `g` as a number.
+pub(crate) fn create_choosy_target(world: &World) {
     world.call(
         TARGET,
         "CreateTable",
@@ -136,13 +135,19 @@ fn world_with_poison(seed: u64) -> World {
             "GlobalSecondaryIndexes":[{"IndexName":"g","KeySchema":[{"AttributeName":"g","KeyType":"HASH"}],
                 "Projection":{"ProjectionType":"ALL"}}]}"#,
     );
+}
+
+/// Such a target, while the source has text in one item.
+fn world_with_poison(seed: u64) -> World {
+    let world = World::paused(seeded(seed));
+    create_choosy_target(&world);
     for n in 0..60 {
         world.put(n, 0, "fine");
     }
     world
 }
 
-fn poison(world: &World, pk: usize) {
+pub(crate) fn poison(world: &World, pk: usize) {
     let item = serde_json::json!({"pk": {"S": format!("p{pk}")}, "sk": {"N": "0"}, "g": {"S": "text"}});
     world.put_json(&item);
 }

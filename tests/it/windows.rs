@@ -6,10 +6,14 @@ use std::time::Duration;
 use dynaferry::checkpoint::rows::Stage;
 use dynaferry::error::Exit;
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
+use dynaferry::telemetry::{Mode, Phase};
 use serde_json::{Value, json};
 
 use crate::exports::{arn, counted, fill, whole, world};
-use crate::world::{HOUR, Process, SOURCE, World};
+use crate::handoff::{set_expiry, target_has};
+use crate::own_exports::set_recovery;
+use crate::shutdown::{create_choosy_target, poison};
+use crate::world::{HOUR, Process, REGION, SOURCE, World};
 
 const OWN: &str = "load.method = \"export\"\nload.bucket = \"exports\"\nload.concurrency = 2\n";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -84,8 +88,9 @@ async fn a_load_that_outlasts_the_stream_goes_on_by_windows_that_meet() {
     let windows = windows(&world);
     assert_eq!((full.len(), windows.len()), (1, 2), "{windows:?}");
     let mut from = full[0]["ExportTime"].as_f64().unwrap();
+    assert!(from.fract() == 0.0, "some tell the times of windows in whole seconds");
     for (begin, end) in &windows {
-        assert!((begin - from).abs() < 0.001, "a window begins where the one before ended: {windows:?}");
+        assert!((begin - from).abs() < f64::EPSILON, "a window begins where the one before ended: {windows:?}");
         from = *end;
     }
     let row = world.link_row().await;
@@ -192,11 +197,8 @@ async fn recovery_that_was_off_meanwhile_is_a_gap_and_is_healed() {
     fill(&world, 100);
     world.sandbox.change_options(|options| slow(options, HOUR * 30, MINUTE));
     begin(&world, 12).await;
-    for on in [false, true] {
-        let body =
-            json!({"TableName": "orders", "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": on}});
-        world.call(SOURCE, "UpdateContinuousBackups", &body.to_string());
-    }
+    set_recovery(&world, false);
+    set_recovery(&world, true);
     pass(&world, 20);
     let service = world.serve(OWN);
     healed(&world, &service).await;
@@ -253,5 +255,138 @@ async fn a_window_that_is_refused_is_told_and_asked_for_when_the_link_runs_again
     world.no_faults();
     assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
     assert!(world.gaps().await.is_empty() && !windows(&world).is_empty());
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_that_do_not_catch_up_are_not_asked_for_for_ever() {
+    let world = world(1_134);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, HOUR * 18 - MINUTE * 2));
+    begin(&world, 30).await;
+    let service = world.serve(OWN);
+    live(&world, 60).await;
+    healed(&world, &service).await;
+    assert_eq!(windows(&world).len(), 3, "after the second one it is as far behind as after the third");
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_in_the_days_of_a_load_is_kept_where_the_target_keeps_it() {
+    let world = world(1_135);
+    world.put_json(
+        &json!({"pk": {"S": "p500"}, "sk": {"N": "1"}, "end": {"N": (1_800_000_000 + 15 * 3600).to_string()}}),
+    );
+    world.put(501, 1, "is deleted");
+    fill(&world, 100);
+    set_expiry(&world, "end", true);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, MINUTE));
+    begin(&world, 20).await;
+    let key = json!({"pk": {"S": "p500"}, "sk": {"N": "1"}}).to_string();
+    assert!(world.sandbox.expire_ttl(SOURCE, REGION, "orders", &key).unwrap());
+    world.delete(501, 1);
+    pass(&world, 12);
+    let service = world.serve(&format!("{OWN}stream.ttl_deletes = \"skip\""));
+    service.until("a gap is healed", || world.num_differences() == 1).await;
+    assert!(target_has(&world, 500) && !target_has(&world, 501));
+    assert!(windows(&world).is_empty(), "they do not tell what expired from what was deleted");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_begins_at_another_time_than_the_load_ended_is_of_no_use() {
+    let world = world(1_136);
+    fill(&world, 100);
+    // No time can be named of a recovery that is turned on for the export, and the time that is taken is no whole second.
+    set_recovery(&world, false);
+    world.clock().skip(Duration::from_millis(28));
+    world.sandbox.change_options(|options| {
+        slow(options, HOUR * 30, MINUTE);
+        (options.windows_in_seconds, options.recovery_delay) = (true, MINUTE * 10);
+    });
+    let own = format!("{OWN}load.enable_pitr = true\n");
+    let service = world.serve(&own);
+    tokio::time::sleep(MINUTE * 40).await;
+    service.kill().await;
+    assert!(exports(&world)[0][0]["ExportTime"].as_f64().unwrap().fract() > 0.0);
+    pass(&world, 31);
+    let service = world.serve(&own);
+    healed(&world, &service).await;
+    assert_eq!(windows(&world).len(), 1);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+/// Every object of the windows that are whole.
+fn forget_windows(world: &World) {
+    let [_, windows] = exports(world);
+    for manifest in windows.iter().filter_map(|window| window["ExportManifest"].as_str()) {
+        let folder = manifest.trim_end_matches("manifest-summary.json");
+        let of = world.sandbox.objects("exports").into_keys().filter(|key| key.starts_with(folder));
+        of.for_each(|key| drop(world.sandbox.set_object("exports", &key, None)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_whose_objects_are_gone_is_exported_anew() {
+    let world = world(1_137);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, HOUR));
+    begin(&world, 31).await;
+    let service = world.serve(OWN);
+    service.until("a window is asked for", || !windows(&world).is_empty()).await;
+    service.kill().await;
+    pass(&world, 2);
+    assert_eq!(exports(&world)[1][0]["ExportStatus"], "COMPLETED");
+    forget_windows(&world);
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    assert_eq!(windows(&world).len(), 2, "the same twice");
+    assert!(world.gaps().await.is_empty());
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_forgets_every_window_is_a_gap_and_is_healed() {
+    let world = world(1_138);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, MINUTE * 10));
+    begin(&world, 31).await;
+    let gone = FaultKind::Error { code: "NoSuchKey".to_owned(), status: 404 };
+    let service = world.serve(OWN);
+    service.until("the export is loaded", || !windows(&world).is_empty()).await;
+    world.faults(vec![FaultRule::new("GetObject", Trigger::Chance(1.0), gone)]);
+    tokio::time::sleep(HOUR).await;
+    healed(&world, &service).await;
+    assert_eq!(windows(&world).len(), 3);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_not_replayed_into_an_export_that_is_being_loaded() {
+    let world = world(1_139);
+    fill(&world, 2_000);
+    create_choosy_target(&world);
+    (0..2_000).step_by(50).for_each(|pk| poison(&world, pk));
+    world.clock().skip(MINUTE * 2);
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(3)))]);
+    let own = format!("{OWN}apply.on_rejected = \"dead_letter\"\n");
+    let service = world.serve(&own);
+    service.until("letters are written", || service.status().dead_letters > 0).await;
+    tokio::time::sleep(MINUTE).await;
+    service.kill().await;
+    world.no_faults();
+    let program = || world.program(world.config(&own), Mode::Oneshot);
+    let error = Box::pin(program().retry_dead_letters(&[])).await.expect_err("it is loading");
+    assert!(error.exit == Exit::Precondition && whole(&error).contains("finish its load"), "{}", whole(&error));
+    assert!(!program().dead_letters(&[]).await.unwrap().is_empty());
+    let service = world.serve(&own);
+    // By then the source has changed what was refused.
+    (0..2_000).step_by(50).for_each(|pk| world.put(pk, 0, "mended"));
+    service.until("it is loaded", || service.status().phase == Phase::Replicating).await;
+    service.stop().await.unwrap();
+    let report = Box::pin(program().retry_dead_letters(&[])).await.unwrap();
+    assert!(report.retried > 0 && report.remaining == 0);
     world.assert_equal();
 }

@@ -2,11 +2,13 @@
 
 use super::{Book, BookError, Event, text};
 use crate::checkpoint::rows::{DoubtRow, PageId, SegmentRow};
-use crate::model::{Key, WallTime};
+use crate::model::{CanonicalKey, Key, WallTime};
 
 #[derive(Debug)]
 pub(super) struct PageBooks {
     remaining: usize,
+    /// Of an export: whose items it has.
+    pub(super) keys: Vec<CanonicalKey>,
     after: SegmentRow,
 }
 
@@ -23,9 +25,12 @@ impl Book {
     /// A page of the load was received: its items may be sent once this is durable. `after` is the segment's row for when
     /// all of them are settled.
     pub(crate) fn open_page<'a>(&mut self, page: PageId, keys: impl Iterator<Item = &'a Key>, after: SegmentRow) {
-        let mut remaining = 0;
+        let (mut remaining, mut listed) = (0, Vec::new());
         for key in keys {
             remaining += 1;
+            if self.loads_export {
+                listed.push(key.canonical.clone());
+            }
             self.outlive_sync(key);
             self.dirty.pages.push(DoubtRow {
                 key: key.canonical.clone(),
@@ -35,7 +40,7 @@ impl Book {
                 under_way: true,
             });
         }
-        self.pages.insert(page, PageBooks { remaining, after });
+        self.pages.insert(page, PageBooks { remaining, keys: listed, after });
         self.dirty.urgent = true;
         self.finish_page_if_done(page);
     }

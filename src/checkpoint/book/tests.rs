@@ -386,6 +386,7 @@ fn export_plan(began: WallTime) -> LoadPlan {
         window: None,
         not_before: None,
         items_before: 40,
+        behind: None,
         is_last: false,
     };
     LoadPlan {
@@ -417,6 +418,23 @@ fn while_an_export_is_loaded_no_key_is_synced_and_late_writes_are_waited_for() {
     assert!(writes.iter().any(|write| matches!(write, StateWrite::Settle(row) if row.key == key(1).canonical)));
     book.update_link(|link| link.stage = Stage::Streaming);
     assert_eq!(due(&mut book, at(2160)).len(), 1, "from then on keys are synced as always");
+}
+
+#[test]
+fn a_key_stays_listed_while_an_item_of_it_is_under_way() {
+    let mut book = Book::take_over(LinkState::default(), loading(at(1000)), at(1000), GHOST);
+    book.load_export();
+    book.in_doubt(&key(1), at(1100));
+    let page = PageId { segment: 0, number: 1 };
+    book.plan_segments([segment(0)]);
+    book.open_page(page, [key(1), key(2)].iter(), SegmentRow { items: 2, done: true, ..segment(0) });
+    book.take_writes();
+    // Both have the row of the key: without it nobody would know, after a crash, what may be on the wire.
+    assert!(due(&mut book, at(2061)).is_empty());
+    assert!(book.num_doubts() == 1 && !book.take_writes().iter().any(|write| matches!(write, StateWrite::Settle(_))));
+    assert!(book.next_due() > Some(at(2061)), "nobody is woken for it without end");
+    book.settle([Token::Item(page), Token::Item(page)]).unwrap();
+    assert!(due(&mut book, at(2200)).is_empty() && book.num_doubts() == 0, "it has landed, or never will");
 }
 
 #[test]

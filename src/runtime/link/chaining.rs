@@ -6,23 +6,23 @@
 
 use std::time::Duration;
 
-use super::exporting::{Wanted, place_of, turned_on};
-use super::own_export::known::{self, Fate};
 use super::Link;
+use super::exporting::{Wanted, place_of, turned_on};
 use super::importing::Imported;
+use super::own_export::known::{self, Fate};
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{ExportPlan, ExportRequestRow, LinkRow, Stage};
-use crate::config::LoadMethod;
+use crate::config::{LoadMethod, TtlDeletes};
 use crate::error::{Error, Exit, Result};
 use crate::export::Kind;
 use crate::load::export::ExportSource;
 use crate::load::handover::{HandOver, TOO_SLOW};
 use crate::model::{
-    ExportArn, ExportBucket, ExportReport, ExportStatus, ExportWindow, RecoveryWindow, StreamArn, TableDescription,
-    WallTime,
+    ExportArn, ExportBucket, ExportReport, ExportSpan, ExportStatus, ExportWindow, RecoveryWindow, StreamArn,
+    TableDescription, WallTime,
 };
 use crate::runtime::open::LOAD_MARGIN;
-use crate::runtime::prepare::{Accounts, cannot_describe, patiently};
+use crate::runtime::prepare::{Accounts, cannot_describe};
 
 /// How long a window may be. Source: quotas, table export.
 const WINDOW: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(24 * 3600));
@@ -31,8 +31,8 @@ const WINDOW: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::fr
 const LATEST: Duration = Duration::from_secs(6 * 60);
 /// How often it is looked whether a window is long enough.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Times of a window are told in whole seconds by some.
-const SECOND: Duration = Duration::from_secs(1);
+/// So much closer to the source each window must bring the load. Each costs money, and they would never end.
+const GAIN: Duration = Duration::from_secs(3600);
 
 /// What a link's load is made of.
 pub(super) enum Load {
@@ -99,8 +99,7 @@ impl Link {
             Load::Other | Load::Import(_) => true,
             Load::Export(source) => plan.is_none_or(|plan| plan.fingerprint == source.manifest.fingerprint),
             Load::Window(source) => self.outlasted(state).is_some_and(|(_, _, plan)| {
-                let window = source.manifest.summary.window;
-                window.is_some_and(|window| is_same(window, ExportWindow { from: plan.time, ..window }))
+                source.manifest.summary.window.is_some_and(|window| window.from == plan.time)
             }),
             Load::NoWindow(_) => self.outlasted(state).is_some(),
         };
@@ -118,9 +117,20 @@ impl Link {
         row: &LinkRow,
         plan: &ExportPlan,
     ) -> Result<Load> {
+        if self.config.stream.ttl_deletes == TtlDeletes::Skip {
+            // It tells of what expired as of what was deleted.
+            return Ok(Load::NoWindow("the target keeps what expired, and a window would delete it".to_owned()));
+        }
         if plan.is_last {
             let hours = TOO_SLOW.as_secs() / 3600;
             return Ok(Load::NoWindow(format!("the last one took more than {hours} hours, and so would the next one")));
+        }
+        let behind = self.aws_now().since(plan.time);
+        if let Some(before) = plan.behind.filter(|before| behind + GAIN > *before) {
+            let (now, before) = (behind.as_secs() / 60, before.as_secs() / 60);
+            return Ok(Load::NoWindow(format!(
+                "they do not catch up: {now} minutes are not loaded yet, and before the last one it was {before}"
+            )));
         }
         let source = accounts.describe_source(&self.shared.context).await;
         let source = source.map_err(|failure| cannot_describe("source", &self.config, failure))?;
@@ -128,26 +138,39 @@ impl Link {
             // It is refused when the books are opened.
             return Ok(Load::Other);
         }
-        let asked = match self.asked_window(accounts, &source, bucket, plan.time).await? {
-            Ok(asked) => asked,
-            Err(why) => return Ok(Load::NoWindow(why)),
-        };
-        self.loaded_window(accounts, asked).await
+        let mut gone = None;
+        loop {
+            let (row, arn, window) =
+                match self.asked_window(accounts, &source, bucket, plan.time, gone.as_ref()).await? {
+                    Ok(asked) => asked,
+                    Err(why) => return Ok(Load::NoWindow(why)),
+                };
+            match self.whole_window(accounts, (&row, &arn, window)).await? {
+                Found::Window(source) => return Ok(Load::Window(ExportSource { behind: Some(behind), ..source })),
+                Found::None(why) => return Ok(Load::NoWindow(why)),
+                Found::Gone => gone = Some(arn),
+            }
+        }
     }
 
-    /// A window that begins at this time, and was asked for; else why there is none.
+    /// A window that begins at this time, and was asked for; else why there is none. `gone`: of this one nothing is there
+    /// any more.
     async fn asked_window(
         &self,
         accounts: &Accounts,
         source: &TableDescription,
         bucket: &ExportBucket,
         from: WallTime,
+        gone: Option<&ExportArn>,
     ) -> Result<std::result::Result<(ExportRequestRow, ExportArn, ExportWindow), String>> {
         let noted = self.shared.store.export_request(&self.config.name).await?;
         let window = |row: &ExportRequestRow| row.of.window.filter(|window| window.from == from);
         let of = |row: &ExportRequestRow| known::is_for(row, source, bucket, window(row)) && window(row).is_some();
         let before = noted.clone().filter(of).and_then(|row| window(&row).map(|window| (row, window)));
-        let fate = match &before {
+        let mut fate = match &before {
+            Some((row, _)) if gone.is_some() && row.arn.as_ref() == gone => {
+                known::another(row, "its manifests are not in the bucket any more")
+            }
             Some((row, _)) => self.fate_of(accounts, row).await?,
             None => Fate::Another,
         };
@@ -165,8 +188,14 @@ impl Link {
                         let (row, arn) = self.note_begun(row, arn).await?;
                         return Ok(Ok((row, arn, window)));
                     }
+                    if !known::may_be_repeated(&row, self.aws_now()) {
+                        fate = known::another(&row, "it is not known any more");
+                    }
                 }
                 Fate::Another => {}
+            }
+            if let Fate::NoMore { why } = fate {
+                return Ok(Err(why));
             }
         }
         let window = match self.next_times(accounts, from).await? {
@@ -175,10 +204,10 @@ impl Link {
         };
         let (row, may_be_there) = match before {
             // It is made by the same token, of the same times, unless the token may be forgotten.
-            Some((row, _)) if fate == Fate::LookUp && known::may_be_repeated(&row, self.aws_now()) => (row, true),
+            Some((row, _)) if fate == Fate::LookUp => (row, true),
             before => {
                 let attempt = before.map_or(0, |(row, _)| row.attempt).saturating_add(1);
-                (self.note_request(source, bucket, Some(window), attempt, noted.as_ref()).await?, false)
+                (self.note_request(source, bucket, ExportSpan::Window(window), attempt, noted.as_ref()).await?, false)
             }
         };
         let window = row.of.window.unwrap_or(window);
@@ -189,7 +218,9 @@ impl Link {
         );
         // What is off by now cannot be had by turning it on.
         let bucket = ExportBucket { enable_pitr: false, ..bucket.clone() };
-        let arn = self.ask_for_export(accounts, source, &bucket, &row, may_be_there).await?;
+        let Some(arn) = self.ask_for_export(accounts, source, &bucket, &row, may_be_there).await? else {
+            return Ok(Err(format!("point-in-time recovery of the source table does not know all of {window}")));
+        };
         let (row, arn) = self.note_begun(row, arn).await?;
         Ok(Ok((row, arn, window)))
     }
@@ -201,10 +232,7 @@ impl Link {
         from: WallTime,
     ) -> Result<std::result::Result<ExportWindow, String>> {
         loop {
-            let recovery =
-                patiently(&self.shared.context, || accounts.source.recovery(&self.config.source_table)).await;
-            let recovery = recovery.map_err(|failure| super::own_export::cannot_export(&self.config.name, failure))?;
-            match times(from, recovery, self.aws_now()) {
+            match times(from, self.recovery(accounts).await?, self.aws_now()) {
                 Times::Window(window) => return Ok(Ok(window)),
                 Times::None(why) => return Ok(Err(why)),
                 Times::TooShort => tokio::time::sleep(LOOK_AGAIN).await,
@@ -213,31 +241,36 @@ impl Link {
     }
 
     /// Waits for a window, and reads its manifests.
-    async fn loaded_window(
+    async fn whole_window(
         &self,
         accounts: &Accounts,
-        (row, arn, window): (ExportRequestRow, ExportArn, ExportWindow),
-    ) -> Result<Load> {
+        (row, arn, window): (&ExportRequestRow, &ExportArn, ExportWindow),
+    ) -> Result<Found> {
         let wanted = Wanted::Window(window);
-        let report = match self.wait_for_export(accounts, &arn, super::own_export::SEEN_WITHIN, wanted).await? {
+        let report = match self.wait_for_export(accounts, arn, super::own_export::SEEN_WITHIN, wanted).await? {
             Ok(report) => report,
-            Err(why) => return Ok(Load::NoWindow(why)),
+            Err(why) => return Ok(Found::None(why)),
         };
         if let ExportStatus::Failed(why) = &report.status {
-            let fate = known::fate(&row, Some(&report), self.aws_now());
+            let fate = known::fate(row, Some(&report), self.aws_now());
             if let Fate::NoMore { why } = fate {
-                return Ok(Load::NoWindow(why));
+                return Ok(Found::None(why));
             }
-            let at_once = || super::own_export::failed(&self.config.name, why, &row, self.aws_now());
-            return Err(self.refusal(&row, &fate).unwrap_or_else(at_once));
+            let at_once = || super::own_export::failed(&self.config.name, why, row, self.aws_now());
+            return Err(self.refusal(row, &fate).unwrap_or_else(at_once));
         }
-        let Some(place) = place_of(&arn, &report) else {
-            return Err(self.refused("find", &arn).hint("its account does not say where it is: run again"));
+        let Some(place) = place_of(arn, &report) else {
+            return Err(self.refused("find", arn).hint("its account does not say where it is: run again"));
         };
         let owner = self.config.load.bucket_owner.clone().or_else(|| report.bucket_owner.clone());
-        let source = self.read_export(accounts, &place, Some(arn.clone()), owner.as_deref(), Kind::Window).await?;
-        if !source.manifest.summary.window.is_some_and(|found| is_same(found, window)) {
-            return Ok(Load::NoWindow(format!("its summary does not say that {arn} is of {window}")));
+        let source = match self.open_export(accounts, &place, Some(arn.clone()), owner.as_deref(), Kind::Window).await {
+            Ok(source) => source,
+            Err(error) if error.is_missing() => return Ok(Found::Gone),
+            Err(error) => return Err(self.cannot_open(&place, error)),
+        };
+        // A later beginning would be a hole, and an earlier one would leave out what came and went since.
+        if source.manifest.summary.window != Some(window) {
+            return Ok(Found::None(format!("its summary does not say that {arn} is of {window}")));
         }
         tracing::info!(
             link = self.config.name,
@@ -247,7 +280,7 @@ impl Link {
             items = source.manifest.items,
             "loading what was changed meanwhile"
         );
-        Ok(Load::Window(ExportSource { is_last: took_too_long(&report), ..source }))
+        Ok(Found::Window(ExportSource { is_last: took_too_long(&report), ..source }))
     }
 }
 
@@ -259,10 +292,13 @@ fn took_too_long(report: &ExportReport) -> bool {
     report.started.zip(report.ended).is_some_and(|(started, ended)| ended.since(started) >= TOO_SLOW)
 }
 
-/// Whether two are the same, also where one of them is told in whole seconds. A later beginning would be a hole.
-pub(super) fn is_same(found: ExportWindow, wanted: ExportWindow) -> bool {
-    let is_rounded = |found: WallTime, wanted: WallTime| found <= wanted && wanted.since(found) < SECOND;
-    is_rounded(found.from, wanted.from) && is_rounded(found.to, wanted.to)
+/// What came of a window that was asked for.
+enum Found {
+    Window(ExportSource),
+    /// It is of no use, and neither would be another one: why.
+    None(String),
+    /// Nothing of it is in the bucket any more.
+    Gone,
 }
 
 /// The times of a window.
@@ -286,7 +322,7 @@ fn times(from: WallTime, recovery: Option<RecoveryWindow>, now: WallTime) -> Tim
         ));
     }
     let latest = latest.unwrap_or_else(|| now.minus(LATEST)).min(from.plus(WINDOW.1));
-    let to = WallTime::from_secs(latest.millis().div_euclid(1000));
+    let to = latest.second();
     if to < from.plus(WINDOW.0) { Times::TooShort } else { Times::Window(ExportWindow { from, to }) }
 }
 
@@ -323,14 +359,5 @@ mod tests {
         };
         assert!(refused(None).contains("is off"));
         assert!(refused(recovery(1, 90)).contains("was it off"));
-    }
-
-    #[test]
-    fn a_window_may_be_told_in_whole_seconds_and_begins_no_later() {
-        let wanted = ExportWindow { from: at(0).plus(Duration::from_millis(28)), to: at(60) };
-        assert!(is_same(wanted, wanted) && is_same(ExportWindow { from: at(0), ..wanted }, wanted));
-        assert!(!is_same(ExportWindow { from: at(1), ..wanted }, wanted), "a hole");
-        assert!(!is_same(ExportWindow { from: at(-1), ..wanted }, wanted));
-        assert!(!is_same(ExportWindow { to: at(59), ..wanted }, wanted));
     }
 }

@@ -6,12 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Link;
-use super::chaining::is_same;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::export::open::{OpenError, open};
-use crate::export::{Kind, Manifest, Summary};
+use crate::export::{Kind, Manifest, ObjectReader, Summary};
 use crate::load::export::ExportSource;
 use crate::model::{
     ExportArn, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow, StreamArn, TableArn, TableDescription,
@@ -209,8 +208,8 @@ impl Link {
         self.refused("find", arn).hint(hint).because(failure)
     }
 
-    /// The manifests, by the identity of the source or else of the target: the bucket may be of either account, or of a third.
-    pub(super) async fn read_export(
+    /// The manifests, as [`open_export`](Self::open_export) reads them.
+    async fn read_export(
         &self,
         accounts: &Accounts,
         place: &ExportPlace,
@@ -218,33 +217,57 @@ impl Link {
         owner: Option<&str>,
         kind: Kind,
     ) -> Result<ExportSource> {
-        let mut denied: Option<OpenError> = None;
-        for account in [&accounts.source, &accounts.target] {
-            let reader = Arc::new(Account::bucket(account, &place.bucket, owner));
-            match open(&*reader, place, kind, &self.shared.context).await {
-                Ok(manifest) => {
-                    let side = account.side().as_str();
-                    tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
-                    let (place, bucket_owner) = (place.clone(), owner.map(str::to_owned));
-                    let manifest = Arc::new(manifest);
-                    return Ok(ExportSource { place, arn, bucket_owner, manifest, reader, is_last: false });
-                }
-                Err(error) if error.is_denied() => denied = Some(denied.unwrap_or(error)),
-                Err(error) => {
-                    let hint = if error.is_passing() {
-                        "try again; is the endpoint of S3 right?"
-                    } else {
-                        "is it the folder of such an export that is completed, with its manifests?"
-                    };
-                    return Err(self.refused("read", place).hint(hint).because(error));
-                }
+        let source = self.open_export(accounts, place, arn, owner, kind).await;
+        source.map_err(|error| self.cannot_open(place, error))
+    }
+
+    /// The manifests, by the identity of the source or else of the target: the bucket may be of either account, or of a third.
+    pub(super) async fn open_export(
+        &self,
+        accounts: &Accounts,
+        place: &ExportPlace,
+        arn: Option<ExportArn>,
+        owner: Option<&str>,
+        kind: Kind,
+    ) -> std::result::Result<ExportSource, OpenError> {
+        let mut account = &accounts.source;
+        let mut opened = self.open_by(account, place, owner, kind).await;
+        if let Err(error) = &opened
+            && error.is_denied()
+        {
+            let by_target = self.open_by(&accounts.target, place, owner, kind).await;
+            if !by_target.as_ref().is_err_and(OpenError::is_denied) {
+                (account, opened) = (&accounts.target, by_target);
             }
         }
-        let refused = self.refused("read", place).hint(NOT_READABLE);
-        Err(match denied {
-            Some(error) => refused.because(error),
-            None => refused,
-        })
+        let (manifest, reader) = opened?;
+        let side = account.side().as_str();
+        tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
+        let (place, bucket_owner) = (place.clone(), owner.map(str::to_owned));
+        Ok(ExportSource { place, arn, bucket_owner, manifest, reader, is_last: false, behind: None })
+    }
+
+    async fn open_by(
+        &self,
+        account: &Account,
+        place: &ExportPlace,
+        owner: Option<&str>,
+        kind: Kind,
+    ) -> std::result::Result<(Arc<Manifest>, Arc<dyn ObjectReader>), OpenError> {
+        let reader = Arc::new(Account::bucket(account, &place.bucket, owner));
+        let manifest = open(&*reader, place, kind, &self.shared.context).await?;
+        Ok((Arc::new(manifest), reader))
+    }
+
+    pub(super) fn cannot_open(&self, place: &ExportPlace, error: OpenError) -> Error {
+        let hint = if error.is_denied() {
+            NOT_READABLE
+        } else if error.is_passing() {
+            "try again; is the endpoint of S3 right?"
+        } else {
+            "is it the folder of such an export that is completed, with its manifests?"
+        };
+        self.refused("read", place).hint(hint).because(error)
     }
 
     pub(super) fn refused(&self, what: &str, export: &dyn std::fmt::Display) -> Error {
@@ -293,7 +316,7 @@ fn check_kind(report: &ExportReport, wanted: Wanted) -> std::result::Result<(), 
         Wanted::Full { .. } if !report.is_full => {
             Err("it is not of the whole table, in DynamoDB JSON: export it so".to_owned())
         }
-        Wanted::Window(window) if !report.window.is_some_and(|found| is_same(found, window)) => {
+        Wanted::Window(window) if report.window != Some(window) => {
             Err(format!("it is not of what changed from {window}"))
         }
         Wanted::Full { .. } | Wanted::Window(_) => Ok(()),

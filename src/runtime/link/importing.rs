@@ -105,6 +105,7 @@ impl Link {
                 window: None,
                 not_before: None,
                 items_before: 0,
+                behind: None,
                 is_last: false,
             },
             items: export.manifest.items,

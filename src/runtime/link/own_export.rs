@@ -20,7 +20,8 @@ use super::exporting::{Wanted, place_of};
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::model::{
-    ExportArn, ExportBucket, ExportPlace, ExportStatus, ExportWindow, StreamArn, TableDescription, WallTime,
+    ExportArn, ExportBucket, ExportPlace, ExportSpan, ExportStatus, RecoveryWindow, StreamArn, TableDescription,
+    WallTime,
 };
 use crate::runtime::prepare::{Accounts, cannot_describe, patiently};
 
@@ -82,8 +83,12 @@ impl Link {
         let source = self.look_before_export(accounts, bucket).await?;
         // That took its time, perhaps.
         let known = known.filter(|row| known::is_for(row, &source, bucket, None));
+        let recovery = self.recovery(accounts).await?;
+        let may_be_repeated =
+            |row: &ExportRequestRow| known::may_be_repeated(row, self.aws_now()) && known::can_be_had(row, recovery);
+        let span = ExportSpan::Whole(known::whole_second(recovery, source.stream.as_ref().map(|stream| &stream.arn)));
         let (row, may_be_there) = match known {
-            Some(row) if fate == Fate::LookUp && known::may_be_repeated(&row, self.aws_now()) => (row, true),
+            Some(row) if fate == Fate::LookUp && may_be_repeated(&row) => (row, true),
             Some(row) if fate == Fate::LookUp => match self.look_for_request(accounts, &source, &row).await? {
                 Some(arn) => return self.note_begun(row, arn).await,
                 None => {
@@ -91,16 +96,24 @@ impl Link {
                         return Err(error);
                     }
                     let attempt = row.attempt.saturating_add(1);
-                    (self.note_request(&source, bucket, None, attempt, noted.as_ref()).await?, false)
+                    (self.note_request(&source, bucket, span, attempt, noted.as_ref()).await?, false)
                 }
             },
             known => {
                 let attempt = known.map_or(0, |row| row.attempt).saturating_add(1);
-                (self.note_request(&source, bucket, None, attempt, noted.as_ref()).await?, false)
+                (self.note_request(&source, bucket, span, attempt, noted.as_ref()).await?, false)
             }
         };
         let arn = self.ask_for_export(accounts, &source, bucket, &row, may_be_there).await?;
+        let arn =
+            arn.ok_or_else(|| Error::bug(format!("link `{name}` has asked for a window and wants a whole table")))?;
         self.note_begun(row, arn).await
+    }
+
+    /// Between which times the source can be exported.
+    pub(super) async fn recovery(&self, accounts: &Accounts) -> Result<Option<RecoveryWindow>> {
+        let recovery = patiently(&self.shared.context, || accounts.source.recovery(&self.config.source_table)).await;
+        recovery.map_err(|failure| cannot_export(&self.config.name, failure))
     }
 
     /// What becomes of a request for the same that was noted before.
@@ -137,13 +150,17 @@ impl Link {
         &self,
         source: &TableDescription,
         bucket: &ExportBucket,
-        window: Option<ExportWindow>,
+        span: ExportSpan,
         attempt: u32,
         before: Option<&ExportRequestRow>,
     ) -> Result<ExportRequestRow> {
         let context = &self.shared.context;
         let token = format!("{:016x}{:016x}", context.draw_u64(), context.draw_u64());
         let stream = source.stream.as_ref().map(|stream| stream.arn.clone());
+        let (time, window) = match span {
+            ExportSpan::Whole(time) => (time, None),
+            ExportSpan::Window(window) => (None, Some(window)),
+        };
         let of = ExportSubject {
             table: source.arn.clone(),
             table_id: source.id.clone(),
@@ -152,7 +169,7 @@ impl Link {
             bucket: bucket.clone(),
             window,
         };
-        let row = ExportRequestRow { token, asked: self.aws_now(), arn: None, of, attempt };
+        let row = ExportRequestRow { token, asked: self.aws_now(), arn: None, of, time, attempt };
         self.replace_request(&row, before).await?;
         Ok(row)
     }

@@ -75,6 +75,7 @@ impl Link {
                 concurrency: load.concurrency as usize,
                 read_limit: Some(read_units(load.read_capacity, &prepared.source)),
                 patience,
+                in_doubt_for: self.config.apply.in_doubt_for,
             },
             drain: self.shared.drain,
         }

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use super::{Program, State};
 use crate::aws::Clients;
 use crate::checkpoint::keeper::ahead;
-use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow};
+use crate::checkpoint::rows::{DeadLetterRow, Fence, LinkRow, Stage};
 use crate::checkpoint::{LinkState, StateWrite, all_letters};
 use crate::config::{LinkConfig, WriteFence};
 use crate::context::Context;
@@ -122,6 +122,7 @@ impl Program {
         let (fence, known) = taking.await?;
         check_whole(&config.name, known.link.as_ref())?;
         if let Some(row) = &known.link {
+            check_loaded(&config.name, row)?;
             check_tables(&config.name, &row.identity, &prepared.identity)?;
             if let Some(expiry) = &prepared.expiry {
                 expiry.remember(&row.expiry_attributes, by_aws.now());
@@ -174,6 +175,20 @@ impl Program {
         }
         Ok(report)
     }
+}
+
+/// Refuses what would bring the target ahead of an export that is being loaded: what an incremental one leaves out because it
+/// came and went would stay.
+fn check_loaded(link: &str, row: &LinkRow) -> Result<()> {
+    let export = row.load.as_ref().and_then(|plan| plan.export.as_ref());
+    if row.stage != Stage::Loading || export.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Exit::Precondition,
+        format!("link `{link}` is loading an export, and nothing is newer than that in its target"),
+    )
+    .hint("let it finish its load, and then replay them"))
 }
 
 impl Program {

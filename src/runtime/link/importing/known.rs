@@ -78,6 +78,7 @@ mod tests {
                     window: None,
                     not_before: None,
                     items_before: 0,
+                    behind: None,
                     is_last: false,
                 },
                 items: 1,

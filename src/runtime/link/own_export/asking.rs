@@ -20,7 +20,8 @@ const MAX_PAGES: usize = 1_000;
 const CLOCKS: Duration = Duration::from_secs(900);
 
 impl Link {
-    /// Makes a request until it is known which export it has made. `may_be_there`: somebody may have made it before.
+    /// Makes a request until it is known which export it has made. `may_be_there`: somebody may have made it before. `None`:
+    /// its window cannot be exported any more.
     pub(in crate::runtime::link) async fn ask_for_export(
         &self,
         accounts: &Accounts,
@@ -28,21 +29,24 @@ impl Link {
         bucket: &ExportBucket,
         row: &ExportRequestRow,
         mut may_be_there: bool,
-    ) -> Result<ExportArn> {
+    ) -> Result<Option<ExportArn>> {
         let (context, begun) = (&self.shared.context, Instant::now());
         let is_recovering = |failure: &Failure| matches!(failure.code.as_deref(), Some(NO_RECOVERY | TOO_YOUNG));
         loop {
             let since = self.aws_now();
             if may_be_there && let Some(arn) = self.look_for_request(accounts, source, row).await? {
-                return Ok(arn);
+                return Ok(Some(arn));
             }
             match patiently(context, || self.ask_since(accounts, source, bucket, row, since)).await {
-                Ok(Some(arn)) => return Ok(arn),
+                Ok(Some(arn)) => return Ok(Some(arn)),
                 Ok(None) => {}
                 // It was turned on a moment ago.
                 Err(failure) if is_recovering(&failure) && bucket.enable_pitr && begun.elapsed() < RECOVERING.0 => {
                     tracing::info!(link = self.config.name, "point-in-time recovery is not ready yet: trying again");
                     tokio::time::sleep(RECOVERING.1).await;
+                }
+                Err(failure) if row.of.window.is_some() && failure.code.as_deref() == Some(TOO_YOUNG) => {
+                    return Ok(None);
                 }
                 Err(failure) => return Err(cannot_export(&self.config.name, failure)),
             }
@@ -63,7 +67,7 @@ impl Link {
         if self.aws_now().since(since) >= REPEATED_FOR {
             return Ok(None);
         }
-        accounts.source.begin_export(&source.arn, bucket, row.of.window, &row.token).await.map(Some)
+        accounts.source.begin_export(&source.arn, bucket, row.span(), &row.token).await.map(Some)
     }
 
     /// The export that was begun with this request's token. Those that cannot be described are not it: it is younger.

@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use super::super::asked;
+use super::super::exporting::turned_on;
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
-use crate::model::{ExportArn, ExportBucket, ExportReport, ExportStatus, ExportWindow, TableDescription, WallTime};
+use crate::model::{
+    ExportArn, ExportBucket, ExportReport, ExportStatus, ExportWindow, RecoveryWindow, StreamArn, TableDescription,
+    WallTime,
+};
+use crate::runtime::open::LOAD_MARGIN;
 
 /// An export that was begun longer ago, and was whole in time, is of less use to a load that has not begun than another one:
 /// the stream keeps 24 hours.
@@ -61,6 +66,21 @@ pub(in crate::runtime::link) fn may_be_repeated(row: &ExportRequestRow, now: Wal
     asked::may_be_repeated(row.arn.is_some(), begun(row), now)
 }
 
+/// Whether the time that a request names can still be exported, or no export of it was made.
+pub(super) fn can_be_had(row: &ExportRequestRow, recovery: Option<RecoveryWindow>) -> bool {
+    let earliest = recovery.and_then(|recovery| recovery.earliest);
+    row.time.is_none_or(|time| recovery.is_some() && earliest.is_none_or(|earliest| earliest <= time))
+}
+
+/// The time that is named for an export of the whole table: the latest one, to a whole second, for a window is told in those
+/// by some, and must begin exactly there. `None`: it is not known, or is not younger than the stream; the service takes its own.
+pub(super) fn whole_second(recovery: Option<RecoveryWindow>, stream: Option<&StreamArn>) -> Option<WallTime> {
+    let RecoveryWindow { earliest, latest } = recovery?;
+    let time = latest?.second();
+    let is_younger = turned_on(stream?)? <= time.minus(LOAD_MARGIN);
+    (earliest? <= time && is_younger).then_some(time)
+}
+
 /// When its export was begun, as far as the row tells; else when it was decided to ask for it.
 fn begun(row: &ExportRequestRow) -> WallTime {
     row.arn.as_ref().and_then(ExportArn::begun).map_or(row.asked, |begun| begun.max(row.asked))
@@ -69,9 +89,28 @@ fn begun(row: &ExportRequestRow) -> WallTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::StreamArn;
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    fn recovery(earliest: WallTime, latest: WallTime) -> Option<RecoveryWindow> {
+        Some(RecoveryWindow { earliest: Some(earliest), latest: Some(latest) })
+    }
+
+    #[test]
+    fn the_time_of_an_export_is_a_whole_second_that_the_stream_goes_on_from() {
+        let stream = |on: &str| StreamArn(format!("arn:aws:dynamodb:r:a:table/t/stream/{on}"));
+        let (old, millis) = (stream("2020-01-01T00:00:00.000"), Duration::from_millis(28));
+        let latest = at(5).plus(millis);
+        let second = |from, stream| whole_second(recovery(from, latest), Some(stream));
+        assert_eq!(second(at(0), &old), Some(at(5)));
+        assert_eq!(second(at(5).plus(millis), &old), None, "it does not reach so far back");
+        let young = stream(&at(5).minus(Duration::from_secs(60)).to_string());
+        assert_eq!(second(at(0), &young), None, "it is for the service to say");
+        assert_eq!((whole_second(None, Some(&old)), whole_second(recovery(at(0), latest), None)), (None, None));
+        let asked = ExportRequestRow { time: Some(at(5)), ..row(1, false) };
+        assert!(can_be_had(&asked, recovery(at(5), at(9))) && can_be_had(&row(1, false), None));
+        assert!(!can_be_had(&asked, None) && !can_be_had(&asked, recovery(at(6), at(9))), "it was off meanwhile");
+    }
 
     fn row(attempt: u32, is_begun: bool) -> ExportRequestRow {
         let arn = || ExportArn {
@@ -89,6 +128,7 @@ mod tests {
                 bucket: bucket(),
                 window: None,
             },
+            time: None,
             attempt,
         }
     }

@@ -73,8 +73,8 @@ pub(crate) fn counted(world: &World, operation: &'static str, account: &'static 
 pub(crate) fn fill(world: &World, items: usize) {
     let text = "x".repeat(3_000);
     (0..items).for_each(|n| world.put(n, n % 7, &format!("{n} {text}")));
-    // What is no older than that may be left out by an export of now.
-    world.clock().skip(Duration::from_secs(120));
+    // An export of now may be one of some minutes ago.
+    world.clock().skip(Duration::from_secs(600));
 }
 
 pub(crate) async fn write_for(world: &World, steps: usize) {

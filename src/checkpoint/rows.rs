@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
-    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportSpan, ExportWindow, ImportArn, KeySchema, SequenceNumber,
-    ShardId, StreamArn, TableArn, WallTime,
+    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportSpan, ExportWindow, ImportArn, KeySchema,
+    SequenceNumber, ShardId, StreamArn, TableArn, WallTime,
 };
 
 /// The longest life of a signed request, with margin: a write whose answer was lost may still land until then.
@@ -134,6 +134,17 @@ pub struct ExportPlan {
     /// No window follows it: it was made so slowly that the next one would be too old for the stream when it is there.
     #[serde(default)]
     pub is_last: bool,
+}
+
+impl ExportPlan {
+    /// Whether it is of this export, by whichever of its names.
+    pub(crate) fn is_of(&self, export: &ExportRef) -> bool {
+        match (export, &self.arn) {
+            (ExportRef::Place(place), _) => self.place == *place,
+            (ExportRef::Arn(arn), Some(own)) => arn == own,
+            (ExportRef::Arn(arn), None) => self.place.folder.ends_with(&format!("AWSDynamoDB/{}/", arn.id)),
+        }
+    }
 }
 
 /// The row of a link.

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
-use super::section::{Complaint, Section, Word, defaults, integer};
-use super::tree::Value;
+use super::section::{Complaint, Section, Word, defaults, integer, texts};
+use super::tree::{Node, Value};
 use super::units::Capacity;
 use crate::model::{ExportBucket, ExportRef, is_bucket};
 
@@ -83,6 +83,8 @@ pub struct LoadConfig {
     pub method: LoadMethod,
     /// The export that is loaded.
     pub from_export: Option<ExportRef>,
+    /// Incremental exports that go on from it, one after the other.
+    pub increments: Vec<ExportRef>,
     /// The account that must own the export's bucket: 12 digits. Default: anybody may.
     pub bucket_owner: Option<String>,
     /// Where the link's own export is put, where `method` is `"export"` or `"import"` without `from_export`.
@@ -102,6 +104,11 @@ impl Default for LoadConfig {
 }
 
 impl LoadConfig {
+    /// Whether incremental exports may go on from the one that is loaded.
+    pub(crate) const fn goes_on(&self) -> bool {
+        self.own_export.is_some() || !self.increments.is_empty()
+    }
+
     pub(super) fn read(mut section: Section<'_>) -> Self {
         section.later("export", "name the bucket: `bucket = \"BUCKET\"`, with `method = \"export\"`");
         section.later("import", "name the bucket: `bucket = \"BUCKET\"`, with `method = \"import\"`");
@@ -112,6 +119,7 @@ impl LoadConfig {
         let mut read = Self {
             method: section.word("method", default),
             from_export: section.text("from_export", export),
+            increments: section.read("increments", exports).unwrap_or_default(),
             bucket_owner,
             own_export: bucket,
             segments: Segments::read(&mut section),
@@ -147,6 +155,11 @@ impl LoadConfig {
         }
         if !is_own {
             read.own_export = None;
+        }
+        let goes_on = place.is_some() && read.method == LoadMethod::Export;
+        if let Some(node) = section.node("increments").filter(|_| !goes_on) {
+            let complaint = Complaint::new("has no effect", "it goes with `from_export` and `method = \"export\"`");
+            section.complain("increments", node, complaint);
         }
         section.finish();
         read
@@ -186,6 +199,10 @@ fn export(text: &str) -> Result<ExportRef, Complaint> {
             "as in \"s3://BUCKET/PREFIX/AWSDynamoDB/01604473200000-a1b2c3d4/\"",
         )
     })
+}
+
+fn exports(node: &Node) -> Result<Vec<ExportRef>, Complaint> {
+    texts(node)?.iter().map(|(text, _)| export(text)).collect()
 }
 
 fn account(text: &str) -> Result<String, Complaint> {

@@ -16,6 +16,7 @@ mod exporting;
 mod gating;
 mod healing;
 mod importing;
+mod increments;
 mod leading;
 mod marks;
 mod opening;

@@ -163,6 +163,12 @@ pub(crate) fn load_on(
     Some(Opened { book, lineage, proved_before: BTreeMap::new(), resumed: false })
 }
 
+/// Whether incremental exports may go on from what is being loaded. Otherwise the stream is begun, whatever it has lost.
+pub(crate) fn may_go_on(link: &LinkConfig, row: &LinkRow) -> bool {
+    let Some(plan) = row.load.as_ref().and_then(|plan| plan.export.as_ref()) else { return false };
+    link.load.own_export.is_some() || link.load.increments.last().is_some_and(|last| !plan.is_of(last))
+}
+
 /// Nothing of the export is sent before everything has landed that was sent earlier.
 fn nothing_before_it_lands(book: &mut Book) {
     let not_before = book.last_due();
@@ -280,7 +286,7 @@ pub(crate) fn resume(
         no_older_than(row.verified_at, ancestors)
     };
     // Where a load may go on by incremental exports, its stream is pinned anew for each of them, and looked at when it begins.
-    let is_chained = row.stage == Stage::Loading && link.load.own_export.is_some();
+    let is_chained = row.stage == Stage::Loading && may_go_on(link, &row);
     let unconfirmed: BTreeMap<ShardId, WallTime> = state
         .shards
         .iter()

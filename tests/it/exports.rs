@@ -395,7 +395,7 @@ async fn a_bucket_of_the_other_account_in_another_region_is_read_by_who_may() {
 }
 
 /// Refused before anything is written, with these words.
-async fn assert_refused(world: &World, more: &str, words: &[&str]) {
+pub(crate) async fn assert_refused(world: &World, more: &str, words: &[&str]) {
     let error = world.migrate(more).await.expect_err("refused");
     let text = whole(&error);
     assert_eq!(error.exit, Exit::Precondition, "{text}");

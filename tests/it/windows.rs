@@ -9,7 +9,9 @@ use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::{Mode, Phase};
 use serde_json::{Value, json};
 
-use crate::exports::{arn, counted, fill, whole, world};
+use dynaferry::context::WallClock as _;
+
+use crate::exports::{arn, assert_refused, counted, fill, whole, world};
 use crate::handoff::{set_expiry, target_has};
 use crate::own_exports::set_recovery;
 use crate::shutdown::{create_choosy_target, poison};
@@ -389,4 +391,109 @@ async fn dead_letters_are_not_replayed_into_an_export_that_is_being_loaded() {
     let report = Box::pin(program().retry_dead_letters(&[])).await.unwrap();
     assert!(report.retried > 0 && report.remaining == 0);
     world.assert_equal();
+}
+
+/// Asks for a window of the last hours, or for a full export: its ARN, and its folder.
+fn export_as(world: &World, window: Option<(i64, i64)>) -> (String, String) {
+    let mut asked = json!({"TableArn": arn(), "S3Bucket": "exports", "S3Prefix": "by hand"});
+    match window {
+        Some((from, to)) => {
+            asked["ExportType"] = "INCREMENTAL_EXPORT".into();
+            asked["IncrementalExportSpecification"] = json!({"ExportFromTime": from, "ExportToTime": to});
+        }
+        None => asked["ExportTime"] = seconds(world).into(),
+    }
+    let made = &world.ask(SOURCE, "ExportTableToPointInTime", &asked.to_string())["ExportDescription"];
+    let text = |member: &str| made[member].as_str().unwrap().to_owned();
+    (text("ExportArn"), format!("s3://exports/{}", text("ExportManifest").replace("manifest-summary.json", "")))
+}
+
+fn seconds(world: &World) -> i64 {
+    world.clock().now().millis() / 1000
+}
+
+/// A full export, and three increments that go on from it.
+fn made_by_hand(world: &World) -> (String, Vec<(String, String)>) {
+    fill(world, 200);
+    let mut from = seconds(world);
+    let (_, full) = export_as(world, None);
+    let mut increments = Vec::new();
+    for hours in [20, 20, 20] {
+        pass(world, hours);
+        let to = seconds(world) - 600;
+        increments.push(export_as(world, Some((from, to))));
+        from = to;
+    }
+    (full, increments)
+}
+
+fn from_all(full: &str, increments: &[&str]) -> String {
+    format!("load.from_export = \"{full}\"\nload.increments = {}\n", json!(increments))
+}
+
+#[tokio::test(start_paused = true)]
+async fn exports_and_increments_that_were_made_by_hand_are_loaded_one_after_the_other() {
+    let world = world(1_140);
+    let (full, made) = made_by_hand(&world);
+    let scans = counted(&world, "Scan", SOURCE);
+    // By either name.
+    let config = from_all(&full, &[&made[0].0, &made[1].1, &made[2].0]);
+    let service = world.serve(&config);
+    service.until_equal(&world).await;
+    change(&world, 99);
+    service.until_equal(&world).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+    assert!(world.gaps().await.is_empty());
+    assert_eq!((scans.load(Ordering::SeqCst), windows(&world).len()), (0, 3), "it makes none of its own");
+    assert!(world.migrate(&config).await.unwrap()[0].verification.is_identical());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_of_increments_that_is_killed_at_any_moment_ends_equal() {
+    let mut at_windows = 0;
+    for seed in 1_141..1_145 {
+        let world = world(seed);
+        let (full, made) = made_by_hand(&world);
+        let all = from_all(&full, &[&made[0].1, &made[1].1, &made[2].1]);
+        let config = format!("{all}apply.max_in_flight = 1\n");
+        world.faults(vec![
+            FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(2))),
+            FaultRule::new("*", Trigger::Chance(0.2), FaultKind::Hold(Duration::from_millis(300))),
+        ]);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for round in 0..30 {
+            let service = world.serve(&config);
+            tokio::time::sleep(Duration::from_millis(random.u64(100..8_000))).await;
+            service.kill().await;
+            change(&world, round);
+            let row = world.state().await.link;
+            let plan = row.filter(|row| row.stage == Stage::Loading).and_then(|row| row.load?.export?.window);
+            at_windows += u32::from(plan.is_some());
+        }
+        world.no_faults();
+        assert!(world.migrate(&config).await.unwrap()[0].verification.is_identical());
+        assert!(world.gaps().await.is_empty(), "seed {seed}");
+        world.assert_equal();
+    }
+    assert!(at_windows > 5, "{at_windows}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn increments_that_leave_something_out_are_refused_before_anything_is_written() {
+    let world = world(1_146);
+    let (full, made) = made_by_hand(&world);
+    let [first, second, third] = [&made[0].1, &made[1].1, &made[2].1].map(String::as_str);
+    let stray = export_as(&world, Some((seconds(&world) - 7200, seconds(&world) - 60))).1;
+    for (increments, words) in [
+        (vec![second, third], vec!["must begin where the export before it ended"]),
+        (vec![first, third, second], vec!["must begin where the export before it ended"]),
+        (vec![first, second, &stray], vec!["must begin where the export before it ended"]),
+        (vec![first], vec!["a stream keeps 24 hours"]),
+        (vec![&full, second], vec!["only an incremental export"]),
+    ] {
+        assert_refused(&world, &from_all(&full, &increments), &words).await;
+    }
+    let skip = format!("{}stream.ttl_deletes = \"skip\"\n", from_all(&full, &[first, second, third]));
+    assert_refused(&world, &skip, &["what expired as of what was deleted"]).await;
 }

@@ -21,7 +21,7 @@ use crate::model::{
     ExportArn, ExportBucket, ExportReport, ExportSpan, ExportStatus, ExportWindow, RecoveryWindow, StreamArn,
     TableDescription, WallTime,
 };
-use crate::runtime::open::LOAD_MARGIN;
+use crate::runtime::open::{LOAD_MARGIN, may_go_on};
 use crate::runtime::prepare::{Accounts, cannot_describe};
 
 /// How long a window may be. Source: quotas, table export.
@@ -66,8 +66,8 @@ impl Load {
 impl Link {
     /// What the load is made of, when it is there.
     pub(super) async fn find_load(&self, accounts: &Accounts, state: &LinkState) -> Result<Load> {
-        if let Some((bucket, row, plan)) = self.outlasted(state) {
-            return self.next_window(accounts, bucket, row, plan).await;
+        if let Some((row, plan)) = self.outlasted(state) {
+            return self.next_window(accounts, row, plan).await;
         }
         if self.config.load.method == LoadMethod::Import && state.link.is_none() {
             return Box::pin(self.find_import(accounts)).await.map(Load::Import);
@@ -78,18 +78,17 @@ impl Link {
 
     /// From where the stream goes on after this load, where another export may bring what the stream has lost.
     pub(super) fn hand_over(&self, row: &LinkRow) -> Option<HandOver> {
-        self.config.load.own_export.as_ref()?;
+        may_go_on(&self.config, row).then_some(())?;
         row.load.as_ref()?.export.as_ref().map(|plan| hand_over(plan, &row.identity.stream))
     }
 
     /// A load whose last export is loaded, and from which the stream does not go on.
-    fn outlasted<'a>(&'a self, state: &'a LinkState) -> Option<(&'a ExportBucket, &'a LinkRow, &'a ExportPlan)> {
-        let bucket = self.config.load.own_export.as_ref()?;
-        let row = state.link.as_ref().filter(|row| row.stage == Stage::Loading)?;
+    fn outlasted<'a>(&self, state: &'a LinkState) -> Option<(&'a LinkRow, &'a ExportPlan)> {
+        let row = state.link.as_ref().filter(|row| row.stage == Stage::Loading && may_go_on(&self.config, row))?;
         let plan = row.load.as_ref()?.export.as_ref()?;
         let is_loaded = state.segments.iter().all(|segment| segment.done);
         let is_in_time = hand_over(plan, &row.identity.stream).is_in_time(self.aws_now());
-        (is_loaded && !is_in_time).then_some((bucket, row, plan))
+        (is_loaded && !is_in_time).then_some((row, plan))
     }
 
     /// Refuses what was found for a state that is another one by now: a process that ran meanwhile has gone on from it.
@@ -98,9 +97,9 @@ impl Link {
         let fits = match load {
             Load::Other | Load::Import(_) => true,
             Load::Export(source) => plan.is_none_or(|plan| plan.fingerprint == source.manifest.fingerprint),
-            Load::Window(source) => self.outlasted(state).is_some_and(|(_, _, plan)| {
-                source.manifest.summary.window.is_some_and(|window| window.from == plan.time)
-            }),
+            Load::Window(source) => self
+                .outlasted(state)
+                .is_some_and(|(_, plan)| source.manifest.summary.window.is_some_and(|window| window.from == plan.time)),
             Load::NoWindow(_) => self.outlasted(state).is_some(),
         };
         if fits {
@@ -110,17 +109,14 @@ impl Link {
         Err(Error::new(Exit::Held, what).hint("one link has one worker: run again when it is stopped"))
     }
 
-    async fn next_window(
-        &self,
-        accounts: &Accounts,
-        bucket: &ExportBucket,
-        row: &LinkRow,
-        plan: &ExportPlan,
-    ) -> Result<Load> {
+    async fn next_window(&self, accounts: &Accounts, row: &LinkRow, plan: &ExportPlan) -> Result<Load> {
         if self.config.stream.ttl_deletes == TtlDeletes::Skip {
             // It tells of what expired as of what was deleted.
             return Ok(Load::NoWindow("the target keeps what expired, and a window would delete it".to_owned()));
         }
+        let Some(bucket) = &self.config.load.own_export else {
+            return self.listed_window(accounts, plan.time).await;
+        };
         if plan.is_last {
             let hours = TOO_SLOW.as_secs() / 3600;
             return Ok(Load::NoWindow(format!("the last one took more than {hours} hours, and so would the next one")));
@@ -246,7 +242,7 @@ impl Link {
         accounts: &Accounts,
         (row, arn, window): (&ExportRequestRow, &ExportArn, ExportWindow),
     ) -> Result<Found> {
-        let wanted = Wanted::Window(window);
+        let wanted = Wanted::Window(Some(window));
         let report = match self.wait_for_export(accounts, arn, super::own_export::SEEN_WITHIN, wanted).await? {
             Ok(report) => report,
             Err(why) => return Ok(Found::None(why)),

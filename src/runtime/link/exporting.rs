@@ -34,8 +34,8 @@ pub(super) enum Wanted {
         /// What the stream has lost since may be brought by incremental exports.
         may_be_old: bool,
     },
-    /// What changed in a window.
-    Window(ExportWindow),
+    /// What changed in a window; `None`: in whichever it was made of.
+    Window(Option<ExportWindow>),
 }
 
 impl Link {
@@ -60,10 +60,11 @@ impl Link {
             }
             (None, Some(ExportRef::Place(place))) => (place.clone(), None, owner),
             (None, Some(ExportRef::Arn(arn))) => {
-                let (place, its_owner) = self.finished_export(accounts, arn).await?;
+                let wanted = Wanted::Full { may_be_old: self.may_be_old() };
+                let (place, its_owner) = self.finished_export(accounts, arn, wanted).await?;
                 (place, Some(arn.clone()), owner.or(its_owner))
             }
-            (Some(Some(plan)), Some(wanted)) if is_of(plan, wanted) => {
+            (Some(Some(plan)), Some(wanted)) if self.increments().chain([wanted]).any(|one| plan.is_of(one)) => {
                 (plan.place.clone(), plan.arn.clone(), owner.or_else(|| plan.bucket_owner.clone()))
             }
             (Some(begun), _) => return Err(self.began_otherwise(begun)),
@@ -81,6 +82,7 @@ impl Link {
                     self.refused("find the table of", &place).because(failure)
                 })?;
                 self.check_goes_on(&source, &table)?;
+                self.check_increments(accounts, &source, &table).await?;
                 let Manifest { files, items, summary, .. } = &*source.manifest;
                 tracing::info!(
                     link = self.config.name,
@@ -109,12 +111,16 @@ impl Link {
 
     /// Whether an export may be older than what the stream keeps: incremental ones go on from it.
     pub(super) fn may_be_old(&self) -> bool {
-        self.config.load.own_export.is_some()
+        self.config.load.goes_on()
     }
 
     /// Where an export is, and whose its bucket is, when it is whole: one that is being written is waited for.
-    async fn finished_export(&self, accounts: &Accounts, arn: &ExportArn) -> Result<(ExportPlace, Option<String>)> {
-        let wanted = Wanted::Full { may_be_old: self.may_be_old() };
+    pub(super) async fn finished_export(
+        &self,
+        accounts: &Accounts,
+        arn: &ExportArn,
+        wanted: Wanted,
+    ) -> Result<(ExportPlace, Option<String>)> {
         let report = self.wait_for_export(accounts, arn, Duration::ZERO, wanted).await?;
         let report = report.map_err(|why| self.refused("load", arn).hint(why))?;
         if let ExportStatus::Failed(why) = &report.status {
@@ -209,7 +215,7 @@ impl Link {
     }
 
     /// The manifests, as [`open_export`](Self::open_export) reads them.
-    async fn read_export(
+    pub(super) async fn read_export(
         &self,
         accounts: &Accounts,
         place: &ExportPlace,
@@ -297,15 +303,6 @@ pub(super) fn place_of(arn: &ExportArn, report: &ExportReport) -> Option<ExportP
     format!("s3://{}/{prefix}{slash}{manifest}", report.bucket).parse().ok()
 }
 
-/// Whether a load began from this export, by whichever of its names.
-fn is_of(plan: &ExportPlan, wanted: &ExportRef) -> bool {
-    match (wanted, &plan.arn) {
-        (ExportRef::Place(place), _) => plan.place == *place,
-        (ExportRef::Arn(arn), Some(begun)) => arn == begun,
-        (ExportRef::Arn(arn), None) => plan.place.folder.ends_with(&format!("AWSDynamoDB/{}/", arn.id)),
-    }
-}
-
 /// Who may not list a bucket is told that a missing object is denied.
 pub(super) const NOT_READABLE: &str = "allow s3:GetObject on its folder (and kms:Decrypt on its key, if it has one) to the \
     source's or the target's identity, in the bucket's policy, too, where that is another account's; or there is no such \
@@ -316,15 +313,21 @@ fn check_kind(report: &ExportReport, wanted: Wanted) -> std::result::Result<(), 
         Wanted::Full { .. } if !report.is_full => {
             Err("it is not of the whole table, in DynamoDB JSON: export it so".to_owned())
         }
-        Wanted::Window(window) if report.window != Some(window) => {
+        Wanted::Window(Some(window)) if report.window != Some(window) => {
             Err(format!("it is not of what changed from {window}"))
+        }
+        Wanted::Window(None) if report.window.is_none() => {
+            Err("it is not an incremental one, in DynamoDB JSON: name those in `load.increments`".to_owned())
         }
         Wanted::Full { .. } | Wanted::Window(_) => Ok(()),
     }
 }
 
 /// Whether an export is of this table.
-fn check_table((exported, id): (&TableArn, Option<&str>), table: &TableDescription) -> std::result::Result<(), String> {
+pub(super) fn check_table(
+    (exported, id): (&TableArn, Option<&str>),
+    table: &TableDescription,
+) -> std::result::Result<(), String> {
     if *exported != table.arn {
         return Err(format!("it is an export of {exported}"));
     }

@@ -159,11 +159,11 @@ impl Judge {
         }
     }
 
-    /// An export holds all that the source has now: it may be written from now on.
+    /// An export holds all that the source has now, or had some minutes ago: it may be written from now on.
     pub(crate) fn source_was_exported(&mut self, at: WallTime) {
         self.loaded_at = Some(at);
         for key in &mut self.truth.keys {
-            key.exported = key.versions[key.last()].number.is_some().then_some(key.last());
+            key.exported = key.versions.iter().rposition(|version| version.number.is_some());
         }
     }
 

@@ -10,6 +10,7 @@ mod auditing;
 mod beginning;
 mod chaining;
 mod clock;
+mod costs;
 mod dividing;
 mod ending;
 mod exporting;

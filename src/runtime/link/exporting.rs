@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Link;
+use super::costs;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
 use crate::error::{Error, Exit, Failure, Fault, Result};
@@ -84,6 +85,9 @@ impl Link {
                 self.check_goes_on(&source, &table)?;
                 self.check_increments(accounts, &source, &table).await?;
                 let Manifest { files, items, summary, .. } = &*source.manifest;
+                let indexes = table.global_indexes.len() + table.local_indexes.len();
+                let units = summary.billed_bytes.map(|bytes| costs::write_units(*items, bytes, indexes));
+                let limit = self.config.apply.max_wcu;
                 tracing::info!(
                     link = self.config.name,
                     export = place.to_string(),
@@ -91,6 +95,9 @@ impl Link {
                     items,
                     bytes = summary.billed_bytes,
                     time = summary.time.map(|time| time.to_string()),
+                    write_units = units,
+                    about = units.map(|units| costs::of_writes(units).to_string()),
+                    minutes_at_least = units.zip(limit).map(|(units, limit)| units / limit.max(1) / 60),
                     "loading an export"
                 );
                 Ok(Some(source))

@@ -16,6 +16,7 @@ mod preflight;
 
 use super::Link;
 use super::asked::MOST_ATTEMPTS;
+use super::costs;
 use crate::checkpoint::rows::{ExportPlan, ImportRequestRow, ImportSubject};
 use crate::config::TableRef;
 use crate::error::{Error, Exit, Failure, Fault, Result};
@@ -122,6 +123,7 @@ impl Link {
             items = row.of.items,
             bytes = row.of.bytes,
             table = row.of.target.name,
+            about = row.of.bytes.map(|bytes| costs::of_import(bytes).to_string()),
             "importing the export into a new table: DynamoDB charges by its size, uncompressed"
         );
         let arn = self.ask_for_import(accounts, &source, &row).await?;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::super::costs;
 use super::super::exporting::turned_on;
 use super::{Link, cannot_export, cannot_read};
 use crate::aws::Account;
@@ -59,6 +60,7 @@ impl Link {
             bytes = source.size_bytes,
             items = source.item_count,
             bucket = bucket.name,
+            about = costs::of_export(source.size_bytes).to_string(),
             "exporting the source table: DynamoDB charges by its size, and S3 for what it keeps"
         );
         Ok(source)

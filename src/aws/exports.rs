@@ -161,5 +161,26 @@ impl Account {
 }
 
 fn wall_time(time: Option<DateTime>) -> Option<WallTime> {
-    time.and_then(|time| time.to_millis().ok()).map(WallTime::from_millis)
+    // A fraction is a binary number, and is cut off in two places on its way here: the nearest millisecond is what was meant.
+    let nearest = |time: DateTime| {
+        time.secs().saturating_mul(1000).saturating_add(i64::from((time.subsec_nanos() + 500_000) / 1_000_000))
+    };
+    time.map(nearest).map(WallTime::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_was_sent_comes_back() {
+        for millis in (1_800_000_000_000..1_800_000_001_000).chain(1_764_345_600_000..1_764_345_601_000) {
+            // As it is told in JSON.
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds fit")]
+            let told = millis as f64 / 1000.0;
+            assert_eq!(wall_time(Some(DateTime::from_secs_f64(told))), Some(WallTime::from_millis(millis)), "{told}");
+            let parsed = DateTime::from_fractional_secs(told as i64, told.fract());
+            assert_eq!(wall_time(Some(parsed)), Some(WallTime::from_millis(millis)), "{told}");
+        }
+    }
 }

@@ -125,15 +125,25 @@ pub struct ExportPlan {
     /// Nothing of it is sent before this, by AWS's clock: until then what was sent before it may land.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<WallTime>,
-    /// Items that were loaded before it.
+    /// Items that were loaded before it; of one that is loaded, with its own.
     #[serde(default)]
     pub items_before: u64,
-    /// Of a window: how far its load was behind when the one before was loaded. The next one must do better.
+    /// Of a window: how the load comes on by windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<Duration>,
-    /// No window follows it: it was made so slowly that the next one would be too old for the stream when it is there.
+    pub pace: Option<ChainPace>,
+    /// All of it is loaded, and the stream does not go on from it. Segments may be those of the export that follows, as far as
+    /// they were written.
     #[serde(default)]
-    pub is_last: bool,
+    pub is_loaded: bool,
+}
+
+/// How a load comes on by windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainPace {
+    /// How far behind the source the load was when the window was chosen.
+    pub behind: Duration,
+    /// So many windows in a row have brought it no closer.
+    pub without_gain: u32,
 }
 
 impl ExportPlan {

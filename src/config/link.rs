@@ -161,7 +161,6 @@ pub(super) fn read(name: &str, mut section: Section<'_>) -> Option<Read> {
         load.complain("from_export", node, complaint);
     }
     let load = LoadConfig::read(load);
-    let has_load = load.method != LoadMethod::None;
     match load.method {
         LoadMethod::Export => refuse_with_export(&mut target, allow_non_empty, exclusive),
         LoadMethod::Import => refuse_with_import(&mut target, (create, allow_non_empty, exclusive)),
@@ -174,7 +173,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>) -> Option<Read> {
         exclusive,
         allow_non_empty,
         apply: ApplyConfig::read(section.child("apply")),
-        stream: StreamConfig::read(section.child("stream"), has_load),
+        stream: StreamConfig::read(section.child("stream"), load.method),
         verify: VerifyConfig::read(section.child("verify")),
         load,
     };

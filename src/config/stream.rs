@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::load::LoadMethod;
 use super::section::{Complaint, Section, Word, defaults, duration};
 use super::tree::{Node, Value};
 use super::units;
@@ -105,19 +106,27 @@ pub struct StreamConfig {
 
 impl Default for StreamConfig {
     fn default() -> Self {
-        defaults(|section| Self::read(section, false))
+        defaults(|section| Self::read(section, LoadMethod::None))
     }
 }
 
 impl StreamConfig {
-    pub(super) fn read(mut section: Section<'_>, has_load: bool) -> Self {
+    pub(super) fn read(mut section: Section<'_>, load: LoadMethod) -> Self {
         let start = section.node("start");
-        if let (Some(node), true) = (start, has_load) {
+        if let (Some(node), true) = (start, load != LoadMethod::None) {
             let complaint = Complaint::new(
                 "needs a link without a load: a load decides itself where the stream begins",
                 "remove it, or set `load.method = \"none\"`",
             );
             section.complain("start", node, complaint);
+        }
+        let oldest = section.node("max_record_age").filter(|node| matches!(max_age(node), Ok(Some(_))));
+        if let (Some(node), true) = (oldest, load.is_by_export()) {
+            let complaint = Complaint::new(
+                "does not go with an export: when that is loaded the stream is read from hours ago, and all of it is needed",
+                "remove it until the load is done",
+            );
+            section.complain("max_record_age", node, complaint);
         }
         let slowest = section.node("poll_max");
         let read = Self {

@@ -22,7 +22,7 @@ use super::segments::{each, finish};
 use crate::apply::engine::Engine;
 use crate::checkpoint::book::Token;
 use crate::checkpoint::keeper::{Keeper, KeeperGone, ahead};
-use crate::checkpoint::rows::{PageId, SegmentRow};
+use crate::checkpoint::rows::{ChainPace, LinkRow, PageId, SegmentRow};
 use crate::context::Context;
 use crate::decode::KeyCodec;
 use crate::error::Failure;
@@ -44,10 +44,8 @@ pub(crate) struct ExportSource {
     pub(crate) manifest: Arc<Manifest>,
     /// Its bucket.
     pub(crate) reader: Arc<dyn ObjectReader>,
-    /// It was made so slowly that no other one is to follow it.
-    pub(crate) is_last: bool,
-    /// Of a window: how far the load was behind when it was chosen.
-    pub(crate) behind: Option<Duration>,
+    /// Of a window: how the load comes on.
+    pub(crate) pace: Option<ChainPace>,
 }
 
 impl ExportSource {
@@ -92,7 +90,15 @@ impl ExportDriver {
             each(&self.segments, self.settings.concurrency, &self.context, &*self.observer, &stop, load_one).await?;
         if is_done {
             if self.hand_over.is_some_and(|hand_over| !hand_over.is_in_time(self.by_aws.now())) {
+                // Durable before anything of the next one is: its segments have the same names.
+                let items = self.source.manifest.items;
+                self.keeper.update_link(move |link| set_loaded(link, items)).await?;
                 return Ok(LoadEnd::Outlasted);
+            }
+            if self.source.kind() == Kind::Window {
+                tracing::warn!(
+                    "loaded by exports that meet, and how exactly they do DynamoDB does not say: compare once, by `dynaferry verify`"
+                );
             }
             finish(&self.keeper).await?;
         }
@@ -184,6 +190,13 @@ impl ExportDriver {
             }
         }
         Ok(())
+    }
+}
+
+fn set_loaded(link: &mut LinkRow, items: u64) {
+    if let Some(export) = link.load.as_mut().and_then(|plan| plan.export.as_mut()) {
+        export.items_before += if export.is_loaded { 0 } else { items };
+        export.is_loaded = true;
     }
 }
 

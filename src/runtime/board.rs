@@ -40,6 +40,8 @@ pub(crate) struct LoadProgress {
     pub(crate) elapsed: Duration,
     /// Whether it waits for the stream.
     pub(crate) waits_for_stream: bool,
+    /// Whether what the stream loses meanwhile is brought by incremental exports.
+    pub(crate) is_chained: bool,
 }
 
 /// The totals of a run.
@@ -70,6 +72,8 @@ pub(crate) struct Snapshot {
     pub(crate) counts: Counts,
     pub(crate) books: BookStatus,
     pub(crate) is_target_throttled: bool,
+    /// What the stream loses is brought by incremental exports.
+    pub(crate) is_chained: bool,
     pub(crate) stream_opened: bool,
     /// Sides whose last call was refused for its credentials.
     pub(crate) is_denied: bool,
@@ -178,9 +182,16 @@ impl Board {
     }
 
     /// The load begins, or goes on from these segments.
-    pub(crate) fn load_begins<'a>(&self, plan: &LoadPlan, segments: impl Iterator<Item = &'a SegmentRow>) {
+    /// `is_chained`: what the stream loses meanwhile is brought by incremental exports.
+    pub(crate) fn load_begins<'a>(
+        &self,
+        plan: &LoadPlan,
+        is_chained: bool,
+        segments: impl Iterator<Item = &'a SegmentRow>,
+    ) {
         let mut state = self.state();
-        let mut progress = LoadProgress { plan: Some(plan.clone()), ..LoadProgress::default() };
+        let items = plan.export.as_ref().map_or(0, |export| if export.is_loaded { 0 } else { export.items_before });
+        let mut progress = LoadProgress { plan: Some(plan.clone()), items, is_chained, ..LoadProgress::default() };
         for segment in segments {
             progress.items += segment.items;
             progress.bytes += segment.bytes;
@@ -281,7 +292,8 @@ impl Board {
         for stage in [Stage::Read, Stage::Applied, Stage::Checkpointed] {
             self.metrics.watermark(stage, watermarks.of(stage));
         }
-        self.metrics.retention_deadline(Some(retention_deadline));
+        let is_chained = state.is_loading && state.load.is_chained;
+        self.metrics.retention_deadline(Some(retention_deadline).filter(|_| !is_chained));
         self.metrics.shard_skew(state.lag.shard_skew());
         let settled = state.totals.applied + state.totals.superseded + state.totals.filtered;
         state.settled.observe(self.began.elapsed(), settled);
@@ -298,6 +310,7 @@ impl Board {
             counts: state.counts,
             books: state.books.clone(),
             is_target_throttled: state.is_target_throttled,
+            is_chained,
             stream_opened: state.stream_opened,
             is_denied: !state.denied.is_empty(),
         }

@@ -10,7 +10,7 @@ use crate::checkpoint::book::Book;
 use crate::checkpoint::rows::{
     ExportPlan, GapRow, LinkIdentity, LinkRow, LoadPlan, SegmentRow, ShardRow, ShardStatus, Stage,
 };
-use crate::config::{LinkConfig, LoadMethod, Segments, StreamStart};
+use crate::config::{LinkConfig, LoadConfig, LoadMethod, Segments, StreamStart, TtlDeletes};
 use crate::context::Context;
 use crate::error::{Error, Exit, Result};
 use crate::load::export::ExportSource;
@@ -146,8 +146,7 @@ pub(crate) fn load_on(
 ) -> Option<Opened> {
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
     let before = row.load.clone()?;
-    let items: u64 = state.segments.iter().map(|segment| segment.items).sum();
-    let items_before = before.export.as_ref().map_or(0, |export| export.items_before) + items;
+    let items_before = before.export.as_ref().map_or(0, |export| export.items_before);
     let mut plan = from_export(window, LoadPlan { loaded_items: None, ..before });
     let (mut owed_from, total_segments) = (now, plan.total_segments);
     if let Some(export) = &mut plan.export {
@@ -166,7 +165,13 @@ pub(crate) fn load_on(
 /// Whether incremental exports may go on from what is being loaded. Otherwise the stream is begun, whatever it has lost.
 pub(crate) fn may_go_on(link: &LinkConfig, row: &LinkRow) -> bool {
     let Some(plan) = row.load.as_ref().and_then(|plan| plan.export.as_ref()) else { return false };
-    link.load.own_export.is_some() || link.load.increments.last().is_some_and(|last| !plan.is_of(last))
+    // They tell of what expired as of what was deleted.
+    let tells_expired = link.stream.ttl_deletes == TtlDeletes::Apply;
+    tells_expired && row.stage == Stage::Loading && goes_on_from(&link.load, plan)
+}
+
+fn goes_on_from(load: &LoadConfig, plan: &ExportPlan) -> bool {
+    load.own_export.is_some() || load.increments.last().is_some_and(|last| !plan.is_of(last))
 }
 
 /// Nothing of the export is sent before everything has landed that was sent earlier.
@@ -179,18 +184,13 @@ fn nothing_before_it_lands(book: &mut Book) {
     });
 }
 
-/// The load ends with what it has, although the stream does not go on from there: a gap says so.
-pub(crate) fn end_load(book: &mut Book, now: WallTime) {
+/// The load ends with what it has. Where the stream does not go on from there, a gap says so.
+pub(crate) fn end_load(book: &mut Book, stream_lost: bool, now: WallTime) {
     let loaded = book.link().load.as_ref().map(|plan| plan.holds_until().minus(LOAD_MARGIN));
-    let row = GapRow {
-        id: 0,
-        scope: GapScope::All,
-        from: loaded,
-        to: now,
-        cause: GapCause::NotConfirmed.as_str().to_owned(),
-        healed: None,
-    };
-    book.open_gap(row);
+    if stream_lost {
+        let cause = GapCause::NotConfirmed.as_str().to_owned();
+        book.open_gap(GapRow { id: 0, scope: GapScope::All, from: loaded, to: now, cause, healed: None });
+    }
     book.forget_segments();
     book.update_link(|link| link.stage = Stage::Streaming);
 }
@@ -211,7 +211,7 @@ fn owed_from(start: StreamStart, now: WallTime) -> WallTime {
 
 /// The plan of a load from an export: a segment for each of its files.
 fn from_export(
-    ExportSource { place, arn, bucket_owner, manifest, is_last, behind, .. }: &ExportSource,
+    ExportSource { place, arn, bucket_owner, manifest, pace, .. }: &ExportSource,
     scan: LoadPlan,
 ) -> LoadPlan {
     let export = ExportPlan {
@@ -224,8 +224,8 @@ fn from_export(
         window: manifest.summary.window,
         not_before: None,
         items_before: 0,
-        behind: *behind,
-        is_last: *is_last,
+        pace: *pace,
+        is_loaded: false,
     };
     LoadPlan {
         total_segments: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
@@ -286,7 +286,7 @@ pub(crate) fn resume(
         no_older_than(row.verified_at, ancestors)
     };
     // Where a load may go on by incremental exports, its stream is pinned anew for each of them, and looked at when it begins.
-    let is_chained = row.stage == Stage::Loading && may_go_on(link, &row);
+    let is_chained = may_go_on(link, &row);
     let unconfirmed: BTreeMap<ShardId, WallTime> = state
         .shards
         .iter()
@@ -333,7 +333,8 @@ pub(crate) fn target_made_anew(link: &str) -> Error {
         .hint("it lacks what was copied before: load again with a fresh state, into an empty target")
 }
 
-/// The books of a link whose stream was replaced: everything written in between is in no stream.
+/// The books of a link whose stream was replaced: everything written in between is in no stream, but where a load is under way,
+/// from which incremental exports may go on, in those.
 pub(crate) fn replace_stream(
     link: &LinkConfig,
     stream: &StreamArn,
@@ -343,9 +344,12 @@ pub(crate) fn replace_stream(
     Clocks { ours: now, aws }: Clocks,
 ) -> Option<Opened> {
     let (lineage, new_shards) = Lineage::pin(listing, now)?;
+    let is_chained = may_go_on(link, &row);
     let old: Vec<_> = state.shards.iter().map(|row| row.id.clone()).collect();
     let mut book = Book::take_over(state, row, aws, link.apply.in_doubt_for);
-    open_gap(&mut book, GapScope::All, GapCause::StreamReplaced, now);
+    if !is_chained {
+        open_gap(&mut book, GapScope::All, GapCause::StreamReplaced, now);
+    }
     let stream = stream.clone();
     book.update_link(|link| link.identity.stream = stream);
     for shard in old {

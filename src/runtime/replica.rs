@@ -242,7 +242,7 @@ impl Replica {
         if row.stage == Stage::Loading
             && let Some(plan) = &row.load
         {
-            board.load_begins(plan, segments.iter());
+            board.load_begins(plan, hand_over.is_some(), segments.iter());
             let stop = stop_reading.clone();
             let (keeper, observer) = (keeper.clone(), Arc::clone(&board) as _);
             let (settings, total_segments) = (settings.load, plan.total_segments);

@@ -128,8 +128,8 @@ pub(crate) struct StreamDriver {
     verified: HashMap<ShardId, WallTime>,
     /// The same as the former run left it, of shards that had waited so long that a gap was opened at the start.
     proved_before: BTreeMap<ShardId, WallTime>,
-    /// See [`StreamSetup::waited_for_load`].
-    waited_for_load: bool,
+    /// Of a stream that has waited for a load: the shards that were pinned, and not read, before.
+    unread_pins: HashSet<ShardId>,
     /// When the last settled change of each finished shard was created.
     settled_to: HashMap<ShardId, WallTime>,
     /// Checkpoints at the start: reading from the trim horizon may bring records up to there once more.
@@ -195,7 +195,7 @@ impl StreamDriver {
             positions: setup.rows.iter().map(|row| (row.id.clone(), at(row))).collect(),
             verified: setup.rows.iter().map(|row| (row.id.clone(), row.verified_at)).collect(),
             proved_before: setup.proved_before,
-            waited_for_load: setup.waited_for_load,
+            unread_pins: setup.rows.iter().filter(|_| setup.waited_for_load).map(|row| row.id.clone()).collect(),
             settled_to: setup.rows.iter().filter_map(|row| Some((row.id.clone(), row.checkpoint_time?))).collect(),
             floors,
             is_listed: false,

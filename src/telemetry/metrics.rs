@@ -121,6 +121,11 @@ impl Metrics {
         self.idle(link, Phase::Standby);
     }
 
+    /// This process has this link, and works on it, or looks around before it does.
+    pub fn holds(&self, link: &str) {
+        gauge(&self.inner.recorder, table::LEASE_HELD, &[link]).set(1.0);
+    }
+
     /// This link could not be opened, or stopped: nothing is copied until it is opened again.
     pub fn failed(&self, link: &str) {
         self.idle(link, Phase::Failed);

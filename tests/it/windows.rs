@@ -217,7 +217,7 @@ async fn windows_that_fail_are_three_and_then_a_gap_is_healed() {
     begin(&world, 30).await;
     world.sandbox.change_options(|options| options.windows_fail = true);
     let service = world.serve(OWN);
-    live(&world, 2).await;
+    live(&world, 8).await;
     healed(&world, &service).await;
     assert_eq!(windows(&world).len(), 3);
     service.stop().await.unwrap();
@@ -228,12 +228,12 @@ async fn windows_that_fail_are_three_and_then_a_gap_is_healed() {
 async fn windows_that_always_come_too_late_are_not_asked_for_for_ever() {
     let world = world(1_132);
     fill(&world, 100);
-    world.sandbox.change_options(|options| slow(options, HOUR * 30, HOUR * 19));
+    world.sandbox.change_options(|options| slow(options, HOUR * 30, HOUR * 24 - MINUTE * 30));
     begin(&world, 30).await;
     let service = world.serve(OWN);
-    live(&world, 20).await;
+    live(&world, 50).await;
     healed(&world, &service).await;
-    assert_eq!(windows(&world).len(), 1);
+    assert_eq!(windows(&world).len(), 2, "they have brought the load no closer");
     service.stop().await.unwrap();
     world.assert_equal();
 }
@@ -267,9 +267,10 @@ async fn windows_that_do_not_catch_up_are_not_asked_for_for_ever() {
     world.sandbox.change_options(|options| slow(options, HOUR * 30, HOUR * 18 - MINUTE * 2));
     begin(&world, 30).await;
     let service = world.serve(OWN);
-    live(&world, 60).await;
-    healed(&world, &service).await;
-    assert_eq!(windows(&world).len(), 3, "after the second one it is as far behind as after the third");
+    live(&world, 80).await;
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty(), "the stream had all of it, just so");
+    assert_eq!(windows(&world).len(), 4, "after the last three it was as far behind");
     service.stop().await.unwrap();
     world.assert_equal();
 }
@@ -496,4 +497,62 @@ async fn increments_that_leave_something_out_are_refused_before_anything_is_writ
     }
     let skip = format!("{}stream.ttl_deletes = \"skip\"\n", from_all(&full, &[first, second, third]));
     assert_refused(&world, &skip, &["what expired as of what was deleted"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_nobody_loaded_for_days_is_not_paid_for_again() {
+    let world = world(1_147);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR, MINUTE));
+    begin(&world, 50).await;
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    assert_eq!(exports(&world)[0].len(), 1);
+    assert!(world.gaps().await.is_empty() && !windows(&world).is_empty());
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_was_asked_for_is_loaded_however_long_nobody_was_there() {
+    let world = world(1_148);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR * 20, HOUR));
+    begin(&world, 21).await;
+    for away in [40, 30, 30] {
+        let service = world.serve(OWN);
+        let asked = windows(&world).len();
+        service.until("another window is asked for", || windows(&world).len() > asked).await;
+        service.kill().await;
+        pass(&world, away);
+    }
+    let service = world.serve(OWN);
+    live(&world, 8).await;
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty(), "{:?}", world.gaps().await);
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_turned_off_and_on_during_a_long_load_loses_nothing() {
+    let world = world(1_149);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR, MINUTE));
+    let late = FaultKind::Hold(Duration::from_secs(3));
+    begin(&world, 2).await;
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), late)]);
+    let service = world.serve(OWN);
+    service.until("it loads", || service.status().phase == Phase::InitialLoad).await;
+    service.kill().await;
+    world.no_faults();
+    world.set_stream(false);
+    change(&world, 7);
+    world.set_stream(true);
+    pass(&world, 30);
+    let service = world.serve(OWN);
+    live(&world, 2).await;
+    service.until_equal(&world).await;
+    assert!(world.gaps().await.is_empty(), "{:?}", world.gaps().await);
+    assert!(!windows(&world).is_empty());
+    service.stop().await.unwrap();
+    world.assert_equal();
 }

@@ -386,8 +386,8 @@ fn export_plan(began: WallTime) -> LoadPlan {
         window: None,
         not_before: None,
         items_before: 40,
-        behind: None,
-        is_last: false,
+        pace: None,
+        is_loaded: false,
     };
     LoadPlan {
         total_segments: 2,

@@ -91,6 +91,9 @@ impl Link {
         let Held { fence, state, session, takeover } =
             fleet.acquire(&self.config.name, self.shared.mode, waits).await?;
         self.stands_by(None);
+        if self.part.is_none() {
+            self.shared.metrics.holds(&self.config.name);
+        }
         guard.open(Arc::clone(&session));
         let hold = Hold { session: Some(Arc::clone(&session)), takeover };
         let elsewhere = match &self.part {

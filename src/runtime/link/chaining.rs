@@ -11,15 +11,15 @@ use super::exporting::{Wanted, place_of, turned_on};
 use super::importing::Imported;
 use super::own_export::known::{self, Fate};
 use crate::checkpoint::LinkState;
-use crate::checkpoint::rows::{ExportPlan, ExportRequestRow, LinkRow, Stage};
-use crate::config::{LoadMethod, TtlDeletes};
+use crate::checkpoint::rows::{ChainPace, ExportPlan, ExportRequestRow, LinkRow, Stage};
+use crate::config::LoadMethod;
 use crate::error::{Error, Exit, Result};
 use crate::export::Kind;
 use crate::load::export::ExportSource;
-use crate::load::handover::{HandOver, TOO_SLOW};
+use crate::load::handover::HandOver;
 use crate::model::{
-    ExportArn, ExportBucket, ExportReport, ExportSpan, ExportStatus, ExportWindow, RecoveryWindow, StreamArn,
-    TableDescription, WallTime,
+    ExportArn, ExportBucket, ExportSpan, ExportStatus, ExportWindow, RecoveryWindow, StreamArn, TableDescription,
+    WallTime,
 };
 use crate::runtime::open::{LOAD_MARGIN, may_go_on};
 use crate::runtime::prepare::{Accounts, cannot_describe};
@@ -31,8 +31,10 @@ const WINDOW: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::fr
 const LATEST: Duration = Duration::from_secs(6 * 60);
 /// How often it is looked whether a window is long enough.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// So much closer to the source each window must bring the load. Each costs money, and they would never end.
+/// A window brings a load closer to the source when it does by so much.
 const GAIN: Duration = Duration::from_secs(3600);
+/// So many in a row may bring it no closer: the process may have been away.
+const MOST_WITHOUT_GAIN: u32 = 2;
 
 /// What a link's load is made of.
 pub(super) enum Load {
@@ -66,7 +68,7 @@ impl Load {
 impl Link {
     /// What the load is made of, when it is there.
     pub(super) async fn find_load(&self, accounts: &Accounts, state: &LinkState) -> Result<Load> {
-        if let Some((row, plan)) = self.outlasted(state) {
+        if let Some((row, plan)) = Self::outlasted(state) {
             return self.next_window(accounts, row, plan).await;
         }
         if self.config.load.method == LoadMethod::Import && state.link.is_none() {
@@ -83,12 +85,10 @@ impl Link {
     }
 
     /// A load whose last export is loaded, and from which the stream does not go on.
-    fn outlasted<'a>(&self, state: &'a LinkState) -> Option<(&'a LinkRow, &'a ExportPlan)> {
-        let row = state.link.as_ref().filter(|row| row.stage == Stage::Loading && may_go_on(&self.config, row))?;
+    fn outlasted(state: &LinkState) -> Option<(&LinkRow, &ExportPlan)> {
+        let row = state.link.as_ref().filter(|row| row.stage == Stage::Loading)?;
         let plan = row.load.as_ref()?.export.as_ref()?;
-        let is_loaded = state.segments.iter().all(|segment| segment.done);
-        let is_in_time = hand_over(plan, &row.identity.stream).is_in_time(self.aws_now());
-        (is_loaded && !is_in_time).then_some((row, plan))
+        plan.is_loaded.then_some((row, plan))
     }
 
     /// Refuses what was found for a state that is another one by now: a process that ran meanwhile has gone on from it.
@@ -97,10 +97,9 @@ impl Link {
         let fits = match load {
             Load::Other | Load::Import(_) => true,
             Load::Export(source) => plan.is_none_or(|plan| plan.fingerprint == source.manifest.fingerprint),
-            Load::Window(source) => self
-                .outlasted(state)
+            Load::Window(source) => Self::outlasted(state)
                 .is_some_and(|(_, plan)| source.manifest.summary.window.is_some_and(|window| window.from == plan.time)),
-            Load::NoWindow(_) => self.outlasted(state).is_some(),
+            Load::NoWindow(_) => Self::outlasted(state).is_some(),
         };
         if fits {
             return Ok(());
@@ -110,39 +109,31 @@ impl Link {
     }
 
     async fn next_window(&self, accounts: &Accounts, row: &LinkRow, plan: &ExportPlan) -> Result<Load> {
-        if self.config.stream.ttl_deletes == TtlDeletes::Skip {
-            // It tells of what expired as of what was deleted.
-            return Ok(Load::NoWindow("the target keeps what expired, and a window would delete it".to_owned()));
+        if !may_go_on(&self.config, row) {
+            // It was otherwise when the load began.
+            let why =
+                "with this configuration there is none: see `load.bucket`, `load.increments` and `stream.ttl_deletes`";
+            return Ok(Load::NoWindow(why.to_owned()));
         }
         let Some(bucket) = &self.config.load.own_export else {
             return self.listed_window(accounts, plan.time).await;
         };
-        if plan.is_last {
-            let hours = TOO_SLOW.as_secs() / 3600;
-            return Ok(Load::NoWindow(format!("the last one took more than {hours} hours, and so would the next one")));
-        }
-        let behind = self.aws_now().since(plan.time);
-        if let Some(before) = plan.behind.filter(|before| behind + GAIN > *before) {
-            let (now, before) = (behind.as_secs() / 60, before.as_secs() / 60);
-            return Ok(Load::NoWindow(format!(
-                "they do not catch up: {now} minutes are not loaded yet, and before the last one it was {before}"
-            )));
-        }
         let source = accounts.describe_source(&self.shared.context).await;
         let source = source.map_err(|failure| cannot_describe("source", &self.config, failure))?;
         if source.id != row.identity.source_id {
             // It is refused when the books are opened.
             return Ok(Load::Other);
         }
+        let pace = pace(plan, self.aws_now());
         let mut gone = None;
         loop {
             let (row, arn, window) =
-                match self.asked_window(accounts, &source, bucket, plan.time, gone.as_ref()).await? {
+                match self.asked_window(accounts, (&source, bucket), (plan.time, pace), gone.as_ref()).await? {
                     Ok(asked) => asked,
                     Err(why) => return Ok(Load::NoWindow(why)),
                 };
             match self.whole_window(accounts, (&row, &arn, window)).await? {
-                Found::Window(source) => return Ok(Load::Window(ExportSource { behind: Some(behind), ..source })),
+                Found::Window(source) => return Ok(Load::Window(ExportSource { pace: Some(pace), ..source })),
                 Found::None(why) => return Ok(Load::NoWindow(why)),
                 Found::Gone => gone = Some(arn),
             }
@@ -154,9 +145,8 @@ impl Link {
     async fn asked_window(
         &self,
         accounts: &Accounts,
-        source: &TableDescription,
-        bucket: &ExportBucket,
-        from: WallTime,
+        (source, bucket): (&TableDescription, &ExportBucket),
+        (from, pace): (WallTime, ChainPace),
         gone: Option<&ExportArn>,
     ) -> Result<std::result::Result<(ExportRequestRow, ExportArn, ExportWindow), String>> {
         let noted = self.shared.store.export_request(&self.config.name).await?;
@@ -193,6 +183,11 @@ impl Link {
             if let Fate::NoMore { why } = fate {
                 return Ok(Err(why));
             }
+        }
+        // Each costs money, and they would never end. One that was asked for is there, or will be.
+        if before.is_none() && pace.without_gain >= MOST_WITHOUT_GAIN {
+            let minutes = pace.behind.as_secs() / 60;
+            return Ok(Err(format!("they do not catch up: {minutes} minutes are not loaded yet")));
         }
         let window = match self.next_times(accounts, from).await? {
             Ok(window) => window,
@@ -248,7 +243,7 @@ impl Link {
             Err(why) => return Ok(Found::None(why)),
         };
         if let ExportStatus::Failed(why) = &report.status {
-            let fate = known::fate(row, Some(&report), self.aws_now());
+            let fate = known::fate(row, Some(&report), true, self.aws_now());
             if let Fate::NoMore { why } = fate {
                 return Ok(Found::None(why));
             }
@@ -276,16 +271,19 @@ impl Link {
             items = source.manifest.items,
             "loading what was changed meanwhile"
         );
-        Ok(Found::Window(ExportSource { is_last: took_too_long(&report), ..source }))
+        Ok(Found::Window(source))
     }
 }
 
-fn hand_over(plan: &ExportPlan, stream: &StreamArn) -> HandOver {
+pub(super) fn hand_over(plan: &ExportPlan, stream: &StreamArn) -> HandOver {
     HandOver { from: plan.time.minus(LOAD_MARGIN), stream_since: turned_on(stream) }
 }
 
-fn took_too_long(report: &ExportReport) -> bool {
-    report.started.zip(report.ended).is_some_and(|(started, ended)| ended.since(started) >= TOO_SLOW)
+/// How the load comes on, when this much is loaded.
+fn pace(plan: &ExportPlan, now: WallTime) -> ChainPace {
+    let behind = now.since(plan.time);
+    let without_gain = plan.pace.filter(|before| behind + GAIN > before.behind).map_or(0, |pace| pace.without_gain + 1);
+    ChainPace { behind, without_gain }
 }
 
 /// What came of a window that was asked for.
@@ -328,6 +326,33 @@ mod tests {
 
     fn at(minutes: i64) -> WallTime {
         WallTime::from_secs(1_800_000_000 + minutes * 60)
+    }
+
+    #[test]
+    fn windows_that_bring_a_load_no_closer_are_counted_until_one_does() {
+        let plan = |behind: Option<(i64, u32)>| {
+            let place = "s3://bucket/AWSDynamoDB/1-a/".parse().unwrap();
+            let pace =
+                behind.map(|(minutes, without_gain)| ChainPace { behind: at(minutes).since(at(0)), without_gain });
+            let (arn, bucket_owner, fingerprint, window, not_before) = (None, None, String::new(), None, None);
+            let time = at(0);
+            ExportPlan {
+                place,
+                arn,
+                bucket_owner,
+                time,
+                fingerprint,
+                window,
+                not_before,
+                items_before: 0,
+                pace,
+                is_loaded: true,
+            }
+        };
+        let counted = |before, now: i64| pace(&plan(before), at(now)).without_gain;
+        assert_eq!(counted(None, 5_000), 0, "the first one");
+        assert_eq!((counted(Some((1_200, 1)), 1_140), counted(Some((1_200, 1)), 1_141)), (0, 2));
+        assert_eq!(counted(Some((1_200, 0)), 4_000), 1, "it was away");
     }
 
     fn recovery(earliest: i64, latest: i64) -> Option<RecoveryWindow> {

@@ -61,7 +61,11 @@ impl Link {
                 );
                 Ok(Generation::Stopped)
             }
-            Ok(ReplicaEnd::Outlasted) => Ok(Generation::Outlasted),
+            Ok(ReplicaEnd::Outlasted) => {
+                // What it goes on with is not there yet.
+                board.set_phase(Phase::Starting);
+                Ok(Generation::Outlasted)
+            }
             Ok(ReplicaEnd::Exhausted) | Err(ReplicaError::Stream(StreamError::Gone)) => {
                 board.stream_closed();
                 board.set_phase(Phase::Failed);

@@ -9,6 +9,7 @@ use super::Link;
 use super::costs;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
+use crate::config::TtlDeletes;
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::export::open::{OpenError, open};
 use crate::export::{Kind, Manifest, ObjectReader, Summary};
@@ -22,8 +23,10 @@ use crate::runtime::prepare::{Accounts, patiently};
 use crate::stream::gaps::UNCONFIRMED_AFTER;
 use crate::telemetry::Mode;
 
-/// How often an export that is being written is looked at, and how often it is said that it is waited for.
+/// How often an export that is being written is looked at, at first, and how often it is said that it is waited for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// One that takes hours is looked at less often.
+const LOOK_SELDOM: Duration = Duration::from_secs(120);
 /// See [`LOOK_EVERY`].
 pub(super) const SAY_EVERY: Duration = Duration::from_secs(300);
 
@@ -71,13 +74,16 @@ impl Link {
             (Some(begun), _) => return Err(self.began_otherwise(begun)),
         };
         let is_window = begun.flatten().is_some_and(|plan| plan.window.is_some());
+        if is_window && self.config.stream.ttl_deletes == TtlDeletes::Skip {
+            return Err(self.refused("go on with", &place).hint(TELLS_EXPIRED));
+        }
         let kind = if is_window { Kind::Window } else { Kind::Full };
         let source = self.read_export(accounts, &place, arn, owner.as_deref(), kind).await?;
         match begun.flatten() {
             Some(plan) if plan.fingerprint != source.manifest.fingerprint => Err(self
                 .refused("go on with", &place)
                 .hint("its list of files is not the one that the load began with: load again with a fresh state, into an empty target")),
-            Some(plan) => Ok(Some(ExportSource { is_last: plan.is_last, ..source })),
+            Some(_) => Ok(Some(source)),
             None => {
                 let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
                     self.refused("find the table of", &place).because(failure)
@@ -147,7 +153,7 @@ impl Link {
         seen_within: Duration,
         wanted: Wanted,
     ) -> Result<std::result::Result<ExportReport, String>> {
-        let (mut told_at, mut was_seen) = (None::<Instant>, false);
+        let (begun, mut told_at, mut was_seen) = (Instant::now(), None::<Instant>, false);
         loop {
             let report = match patiently(&self.shared.context, || accounts.source.describe_export(arn)).await {
                 Ok(report) => report,
@@ -190,7 +196,7 @@ impl Link {
                 let export = arn.to_string();
                 tracing::info!(link = self.config.name, export, minutes, "the export is being written: waiting for it");
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep((begun.elapsed() / 60).clamp(LOOK_EVERY, LOOK_SELDOM)).await;
         }
     }
 
@@ -257,7 +263,7 @@ impl Link {
         let side = account.side().as_str();
         tracing::info!(link = self.config.name, side, "the export can be read by this side's identity");
         let (place, bucket_owner) = (place.clone(), owner.map(str::to_owned));
-        Ok(ExportSource { place, arn, bucket_owner, manifest, reader, is_last: false, behind: None })
+        Ok(ExportSource { place, arn, bucket_owner, manifest, reader, pace: None })
     }
 
     async fn open_by(
@@ -290,6 +296,10 @@ impl Link {
     fn began_otherwise(&self, begun: Option<&ExportPlan>) -> Error {
         let name = &self.config.name;
         match begun {
+            Some(plan) if plan.window.is_some() => {
+                Error::new(Exit::Precondition, format!("the load of link `{name}` goes on by incremental exports"))
+                    .hint("put back `load.bucket`, or `load.increments`, until it is done")
+            }
             Some(plan) => Error::new(Exit::Precondition, format!("the load of link `{name}` began from another export"))
                 .hint(format!(
                     "set `load.from_export = \"{}\"` until it is done, or load again with a fresh state, into an empty target",
@@ -309,6 +319,10 @@ pub(super) fn place_of(arn: &ExportArn, report: &ExportReport) -> Option<ExportP
     let slash = if prefix.is_empty() { "" } else { "/" };
     format!("s3://{}/{prefix}{slash}{manifest}", report.bucket).parse().ok()
 }
+
+/// What is wrong with increments where the target is to keep what expired.
+pub(super) const TELLS_EXPIRED: &str = "an incremental export tells of what expired as of what was deleted: set \
+    `stream.ttl_deletes = \"apply\"` until the load is done, or leave `load.increments` out";
 
 /// Who may not list a bucket is told that a missing object is denied.
 pub(super) const NOT_READABLE: &str = "allow s3:GetObject on its folder (and kms:Decrypt on its key, if it has one) to the \

@@ -2,7 +2,7 @@
 
 use super::Link;
 use super::chaining::Load;
-use super::exporting::{Wanted, check, check_table};
+use super::exporting::{TELLS_EXPIRED, Wanted, check, check_table};
 use crate::config::TtlDeletes;
 use crate::error::Result;
 use crate::export::{Kind, Summary};
@@ -25,9 +25,7 @@ impl Link {
         table: &TableDescription,
     ) -> Result<()> {
         if let (Some(first), TtlDeletes::Skip) = (self.increments().next(), self.config.stream.ttl_deletes) {
-            let why = "an increment tells of what expired as of what was deleted: remove `load.increments`, or set \
-                       `stream.ttl_deletes = \"apply\"`";
-            return Err(self.refused("load", first).hint(why));
+            return Err(self.refused("load", first).hint(TELLS_EXPIRED));
         }
         // Of one without a time was said so before.
         let mut ends = full.manifest.summary.time.unwrap_or(WallTime::from_secs(0));

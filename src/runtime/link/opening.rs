@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Link;
-use super::chaining::Load;
+use super::chaining::{Load, hand_over};
 use super::importing::Imported;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{LinkRow, ShardStatus};
@@ -81,12 +81,23 @@ impl Link {
         }
         if let Load::NoWindow(why) = load {
             let (mut opened, stream, view) = Box::pin(self.open(prepared, &Load::Other, state)).await?;
-            tracing::error!(
-                link = self.config.name,
-                why,
-                "no incremental export goes on from what is loaded: what the stream has lost is found by comparing both tables"
-            );
-            open::end_load(&mut opened.book, ours);
+            let link = self.config.name.as_str();
+            let plan = row.load.as_ref().and_then(|plan| plan.export.as_ref());
+            let stream_lost = plan.is_none_or(|plan| hand_over(plan, &stream).is_lost(self.aws_now()));
+            if stream_lost {
+                tracing::error!(
+                    link,
+                    why,
+                    "no incremental export goes on from what is loaded: what the stream has lost is found by comparing both tables"
+                );
+            } else {
+                tracing::warn!(
+                    link,
+                    why,
+                    "no incremental export goes on from what is loaded, and the stream does, just so"
+                );
+            }
+            open::end_load(&mut opened.book, stream_lost, ours);
             return Ok((opened, stream, view));
         }
         let known = row.identity.stream.clone();

@@ -18,6 +18,7 @@ use super::Link;
 use super::asked::MOST_ATTEMPTS;
 use super::exporting::{Wanted, place_of};
 use crate::checkpoint::rows::{ExportRequestRow, ExportSubject};
+use crate::config::{LoadMethod, TtlDeletes};
 use crate::error::{Error, Exit, Failure, Fault, Result};
 use crate::model::{
     ExportArn, ExportBucket, ExportPlace, ExportSpan, ExportStatus, RecoveryWindow, StreamArn, TableDescription,
@@ -51,7 +52,7 @@ impl Link {
             }
         };
         if let ExportStatus::Failed(why) = &report.status {
-            let fate = known::fate(&row, Some(&report), self.aws_now());
+            let fate = known::fate(&row, Some(&report), self.windows_may_follow(), self.aws_now());
             let at_once = || failed(&self.config.name, why, &row, self.aws_now());
             return Err(self.refusal(&row, &fate).unwrap_or_else(at_once));
         }
@@ -126,7 +127,12 @@ impl Link {
                 Err(failure) => return Err(cannot_export(&self.config.name, failure)),
             },
         };
-        Ok(known::fate(row, report.as_ref(), self.aws_now()))
+        Ok(known::fate(row, report.as_ref(), self.windows_may_follow(), self.aws_now()))
+    }
+
+    /// Whether incremental exports may go on from one of the link's own.
+    fn windows_may_follow(&self) -> bool {
+        self.config.load.method == LoadMethod::Export && self.config.stream.ttl_deletes == TtlDeletes::Apply
     }
 
     /// Why no other export is asked for now, where that is so.

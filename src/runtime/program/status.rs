@@ -291,7 +291,8 @@ fn starting_link(name: &str, importing: Option<Importing>) -> LinkStatus {
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn live_link(name: &str, now: &Snapshot, on_gap: OnGap) -> LinkStatus {
     let mut status = LinkStatus::new(name, now.phase);
-    status.set_lag(now.watermarks, Some(now.retention_deadline), now.now);
+    let deadline = Some(now.retention_deadline).filter(|_| !now.is_chained);
+    status.set_lag(now.watermarks, deadline, now.now);
     status.records_per_second = now.records_per_second;
     status.load = now.load.plan.as_ref().map(|plan| {
         let running = now.load.elapsed.as_secs_f64();

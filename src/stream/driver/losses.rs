@@ -105,7 +105,7 @@ impl StreamDriver {
     fn owes_nothing(&self, shard: &ShardId) -> bool {
         let is_read = self.readings.get(shard).is_some_and(|reading| reading.confirmed_at.is_some());
         let owed_from = self.verified.get(shard).filter(|_| !self.floors.contains_key(shard) && !is_read);
-        self.waited_for_load && owed_from.is_some_and(|at| !is_unconfirmed(*at, self.context.now()))
+        self.unread_pins.contains(shard) && owed_from.is_some_and(|at| !is_unconfirmed(*at, self.context.now()))
     }
 
     fn certain(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {

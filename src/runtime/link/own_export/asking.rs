@@ -12,7 +12,8 @@ use crate::runtime::prepare::{Accounts, patiently};
 
 /// For how long a request is made again and again before it is looked up whether it was made: much less than a token lives.
 const REPEATED_FOR: Duration = Duration::from_secs(3600);
-/// For how long the recovery that was turned on may take to be ready for an export, and how often it is tried.
+/// For how long the recovery that was turned on may take to be ready for an export, or the latest time to be, and how often it
+/// is tried.
 const RECOVERING: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(30));
 /// Pages of a listing at most: the service lists the exports of 90 days, 25 a page.
 const MAX_PAGES: usize = 1_000;
@@ -46,7 +47,11 @@ impl Link {
                     tokio::time::sleep(RECOVERING.1).await;
                 }
                 Err(failure) if row.of.window.is_some() && failure.code.as_deref() == Some(TOO_YOUNG) => {
-                    return Ok(None);
+                    // Its end may be so short a while ago that it is not known yet.
+                    if begun.elapsed() >= RECOVERING.0 {
+                        return Ok(None);
+                    }
+                    tokio::time::sleep(RECOVERING.1).await;
                 }
                 Err(failure) => return Err(cannot_export(&self.config.name, failure)),
             }

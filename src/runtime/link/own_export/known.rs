@@ -14,8 +14,12 @@ use crate::runtime::open::LOAD_MARGIN;
 /// An export that was begun longer ago, and was whole in time, is of less use to a load that has not begun than another one:
 /// the stream keeps 24 hours.
 const OF_USE_FOR: Duration = Duration::from_secs(22 * 3600);
+/// One from which incremental ones may go on is of use for longer: days of a table cost less than all of it.
+const GONE_ON_FROM_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// After an export that failed another one is asked for, so long after its end; twice as long after the next one.
 const AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The same after one of a window, without which both tables are read: there is time.
+const WINDOW_AGAIN_AFTER: Duration = Duration::from_secs(2 * 3600);
 
 /// What becomes of a request for an export.
 pub(in crate::runtime::link) type Fate = asked::Fate<ExportArn>;
@@ -37,20 +41,28 @@ pub(in crate::runtime::link) fn is_for(
 }
 
 /// What becomes of a request, by what is told of its export; `None`: nobody knows of one.
-pub(in crate::runtime::link) fn fate(row: &ExportRequestRow, report: Option<&ExportReport>, now: WallTime) -> Fate {
+/// `goes_on`: incremental ones may go on from it.
+pub(in crate::runtime::link) fn fate(
+    row: &ExportRequestRow,
+    report: Option<&ExportReport>,
+    goes_on: bool,
+    now: WallTime,
+) -> Fate {
     let (Some(arn), Some(report)) = (&row.arn, report) else { return Fate::LookUp };
     let begun = report.started.unwrap_or_else(|| begun(row));
+    let of_use_for = if goes_on { GONE_ON_FROM_FOR } else { OF_USE_FOR };
     match &report.status {
         ExportStatus::InProgress => Fate::Load(arn.clone()),
         // Windows go on from it, or from one.
-        ExportStatus::Completed if row.of.window.is_some() || now.since(begun) < OF_USE_FOR => Fate::Load(arn.clone()),
+        ExportStatus::Completed if row.of.window.is_some() || now.since(begun) < of_use_for => Fate::Load(arn.clone()),
         ExportStatus::Completed => match report.ended.map(|ended| ended.since(begun)) {
             // The next one would take as long: incremental ones go on from it.
             Some(took) if took >= OF_USE_FOR => Fate::Load(arn.clone()),
             _ => another(row, "it was whole, and nobody loaded it while the stream went on from it"),
         },
         ExportStatus::Failed(why) => {
-            let again = asked::again(row.attempt, report.ended.unwrap_or(begun), AGAIN_AFTER);
+            let first_wait = if row.of.window.is_some() { WINDOW_AGAIN_AFTER } else { AGAIN_AFTER };
+            let again = asked::again(row.attempt, report.ended.unwrap_or(begun), first_wait);
             asked::another_after(row.attempt, why, again, now)
         }
     }
@@ -162,9 +174,9 @@ mod tests {
     #[test]
     fn what_is_not_known_is_looked_up_and_never_replaced() {
         let whole = report(ExportStatus::Completed, 1, Some(2));
-        assert_eq!(fate(&row(1, false), None, at(90)), Fate::LookUp);
-        assert_eq!(fate(&row(1, false), Some(&whole), at(3)), Fate::LookUp);
-        assert_eq!(fate(&row(3, true), None, at(90)), Fate::LookUp);
+        assert_eq!(fate(&row(1, false), None, false, at(90)), Fate::LookUp);
+        assert_eq!(fate(&row(1, false), Some(&whole), false, at(3)), Fate::LookUp);
+        assert_eq!(fate(&row(3, true), None, true, at(90)), Fate::LookUp);
     }
 
     #[test]
@@ -176,7 +188,8 @@ mod tests {
 
     #[test]
     fn an_export_is_loaded_while_the_stream_goes_on_from_it() {
-        let fate = |ended, now| fate(&row(1, true), Some(&report(ExportStatus::Completed, 1, ended)), at(now));
+        let completed = |ended| report(ExportStatus::Completed, 1, ended);
+        let fate = |ended, now| fate(&row(1, true), Some(&completed(ended)), false, at(now));
         assert!(matches!(fate(Some(20), 22), Fate::Load(_)), "it counts from its begin, not from the decision");
         assert_eq!(fate(Some(20), 23), Fate::Another, "nobody was there to load it");
         assert!(matches!(fate(Some(24), 24), Fate::Load(_)), "the next one would take as long");
@@ -184,7 +197,7 @@ mod tests {
         let row = ExportRequestRow { of: ExportSubject { window: Some(window), ..row(1, true).of }, ..row(1, true) };
         let whole = report(ExportStatus::Completed, 1, Some(2));
         assert!(
-            matches!(super::fate(&row, Some(&whole), at(90)), Fate::Load(_)),
+            matches!(super::fate(&row, Some(&whole), true, at(90)), Fate::Load(_)),
             "a window goes on from what is loaded"
         );
         assert_eq!(fate(None, 23), Fate::Another);
@@ -193,7 +206,8 @@ mod tests {
     #[test]
     fn what_fails_is_asked_for_anew_later_and_later_and_three_times_in_all() {
         let failed = report(ExportStatus::Failed("no".to_owned()), 1, Some(4));
-        let fate = |attempt, minutes: u32| fate(&row(attempt, true), Some(&failed), at(4).plus(HOUR / 60 * minutes));
+        let fate =
+            |attempt, minutes: u32| fate(&row(attempt, true), Some(&failed), true, at(4).plus(HOUR / 60 * minutes));
         let later = |minutes: u32| Fate::Later { why: "no".to_owned(), again: at(4).plus(HOUR / 60 * minutes) };
         assert_eq!((fate(1, 14), fate(1, 15)), (later(15), Fate::Another));
         assert_eq!((fate(2, 29), fate(2, 30)), (later(30), Fate::Another));

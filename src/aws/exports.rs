@@ -179,7 +179,7 @@ mod tests {
             #[expect(clippy::cast_precision_loss, reason = "milliseconds fit")]
             let told = millis as f64 / 1000.0;
             assert_eq!(wall_time(Some(DateTime::from_secs_f64(told))), Some(WallTime::from_millis(millis)), "{told}");
-            let parsed = DateTime::from_fractional_secs(told as i64, told.fract());
+            let parsed = DateTime::from_fractional_secs(millis / 1000, told.fract());
             assert_eq!(wall_time(Some(parsed)), Some(WallTime::from_millis(millis)), "{told}");
         }
     }

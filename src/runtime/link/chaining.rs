@@ -133,7 +133,7 @@ impl Link {
                     Err(why) => return Ok(Load::NoWindow(why)),
                 };
             match self.whole_window(accounts, (&row, &arn, window)).await? {
-                Found::Window(source) => return Ok(Load::Window(ExportSource { pace: Some(pace), ..source })),
+                Found::Window(source) => return Ok(Load::Window(ExportSource { pace: Some(pace), ..*source })),
                 Found::None(why) => return Ok(Load::NoWindow(why)),
                 Found::Gone => gone = Some(arn),
             }
@@ -271,7 +271,7 @@ impl Link {
             items = source.manifest.items,
             "loading what was changed meanwhile"
         );
-        Ok(Found::Window(source))
+        Ok(Found::Window(Box::new(source)))
     }
 }
 
@@ -288,7 +288,7 @@ fn pace(plan: &ExportPlan, now: WallTime) -> ChainPace {
 
 /// What came of a window that was asked for.
 enum Found {
-    Window(ExportSource),
+    Window(Box<ExportSource>),
     /// It is of no use, and neither would be another one: why.
     None(String),
     /// Nothing of it is in the bucket any more.

@@ -124,7 +124,7 @@ impl StreamConfig {
         if let (Some(node), true) = (oldest, load.is_by_export()) {
             let complaint = Complaint::new(
                 "does not go with an export: when that is loaded the stream is read from hours ago, and all of it is needed",
-                "remove it until the load is done",
+                "remove it; when the load is done, `load.method = \"none\"` makes room for it",
             );
             section.complain("max_record_age", node, complaint);
         }

@@ -67,8 +67,10 @@ pub(crate) struct ExportDriver {
     pub(crate) observer: Arc<dyn LoadObserver>,
     /// Nothing is sent before this, by AWS's clock.
     pub(crate) not_before: Option<WallTime>,
-    /// From where the stream goes on; `None`: it is begun, whatever it has lost.
-    pub(crate) hand_over: Option<HandOver>,
+    /// From where the stream goes on.
+    pub(crate) hand_over: HandOver,
+    /// Whether an incremental export may go on from it where the stream does not; else a gap says what is missing.
+    pub(crate) may_go_on: bool,
     /// The files, as far as they have come.
     pub(crate) segments: Vec<SegmentRow>,
     /// Somebody was told that the time runs out.
@@ -89,7 +91,7 @@ impl ExportDriver {
         let is_done =
             each(&self.segments, self.settings.concurrency, &self.context, &*self.observer, &stop, load_one).await?;
         if is_done {
-            if self.hand_over.is_some_and(|hand_over| !hand_over.is_in_time(self.by_aws.now())) {
+            if self.may_go_on && !self.hand_over.is_in_time(self.by_aws.now()) {
                 // Durable before anything of the next one is: its segments have the same names.
                 let items = self.source.manifest.items;
                 self.keeper.update_link(move |link| set_loaded(link, items)).await?;
@@ -99,6 +101,10 @@ impl ExportDriver {
                 tracing::warn!(
                     "loaded by exports that meet, and how exactly they do DynamoDB does not say: compare once, by `dynaferry verify`"
                 );
+            }
+            if let Some(gap) = self.hand_over.gap(self.context.now()) {
+                tracing::error!("the stream is younger than what is loaded: a gap is open");
+                self.keeper.open_gap(gap).await?;
             }
             finish(&self.keeper).await?;
         }
@@ -180,7 +186,7 @@ impl ExportDriver {
         let age = self.observer.stream_age();
         if age >= WARN_AT && !self.is_late.swap(true, Ordering::Relaxed) {
             let hours = age.as_secs() / 3600;
-            if self.hand_over.is_some() {
+            if self.may_go_on {
                 tracing::warn!(hours, "the export is loaded slowly: incremental exports are to go on from it");
             } else {
                 tracing::warn!(

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::model::WallTime;
+use crate::checkpoint::rows::GapRow;
+use crate::model::{GapScope, WallTime};
+use crate::stream::GapCause;
 use crate::stream::gaps::UNCONFIRMED_AFTER;
 
 /// What a stream keeps. Source: Developer Guide, change data capture for DynamoDB Streams.
@@ -32,6 +34,13 @@ impl HandOver {
         now.since(self.from) >= UNCONFIRMED_AFTER || !self.reaches_back()
     }
 
+    /// What the stream never had, where it is younger than what is loaded. What it has dropped is found out by who reads it.
+    pub(crate) fn gap(&self, now: WallTime) -> Option<GapRow> {
+        let cause = GapCause::StreamReplaced.as_str().to_owned();
+        let gap = || GapRow { id: 0, scope: GapScope::All, from: Some(self.from), to: now, cause, healed: None };
+        (!self.reaches_back()).then(gap)
+    }
+
     fn reaches_back(&self) -> bool {
         self.stream_since.is_some_and(|since| since <= self.from)
     }
@@ -59,5 +68,11 @@ mod tests {
     fn a_stream_that_is_younger_than_what_is_loaded_does_not_go_on_from_it() {
         let hand_over = HandOver { from: at(0), stream_since: Some(at(0).plus(Duration::from_millis(1))) };
         assert!(!hand_over.is_in_time(at(1)) && hand_over.is_lost(at(1)));
+        let gap = hand_over.gap(at(1)).unwrap();
+        assert_eq!((gap.from, gap.to, gap.scope), (Some(at(0)), at(1), GapScope::All));
+        assert!(
+            HandOver { stream_since: Some(at(0)), ..hand_over }.gap(at(40)).is_none(),
+            "who reads it finds that out"
+        );
     }
 }

@@ -238,7 +238,7 @@ impl Link {
         heartbeat: &Heartbeat,
     ) -> Result<Generation> {
         let context = &self.shared.context;
-        let Begun { prepared, fence, opened, export, stream, view, hold, elsewhere } = begun;
+        let Begun { prepared, fence, opened, export, waited_for_load, stream, view, hold, elsewhere } = begun;
         let ghosts_until = opened.book.link().ghosts_until.unwrap_or_else(|| self.aws_now());
         let row = opened.book.link().clone();
         if opened.resumed {
@@ -258,6 +258,7 @@ impl Link {
             lineage: opened.lineage,
             export,
             hand_over: self.hand_over(&row),
+            waited_for_load,
             proved_before: opened.proved_before,
             listings: elsewhere.is_some().then(|| self.sharing.listings()),
             elsewhere,

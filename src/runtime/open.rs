@@ -184,15 +184,29 @@ fn nothing_before_it_lands(book: &mut Book) {
     });
 }
 
-/// The load ends with what it has. Where the stream does not go on from there, a gap says so.
-pub(crate) fn end_load(book: &mut Book, stream_lost: bool, now: WallTime) {
-    let loaded = book.link().load.as_ref().map(|plan| plan.holds_until().minus(LOAD_MARGIN));
+/// The books of a link whose load ends with what it has: the stream, of which nothing was read, is pinned anew, and is owed from
+/// there on. Where it does not reach back so far, a gap says so.
+pub(crate) fn end_load(
+    link: &LinkConfig,
+    prepared: &Prepared,
+    listing: &Listing,
+    stream_lost: bool,
+    (state, row): (LinkState, LinkRow),
+    Clocks { ours: now, aws }: Clocks,
+) -> Option<Opened> {
+    let (lineage, new_shards) = Lineage::pin(listing, now)?;
+    let mut plan = row.load.clone()?;
+    let from = plan.holds_until().minus(LOAD_MARGIN);
+    plan.loaded_items = plan.loaded_items.max(plan.export.as_ref().map(|export| export.items_before));
+    let identity = LinkIdentity { stream: prepared.identity.stream.clone(), ..row.identity.clone() };
+    let row = LinkRow { identity, stage: Stage::Streaming, load: Some(plan), ..row };
+    let mut book = Book::load_on(state, row, aws, link.apply.in_doubt_for);
     if stream_lost {
         let cause = GapCause::NotConfirmed.as_str().to_owned();
-        book.open_gap(GapRow { id: 0, scope: GapScope::All, from: loaded, to: now, cause, healed: None });
+        book.open_gap(GapRow { id: 0, scope: GapScope::All, from: Some(from), to: now, cause, healed: None });
     }
-    book.forget_segments();
-    book.update_link(|link| link.stage = Stage::Streaming);
+    book.create_shards(new_shards.into_iter().map(|new| new_row(new.id, new.parent, new.status, from.min(now), now)));
+    Some(Opened { book, lineage, proved_before: BTreeMap::new(), resumed: true })
 }
 
 const fn not_begun(segment: u32) -> SegmentRow {

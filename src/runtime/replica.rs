@@ -72,8 +72,10 @@ pub(crate) struct ReplicaSetup {
     pub(crate) lineage: Lineage,
     /// The export that is being loaded; `None`: a load is a scan.
     pub(crate) export: Option<ExportSource>,
-    /// From where the stream goes on from it, where another export may bring what the stream has lost.
-    pub(crate) hand_over: Option<HandOver>,
+    /// From where the stream goes on from it, and whether another export may bring what the stream has lost.
+    pub(crate) hand_over: Option<(HandOver, bool)>,
+    /// The stream was pinned, and then waited for a load that holds what was written before.
+    pub(crate) waited_for_load: bool,
     pub(crate) proved_before: BTreeMap<ShardId, WallTime>,
     /// Of a part of a link: what it leaves alone.
     pub(crate) elsewhere: Option<Elsewhere>,
@@ -221,7 +223,7 @@ impl Replica {
             proved_before,
             elsewhere: setup.elsewhere,
             listings: setup.listings,
-            waited_for_load: export.is_some(),
+            waited_for_load: setup.waited_for_load,
             finished: outputs.finished,
         });
 
@@ -242,11 +244,11 @@ impl Replica {
         if row.stage == Stage::Loading
             && let Some(plan) = &row.load
         {
-            board.load_begins(plan, hand_over.is_some(), segments.iter());
+            board.load_begins(plan, hand_over.is_some_and(|(_, may_go_on)| may_go_on), segments.iter());
             let stop = stop_reading.clone();
             let (keeper, observer) = (keeper.clone(), Arc::clone(&board) as _);
             let (settings, total_segments) = (settings.load, plan.total_segments);
-            if let Some(source) = export {
+            if let (Some(source), Some((hand_over, may_go_on))) = (export, hand_over) {
                 let load = ExportDriver {
                     source,
                     keys: KeyCodec::new(&row.identity.keys),
@@ -258,6 +260,7 @@ impl Replica {
                     observer,
                     not_before: plan.export.as_ref().and_then(|export| export.not_before),
                     hand_over,
+                    may_go_on,
                     segments,
                     is_late: false.into(),
                 };

@@ -359,7 +359,7 @@ async fn a_bucket_that_forgets_every_window_is_a_gap_and_is_healed() {
     let service = world.serve(OWN);
     service.until("the export is loaded", || !windows(&world).is_empty()).await;
     world.faults(vec![FaultRule::new("GetObject", Trigger::Chance(1.0), gone)]);
-    tokio::time::sleep(HOUR).await;
+    tokio::time::sleep(HOUR * 6).await;
     healed(&world, &service).await;
     assert_eq!(windows(&world).len(), 3);
     service.stop().await.unwrap();
@@ -554,5 +554,74 @@ async fn a_stream_that_is_turned_off_and_on_during_a_long_load_loses_nothing() {
     assert!(world.gaps().await.is_empty(), "{:?}", world.gaps().await);
     assert!(!windows(&world).is_empty());
     service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_younger_than_the_last_increment_is_a_gap_and_is_healed() {
+    let world = world(1_150);
+    fill(&world, 200);
+    let mut from = seconds(&world);
+    let (_, full) = export_as(&world, None);
+    let mut made = Vec::new();
+    for hours in [20, 10] {
+        pass(&world, hours);
+        let to = seconds(&world) - 600;
+        made.push(export_as(&world, Some((from, to))).1);
+        from = to;
+    }
+    let config = from_all(&full, &[&made[0], &made[1]]);
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), FaultKind::Hold(Duration::from_secs(3)))]);
+    let service = world.serve(&config);
+    service.until("it loads", || service.status().phase == Phase::InitialLoad).await;
+    service.kill().await;
+    world.no_faults();
+    // What is written here is in neither stream, and in no increment.
+    pass(&world, 1);
+    world.set_stream(false);
+    change(&world, 70);
+    world.set_stream(true);
+    change(&world, 71);
+    let service = world.serve(&config);
+    healed(&world, &service).await;
+    service.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_whose_objects_are_gone_is_made_anew() {
+    let world = world(1_151);
+    fill(&world, 100);
+    world.sandbox.change_options(|options| slow(options, HOUR, MINUTE));
+    begin(&world, 5).await;
+    assert_eq!(exports(&world)[0][0]["ExportStatus"], "COMPLETED");
+    for key in world.sandbox.objects("exports").into_keys() {
+        world.sandbox.set_object("exports", &key, None);
+    }
+    assert!(world.migrate(OWN).await.unwrap()[0].verification.is_identical());
+    assert_eq!(exports(&world)[0].len(), 2);
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_increment_of_another_table_that_is_listed_later_is_refused() {
+    let world = world(1_152);
+    let (full, made) = made_by_hand(&world);
+    let summary = format!("{}manifest-summary.json", made[2].1.replace("s3://exports/", ""));
+    let whole_list = from_all(&full, &[&made[0].1, &made[1].1, &made[2].1]);
+    let late = FaultKind::Hold(Duration::from_secs(3));
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), late)]);
+    let service = world.serve(&whole_list);
+    service.until("it loads", || service.status().phase == Phase::InitialLoad).await;
+    service.kill().await;
+    world.no_faults();
+    let text = String::from_utf8(world.sandbox.objects("exports")[&summary].to_vec()).unwrap();
+    let other = text.replace(&arn(), &arn().replace("orders", "others"));
+    assert_ne!(text, other);
+    world.sandbox.set_object("exports", &summary, Some(other.into()));
+    let error = world.migrate(&whole_list).await.expect_err("it is another table's");
+    assert!(error.exit == Exit::Precondition && whole(&error).contains("others"), "{}", whole(&error));
+    world.sandbox.set_object("exports", &summary, Some(text.into()));
+    assert!(world.migrate(&whole_list).await.unwrap()[0].verification.is_identical());
     world.assert_equal();
 }

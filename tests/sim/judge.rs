@@ -323,6 +323,11 @@ impl Judge {
     }
 
     /// Whether the link has come to its stream.
+    pub(crate) fn loads_export(&self) -> bool {
+        let link = self.link.as_ref().filter(|link| link.stage == Stage::Loading);
+        link.is_some_and(|link| link.load.as_ref().is_some_and(|load| load.export.is_some()))
+    }
+
     pub(crate) fn is_loaded(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.stage == Stage::Streaming)
     }

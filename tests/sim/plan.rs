@@ -613,8 +613,8 @@ fn draw_knobs(seed: u64, family: Family) -> Vec<Knob> {
     KINDS.iter().filter(is_fair).filter_map(draw).collect()
 }
 
-/// No service does that: a stream keeps what it has for 24 hours.
-const EARLY_TRIMS: [&str; 2] = ["trim.early_at_any_moment", "trim.all"];
+/// No service does that: a stream keeps what it has for 24 hours, and the children of what it has.
+const EARLY_TRIMS: [&str; 3] = ["trim.early_at_any_moment", "trim.all", "shard.vanish"];
 
 /// The generator of one part of a plan.
 fn draws(seed: u64, part: &str) -> fastrand::Rng {

@@ -36,6 +36,8 @@ pub(super) struct Begun {
     pub(super) fence: Fence,
     pub(super) opened: Opened,
     pub(super) export: Option<ExportSource>,
+    /// The stream was pinned, and then waits, or waited, for an export.
+    pub(super) waited_for_load: bool,
     pub(super) stream: StreamArn,
     pub(super) view: ViewType,
     pub(super) hold: Hold,
@@ -146,7 +148,18 @@ impl Link {
             .hint("set `stream.on_gap = \"heal\"`, or load again with a fresh state"));
         }
         self.go_through(gates, &mut prepared, &mut opened.book, &fence).await?;
-        Ok(Begun { prepared, fence, opened, export: load.into_export(), stream, view, hold, elsewhere })
+        let waited_for_load = load.is_by_export();
+        Ok(Begun {
+            prepared,
+            fence,
+            opened,
+            export: load.into_export(),
+            waited_for_load,
+            stream,
+            view,
+            hold,
+            elsewhere,
+        })
     }
 
     /// Makes durable what opening the books has found, where nothing is sent after it.

@@ -59,6 +59,11 @@ impl Load {
         }
     }
 
+    /// Whether the stream is pinned while an export is loaded, or just was.
+    pub(super) const fn is_by_export(&self) -> bool {
+        matches!(self, Self::Export(_) | Self::Window(_) | Self::NoWindow(_))
+    }
+
     /// Whether the target is there by an import.
     pub(super) const fn is_import(&self) -> bool {
         matches!(self, Self::Import(_))
@@ -78,10 +83,10 @@ impl Link {
         Ok(export.map_or(Load::Other, Load::Export))
     }
 
-    /// From where the stream goes on after this load, where another export may bring what the stream has lost.
-    pub(super) fn hand_over(&self, row: &LinkRow) -> Option<HandOver> {
-        may_go_on(&self.config, row).then_some(())?;
-        row.load.as_ref()?.export.as_ref().map(|plan| hand_over(plan, &row.identity.stream))
+    /// From where the stream goes on after this load, and whether another export may bring what the stream has lost.
+    pub(super) fn hand_over(&self, row: &LinkRow) -> Option<(HandOver, bool)> {
+        let plan = row.load.as_ref()?.export.as_ref()?;
+        Some((hand_over(plan, &row.identity.stream), may_go_on(&self.config, row)))
     }
 
     /// A load whose last export is loaded, and from which the stream does not go on.
@@ -116,7 +121,7 @@ impl Link {
             return Ok(Load::NoWindow(why.to_owned()));
         }
         let Some(bucket) = &self.config.load.own_export else {
-            return self.listed_window(accounts, plan.time).await;
+            return self.listed_window(accounts, &row.identity, plan).await;
         };
         let source = accounts.describe_source(&self.shared.context).await;
         let source = source.map_err(|failure| cannot_describe("source", &self.config, failure))?;
@@ -256,7 +261,7 @@ impl Link {
         let owner = self.config.load.bucket_owner.clone().or_else(|| report.bucket_owner.clone());
         let source = match self.open_export(accounts, &place, Some(arn.clone()), owner.as_deref(), Kind::Window).await {
             Ok(source) => source,
-            Err(error) if error.is_missing() => return Ok(Found::Gone),
+            Err(error) if error.is_missing() && self.may_be_removed(report.ended) => return Ok(Found::Gone),
             Err(error) => return Err(self.cannot_open(&place, error)),
         };
         // A later beginning would be a hole, and an earlier one would leave out what came and went since.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Link;
 use super::costs;
+use super::own_export::OwnExport;
 use crate::aws::Account;
 use crate::checkpoint::rows::{ExportPlan, LinkRow, Stage};
 use crate::config::TtlDeletes;
@@ -15,8 +16,8 @@ use crate::export::open::{OpenError, open};
 use crate::export::{Kind, Manifest, ObjectReader, Summary};
 use crate::load::export::ExportSource;
 use crate::model::{
-    ExportArn, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow, StreamArn, TableArn, TableDescription,
-    WallTime,
+    ExportArn, ExportBucket, ExportPlace, ExportRef, ExportReport, ExportStatus, ExportWindow, StreamArn, TableArn,
+    TableDescription, WallTime,
 };
 use crate::runtime::open::LOAD_MARGIN;
 use crate::runtime::prepare::{Accounts, patiently};
@@ -25,6 +26,8 @@ use crate::telemetry::Mode;
 
 /// How often an export that is being written is looked at, at first, and how often it is said that it is waited for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// What is not there so long after its export's end was removed.
+const REMOVED_AFTER: Duration = Duration::from_secs(3600);
 /// One that takes hours is looked at less often.
 const LOOK_SELDOM: Duration = Duration::from_secs(120);
 /// See [`LOOK_EVERY`].
@@ -55,8 +58,8 @@ impl Link {
         let (place, arn, owner) = match (begun, wanted) {
             (None, None) => {
                 let Some(bucket) = &self.config.load.own_export else { return Ok(None) };
-                let (place, arn, its_owner) = self.own_export(accounts, bucket).await?;
-                (place, Some(arn), owner.or(its_owner))
+                let source = self.find_own_export(accounts, bucket).await?;
+                return self.begin_with(accounts, source).await.map(Some);
             }
             (Some(None), None) if self.config.load.own_export.is_none() => return Ok(None),
             (Some(Some(plan)), None) if self.config.load.own_export.is_some() => {
@@ -84,31 +87,55 @@ impl Link {
                 .refused("go on with", &place)
                 .hint("its list of files is not the one that the load began with: load again with a fresh state, into an empty target")),
             Some(_) => Ok(Some(source)),
-            None => {
-                let table = accounts.describe_source(&self.shared.context).await.map_err(|failure| {
-                    self.refused("find the table of", &place).because(failure)
-                })?;
-                self.check_goes_on(&source, &table)?;
-                self.check_increments(accounts, &source, &table).await?;
-                let Manifest { files, items, summary, .. } = &*source.manifest;
-                let indexes = table.global_indexes.len() + table.local_indexes.len();
-                let units = summary.billed_bytes.map(|bytes| costs::write_units(*items, bytes, indexes));
-                let limit = self.config.apply.max_wcu;
-                tracing::info!(
-                    link = self.config.name,
-                    export = place.to_string(),
-                    files = files.len(),
-                    items,
-                    bytes = summary.billed_bytes,
-                    time = summary.time.map(|time| time.to_string()),
-                    write_units = units,
-                    about = units.map(|units| costs::of_writes(units).to_string()),
-                    minutes_at_least = units.zip(limit).map(|(units, limit)| units / limit.max(1) / 60),
-                    "loading an export"
-                );
-                Ok(Some(source))
+            None => self.begin_with(accounts, source).await.map(Some),
+        }
+    }
+
+    /// One of the link's own, with its manifests.
+    async fn find_own_export(&self, accounts: &Accounts, bucket: &ExportBucket) -> Result<ExportSource> {
+        let mut gone = None;
+        loop {
+            let OwnExport { place, arn, owner, ended } = self.own_export(accounts, bucket, gone.as_ref()).await?;
+            let owner = self.config.load.bucket_owner.clone().or(owner);
+            match self.open_export(accounts, &place, Some(arn.clone()), owner.as_deref(), Kind::Full).await {
+                Ok(source) => return Ok(source),
+                Err(error) if error.is_missing() && self.may_be_removed(ended) => gone = Some(arn),
+                Err(error) => return Err(self.cannot_open(&place, error)),
             }
         }
+    }
+
+    /// Whether somebody may have removed what was exported, as rules of a bucket do: another one costs money, and is for nothing
+    /// where the last one is looked for in the wrong place.
+    pub(super) fn may_be_removed(&self, ended: Option<WallTime>) -> bool {
+        ended.is_some_and(|ended| self.aws_now().since(ended) >= REMOVED_AFTER)
+    }
+
+    /// What there is to be said, and refused, of an export that a load is to begin with.
+    async fn begin_with(&self, accounts: &Accounts, source: ExportSource) -> Result<ExportSource> {
+        let table = accounts
+            .describe_source(&self.shared.context)
+            .await
+            .map_err(|failure| self.refused("find the table of", &source.place).because(failure))?;
+        self.check_goes_on(&source, &table)?;
+        self.check_increments(accounts, &source, &table).await?;
+        let Manifest { files, items, summary, .. } = &*source.manifest;
+        let indexes = table.global_indexes.len() + table.local_indexes.len();
+        let units = summary.billed_bytes.map(|bytes| costs::write_units(*items, bytes, indexes));
+        let limit = self.config.apply.max_wcu;
+        tracing::info!(
+            link = self.config.name,
+            export = source.place.to_string(),
+            files = files.len(),
+            items,
+            bytes = summary.billed_bytes,
+            time = summary.time.map(|time| time.to_string()),
+            write_units = units,
+            about = units.map(|units| costs::of_writes(units).to_string()),
+            minutes_at_least = units.zip(limit).map(|(units, limit)| units / limit.max(1) / 60),
+            "loading an export"
+        );
+        Ok(source)
     }
 
     /// Whether an export is of this table, and its stream goes on from it.

@@ -3,6 +3,7 @@
 use super::Link;
 use super::chaining::Load;
 use super::exporting::{TELLS_EXPIRED, Wanted, check, check_table};
+use crate::checkpoint::rows::{ExportPlan, LinkIdentity};
 use crate::config::TtlDeletes;
 use crate::error::Result;
 use crate::export::{Kind, Summary};
@@ -51,10 +52,24 @@ impl Link {
         Ok(())
     }
 
-    /// The increment that begins at this time.
-    pub(super) async fn listed_window(&self, accounts: &Accounts, from: WallTime) -> Result<Load> {
-        for export in self.increments() {
+    /// The increment that goes on from what is loaded: one that follows it in the list.
+    pub(super) async fn listed_window(
+        &self,
+        accounts: &Accounts,
+        identity: &LinkIdentity,
+        plan: &ExportPlan,
+    ) -> Result<Load> {
+        let from = plan.time;
+        let loaded = self.increments().position(|export| plan.is_of(export)).map_or(0, |at| at + 1);
+        for export in self.increments().skip(loaded) {
             let source = self.increment(accounts, export).await?;
+            // It may have been put there since the others were looked at.
+            let Summary { table: of, table_id, .. } = &source.manifest.summary;
+            if *of != identity.source || table_id.as_ref().is_some_and(|id| *id != identity.source_id) {
+                return Err(self
+                    .refused("load", &source.place)
+                    .hint(format!("it is an export of {of}, or of one of that name")));
+            }
             if source.manifest.summary.window.is_some_and(|window| window.from == from) {
                 tracing::info!(
                     link = self.config.name,

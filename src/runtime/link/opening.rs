@@ -80,10 +80,10 @@ impl Link {
             return Ok((opened.ok_or_else(still_enabling)?, found, prepared.view));
         }
         if let Load::NoWindow(why) = load {
-            let (mut opened, stream, view) = Box::pin(self.open(prepared, &Load::Other, state)).await?;
+            open::check_tables(&self.config.name, &row.identity, &prepared.identity)?;
             let link = self.config.name.as_str();
             let plan = row.load.as_ref().and_then(|plan| plan.export.as_ref());
-            let stream_lost = plan.is_none_or(|plan| hand_over(plan, &stream).is_lost(self.aws_now()));
+            let stream_lost = plan.is_none_or(|plan| hand_over(plan, &found).is_lost(self.aws_now()));
             if stream_lost {
                 tracing::error!(
                     link,
@@ -97,8 +97,9 @@ impl Link {
                     "no incremental export goes on from what is loaded, and the stream does, just so"
                 );
             }
-            open::end_load(&mut opened.book, stream_lost, ours);
-            return Ok((opened, stream, view));
+            let listing = self.list(prepared, &found).await?;
+            let opened = open::end_load(&self.config, prepared, &listing, stream_lost, (state, row), clocks());
+            return Ok((opened.ok_or_else(still_enabling)?, found, prepared.view));
         }
         let known = row.identity.stream.clone();
         if known == found {

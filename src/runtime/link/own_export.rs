@@ -36,14 +36,26 @@ const NO_RECOVERY: &str = "PointInTimeRecoveryUnavailableException";
 /// And where it is too young for the time that is asked for.
 const TOO_YOUNG: &str = "InvalidExportTimeException";
 
+/// An export of the link's own that is whole.
+pub(super) struct OwnExport {
+    pub(super) place: ExportPlace,
+    pub(super) arn: ExportArn,
+    /// The account that owns its bucket, as far as that is told.
+    pub(super) owner: Option<String>,
+    pub(super) ended: Option<WallTime>,
+}
+
 impl Link {
     /// The export that the link's load is made of, when it is whole: one that the link has asked for, or asks for now.
+    ///
+    /// `gone`: of this one nothing is there any more.
     pub(super) async fn own_export(
         &self,
         accounts: &Accounts,
         bucket: &ExportBucket,
-    ) -> Result<(ExportPlace, ExportArn, Option<String>)> {
-        let (row, arn) = self.begun_export(accounts, bucket).await?;
+        gone: Option<&ExportArn>,
+    ) -> Result<OwnExport> {
+        let (row, arn) = self.begun_export(accounts, bucket, gone).await?;
         let report = match self.wait_for_export(accounts, &arn, SEEN_WITHIN, Wanted::Full { may_be_old: true }).await? {
             Ok(report) => report,
             Err(why) => {
@@ -57,14 +69,19 @@ impl Link {
             return Err(self.refusal(&row, &fate).unwrap_or_else(at_once));
         }
         match place_of(&arn, &report) {
-            Some(place) => Ok((place, arn, report.bucket_owner)),
+            Some(place) => Ok(OwnExport { place, arn, owner: report.bucket_owner, ended: report.ended }),
             None => Err(self.refused("find", &arn).hint("its account does not say where it is: run again")),
         }
     }
 
     /// The export that was asked for, or is asked for now. Nothing is asked for before both tables and the bucket were
     /// looked at.
-    async fn begun_export(&self, accounts: &Accounts, bucket: &ExportBucket) -> Result<(ExportRequestRow, ExportArn)> {
+    async fn begun_export(
+        &self,
+        accounts: &Accounts,
+        bucket: &ExportBucket,
+        gone: Option<&ExportArn>,
+    ) -> Result<(ExportRequestRow, ExportArn)> {
         let name = &self.config.name;
         let noted = self.shared.store.export_request(name).await?;
         let source = accounts.describe_source(&self.shared.context).await;
@@ -72,6 +89,9 @@ impl Link {
         // One of another table, or to another place, is another request.
         let known = noted.clone().filter(|row| known::is_for(row, &source, bucket, None));
         let fate = match &known {
+            Some(row) if gone.is_some() && row.arn.as_ref() == gone => {
+                known::another(row, "its manifests are not in the bucket any more")
+            }
             Some(row) => self.fate_of(accounts, row).await?,
             None => Fate::Another,
         };
@@ -127,7 +147,16 @@ impl Link {
                 Err(failure) => return Err(cannot_export(&self.config.name, failure)),
             },
         };
-        Ok(known::fate(row, report.as_ref(), self.windows_may_follow(), self.aws_now()))
+        let time =
+            report.as_ref().filter(|report| report.status == ExportStatus::Completed).and_then(|report| report.time);
+        let goes_on = match time.filter(|_| self.windows_may_follow()) {
+            None => false,
+            Some(time) => {
+                let recovery = self.recovery(accounts).await?;
+                recovery.is_some_and(|recovery| recovery.earliest.is_none_or(|earliest| earliest <= time))
+            }
+        };
+        Ok(known::fate(row, report.as_ref(), goes_on, self.aws_now()))
     }
 
     /// Whether incremental exports may go on from one of the link's own.

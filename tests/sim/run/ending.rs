@@ -31,7 +31,7 @@ impl Run {
         self.world.set_faults(Vec::new());
         self.world.trouble.set(StateFaults::default());
         self.world.sandbox.change_options(calm);
-        self.cure().await;
+        let is_cured = self.cure().await;
         self.drift = Drift::default();
         self.enable_stream().await;
         self.writer.write_now(5);
@@ -41,6 +41,9 @@ impl Run {
             self.world.let_windows(MINUTE, false);
             let longest = IS_LOADED + is_imported.map_or(Duration::ZERO, |import| IMPORT_IS_MADE + import.takes * 3);
             let _is_loaded = self.until(longest, |run| run.world.court.judge().is_loaded()).await;
+        }
+        if !is_cured && !self.cure().await {
+            self.violated("C8", "dead letters cannot be retried: the export is still being loaded".to_owned());
         }
         let settings = self.world.plan.settings;
         let mut nothing = Actor::idle();
@@ -78,15 +81,16 @@ impl Run {
         self.finish().await;
     }
 
-    /// The target takes everything again; what was set aside meanwhile is retried by its operator.
-    async fn cure(&mut self) {
+    /// The target takes everything again; what was set aside meanwhile is retried by its operator. Answers whether it was:
+    /// while an export is loaded it is not.
+    async fn cure(&mut self) -> bool {
         self.kill().await;
         self.short_lives = 0;
         self.poison.store(false, Ordering::Relaxed);
         self.world.sandbox.set_poison_attribute(TARGET, REGION, COPY, None);
         if !self.world.plan.settings.dead_letters {
             self.world.court.judge().poison.clear();
-            return;
+            return true;
         }
         let gate = Gate::new();
         let program = self.world.program(&gate, Drift::default());
@@ -96,12 +100,14 @@ impl Run {
             Err(error) if error.exit == Exit::Lost && self.world.plan.family == Family::Recreated => {
                 self.world.begin_anew();
             }
+            Err(error) if error.exit == Exit::Precondition && self.world.court.judge().loads_export() => return false,
             Err(error) => {
                 let text = error::chain(&error);
                 self.violated("C8", format!("dead letters cannot be retried: {text}"));
             }
         }
         self.world.court.judge().poison.clear();
+        true
     }
 
     /// The last look: equality, and a clean end.

@@ -24,7 +24,7 @@ use super::LinkState;
 use super::rows::{LinkRow, ShardRow, ShardStatus, Stage};
 use crate::model::{ShardId, WallTime};
 
-pub(crate) use reunion::{Clocks, PartState, reunite};
+pub(crate) use reunion::{Clocks, PartState, reunite, together};
 
 /// Why a link is not divided now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -385,7 +385,8 @@ proptest! {
         prop_assert_eq!(apart, readable(&rows), "what may be read is the same");
     }
 
-    /// However often it breaks off, and wherever, the link has in the end what its parts had, and nothing twice.
+    /// However often it breaks off, and wherever, the link has in the end what its parts had, and nothing twice; nor does
+    /// whoever looks meanwhile see anything twice.
     #[test]
     fn a_link_that_is_put_together_has_all_that_its_parts_had(
         (rows, awaited) in arb_forest(),
@@ -412,6 +413,18 @@ proptest! {
                 None => writes.push(StateWrite::Link(row)),
             }
             now(store.commit("orders", &fence, writes)).unwrap();
+            let (so_far, _) = now(stored(&store));
+            if so_far.link.as_ref() == Some(&divided) {
+                let seen = together(so_far, DIVISION, parts.iter().map(|part| part.state.clone()).collect());
+                let sum = |of: fn(&LinkState) -> usize| parts.iter().map(|part| of(&part.state)).sum::<usize>();
+                let letters = 10 + sum(|part| part.dead_letters.0 as usize) as u64;
+                prop_assert_eq!((seen.dead_letters.0, seen.doubts.len()), (letters, sum(|part| part.doubts.len())));
+                prop_assert_eq!(seen.gaps.len(), sum(|part| part.gaps.len()), "nothing is told twice");
+                let ids: BTreeSet<_> = seen.shards.iter().map(|row| &row.id).collect();
+                prop_assert_eq!(ids.len(), seen.shards.len());
+                let is_newest = |row: &ShardRow| seen.shards.contains(row);
+                prop_assert!(parts.iter().flat_map(|part| &part.state.shards).all(is_newest));
+            }
             (fence, _) = now(store.take("orders", "b")).unwrap();
             at += 60;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Link;
 use super::ending::ANOTHER_TABLE;
 use super::leading::{Lead, Reason};
-use super::parts::part_name;
+use super::looking::part_name;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::error::{Error, Exit, Fault, Result};

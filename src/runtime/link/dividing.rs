@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::auditing::strays_of;
-use super::parts::part_name;
 use super::{Generation, Link};
+use super::looking::part_name;
 use crate::checkpoint::division::{Obstacle, divide, part_row};
 use crate::checkpoint::rows::{Division, Fence, LinkRow, ShardRow, ShardStatus, Stage};
 use crate::checkpoint::{LinkState, StateWrite, StoreError, StoreResult};

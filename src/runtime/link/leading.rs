@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::auditing::Audit;
+use super::looking::part_name;
 use super::marks::{PartMarks, Said};
-use super::parts::part_name;
 use super::watching::CATCHING_UP;
 use super::{Generation, Link, LinkSlots, Start};
 use crate::checkpoint::division::{Clocks, PartState, reunite};

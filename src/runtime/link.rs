@@ -3,7 +3,7 @@
 //! One generation is the link over one stream, from preparing to draining: that is here. `beginning` takes the link, `opening` gets
 //! from state and tables to open books, `settings` from the configuration to the stages; `healing` and `watching` go on beside the
 //! replica; `ending` says what follows when it stops. A link whose shards several workers share is divided by `dividing`, led
-//! by `leading`, and its `parts` are links of their own here.
+//! by `leading`, and its `parts` are links of their own here; `spreading` says when it had better be divided anew.
 
 mod asked;
 mod auditing;
@@ -23,6 +23,7 @@ mod own_export;
 mod parts;
 mod settings;
 mod slots;
+mod spreading;
 mod verified;
 mod watching;
 

@@ -1,14 +1,88 @@
 //! What the leader of a divided link looks after while others read its shards.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use dynaferry::sandbox::{FaultKind, FaultRule, Trigger};
+use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
 use dynaferry::telemetry::Mode;
+use tokio::time::Instant;
 
 use crate::sharing::{
-    SHARED, STATE, parts, poison_target, put_poisoned, until_divided, until_equal, worker_with, world,
+    SHARED, STATE, options, parts, poison_target, put_poisoned, until_divided, until_equal, worker_with, world,
+    world_of, write_for, written,
 };
-use crate::world::{REGION, TARGET};
+use crate::world::{HOUR, REGION, SOURCE, TARGET, World};
+
+/// By which epochs the link was divided whose parts the state table knows of.
+fn divisions(world: &World) -> BTreeSet<String> {
+    let items = world.sandbox.snapshot(TARGET, REGION, STATE).unwrap_or_default();
+    let keys = items.keys().map(|key| String::from_utf8_lossy(key).into_owned());
+    let parts = keys.filter(|key| key.contains("default/parts"));
+    let epoch = |key: String| Some(key.split_once("orders/")?.1.split_once('.')?.0.to_owned());
+    parts.filter_map(epoch).collect()
+}
+
+/// Writes for so long, and answers how long a key's change waited at most.
+async fn longest_wait(world: &World, time: Duration, mut look: impl FnMut()) -> Duration {
+    let (begun, mut n) = (Instant::now(), 0);
+    let (mut waits, mut longest): (HashMap<_, Instant>, _) = (HashMap::new(), Duration::ZERO);
+    while begun.elapsed() < time {
+        world.put(n % 50, 0, &format!("while it is shared {n}"));
+        n += 1;
+        let source = world.sandbox.snapshot(SOURCE, REGION, "orders").unwrap();
+        let target = world.sandbox.snapshot(TARGET, REGION, "orders-copy").unwrap();
+        waits.retain(|key, _| source.get(key) != target.get(key));
+        for key in source.iter().filter(|(key, item)| target.get(*key) != Some(item)).map(|(key, _)| key) {
+            longest = longest.max(waits.entry(key.clone()).or_insert_with(Instant::now).elapsed());
+        }
+        look();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    longest
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_whose_trees_grew_apart_is_divided_anew_after_an_hour_and_then_stays_so() {
+    let world = world_of(Options { initial_shards: 2..=2, shard_life: 24 * HOUR, max_open_shards: 64, ..options(915) });
+    let more = format!("stream.poll_max = \"2s\"\n{SHARED}");
+    let (one, border_one) = worker_with(&world, &more);
+    until_equal(&one, &world).await;
+    let (two, border_two) = worker_with(&world, &more);
+    until_divided(&one, &world).await;
+    let (first, began) = (divisions(&world), Instant::now());
+    assert_eq!((first.len(), parts(&world)), (1, 2));
+    // One of both shards becomes twelve.
+    for n in 0..11 {
+        assert!(world.sandbox.split_shard(SOURCE, REGION, "orders", n % 6).unwrap());
+        write_for(&world, 10, "it splits").await;
+    }
+    let mut seen = vec![(Instant::now(), first)];
+    let look = || {
+        let now = divisions(&world);
+        if seen.last().is_some_and(|(_, last)| *last != now) {
+            seen.push((Instant::now(), now));
+        }
+    };
+    let longest = longest_wait(&world, HOUR * 9 / 4, look).await;
+    let seen: Vec<_> = seen.into_iter().map(|(at, epochs)| (at.duration_since(began), epochs.len())).collect();
+    println!("{seen:?}, and no change waited longer than {longest:?}");
+    let [_, (whole, 0), (divided, 1)] = seen[..] else { panic!("{seen:?}") };
+    assert!(whole > HOUR * 9 / 10 && divided - whole < Duration::from_secs(120), "{seen:?}");
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert_eq!(parts(&world), 8);
+    let since = Instant::now();
+    write_for(&world, 300, "shared again").await;
+    until_equal(&one, &world).await;
+    let (by_one, by_two) = (written(&border_one, since), written(&border_two, since));
+    assert!(!by_one.is_empty() && !by_two.is_empty(), "{by_one:?} {by_two:?}");
+    assert_eq!(by_one.intersection(&by_two).collect::<Vec<_>>(), Vec::<&String>::new());
+    for worker in [&one, &two] {
+        assert_eq!(worker.metric("dynaferry_takeovers_total", &["kind=\"unclean\""]), 0.0);
+    }
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
+}
 
 #[tokio::test(start_paused = true)]
 async fn what_was_set_aside_is_told_once_though_putting_the_link_together_broke_off() {

@@ -4,14 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
-use dynaferry::telemetry::Mode;
+use dynaferry::telemetry::{Mode, Phase};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::sharing::{
     SHARED, STATE, options, parts, poison_target, put_poisoned, until_divided, until_equal, worker_with, world,
     world_of, write_for, written,
 };
-use crate::world::{HOUR, REGION, SOURCE, TARGET, World};
+use crate::world::{HOUR, Process, REGION, SOURCE, TARGET, World};
 
 /// By which epochs the link was divided whose parts the state table knows of.
 fn divisions(world: &World) -> BTreeSet<String> {
@@ -121,4 +122,81 @@ async fn what_was_set_aside_is_told_once_though_putting_the_link_together_broke_
     last.until("the link is whole", || parts(&world) == 0).await;
     last.until("its letter is told", || last.status().dead_letters == 1).await;
     last.stop().await.unwrap();
+}
+
+/// Takes the row of a shard away that a part reads.
+fn lose_a_row(world: &World) {
+    let rows = world.ask(TARGET, "Scan", &format!(r#"{{"TableName":"{STATE}"}}"#))["Items"].clone();
+    let is_of_part = |row: &&Value| row["pk"]["S"].as_str().unwrap().contains("link/orders/");
+    let is_shard = |row: &&Value| row["v"]["S"].as_str().is_some_and(|row| row.contains("\"verified_at\""));
+    let row = rows.as_array().unwrap().iter().filter(is_of_part).find(is_shard).expect("a part's shard");
+    let key = json!({"TableName": STATE, "Key": {"pk": row["pk"], "sk": row["sk"]}});
+    world.call(TARGET, "DeleteItem", &key.to_string());
+}
+
+/// How far the link is behind, as its leader says.
+fn told(workers: &[&Process]) -> Option<f64> {
+    workers.iter().filter_map(|worker| worker.status().lag_seconds).reduce(f64::max)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_shard_may_be_nobodys_the_leader_does_not_say_that_the_copy_is_current() {
+    let world = world_of(Options { max_page_shards: 2, ..options(916) });
+    let (one, _) = worker_with(&world, SHARED);
+    until_equal(&one, &world).await;
+    let (two, _) = worker_with(&world, SHARED);
+    until_divided(&one, &world).await;
+    // A listing takes twenty seconds. So long is it suspected: from the answer of one to that of the next one.
+    let slow = FaultKind::Hold(Duration::from_secs(5));
+    world.faults(vec![FaultRule::new("DescribeStream", Trigger::Chance(1.0), slow)]);
+    for _ in 0..120 {
+        let lag = told(&[&one, &two]).expect("a leader tells");
+        assert!(lag < 12.0, "{lag}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    lose_a_row(&world);
+    let mut last = 0.0;
+    one.until("the link is whole", || {
+        last = told(&[&one, &two]).unwrap_or(last);
+        parts(&world) == 0
+    })
+    .await;
+    assert!(last >= 18.0, "it said {last} when it had missed a shard for 20 seconds");
+    world.no_faults();
+    write_for(&world, 30, "whole").await;
+    until_equal(&one, &world).await;
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_stays_an_hour_behind_alone_is_for_the_whole_which_is_not_divided_again_soon() {
+    let world = world(917);
+    let more = format!("stream.poll_max = \"5s\"\n{SHARED}");
+    let (one, _) = worker_with(&world, &more);
+    until_equal(&one, &world).await;
+    let (two, _) = worker_with(&world, &more);
+    until_divided(&one, &world).await;
+    // A batch that names this key is too much for the target, whatever else is in it.
+    let throttle = || FaultKind::Throttle("ProvisionedThroughputExceededException".into());
+    world.faults(vec![FaultRule::new("BatchWriteItem", Trigger::Chance(1.0), throttle()).for_table("p7")]);
+    let stuck = Instant::now();
+    world.put(7, 0, "stuck");
+    while stuck.elapsed() < HOUR * 85 / 60 {
+        assert!(parts(&world) >= 2, "{:?}", stuck.elapsed());
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    one.until("the link is whole", || parts(&world) == 0).await;
+    assert!(stuck.elapsed() < HOUR * 95 / 60, "{:?}", stuck.elapsed());
+    world.no_faults();
+    until_equal(&one, &world).await;
+    let whole = Instant::now();
+    while whole.elapsed() < HOUR {
+        assert_eq!(parts(&world), 0, "what it lacked is no more than it was");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+    world.assert_equal();
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use dynaferry::sandbox::{FaultKind, FaultRule, Options, Trigger};
-use dynaferry::telemetry::{Mode, Phase};
+use dynaferry::telemetry::Mode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

@@ -479,7 +479,7 @@ proptest! {
             if so_far.link.as_ref() == Some(&divided) {
                 let seen = together(so_far, DIVISION, parts.iter().map(|part| part.state.clone()).collect());
                 let sum = |of: fn(&LinkState) -> usize| parts.iter().map(|part| of(&part.state)).sum::<usize>();
-                let letters = 10 + sum(|part| part.dead_letters.0 as usize) as u64;
+                let letters = 10 + parts.iter().map(|part| part.state.dead_letters.0).sum::<u64>();
                 prop_assert_eq!((seen.dead_letters.0, seen.doubts.len()), (letters, sum(|part| part.doubts.len())));
                 prop_assert_eq!(seen.gaps.len(), sum(|part| part.gaps.len()), "nothing is told twice");
                 let ids: BTreeSet<_> = seen.shards.iter().map(|row| &row.id).collect();

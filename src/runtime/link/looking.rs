@@ -44,7 +44,11 @@ pub(crate) async fn read_with_parts(store: &dyn StateStore, link: &str) -> Store
         let division = division_of(state.link.as_ref());
         // Else it was divided or put together meanwhile.
         if division.map_or_else(Vec::new, |division| names(link, division)) == parts {
-            return Ok((division.map_or(state.clone(), |division| together(state, division, states)), parts));
+            let state = match division {
+                Some(division) => together(state, division, states),
+                None => state,
+            };
+            return Ok((state, parts));
         }
     }
 }

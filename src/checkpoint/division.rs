@@ -9,11 +9,12 @@
 //!
 //! Of ancestors that have no row nothing is known; one that turns up late belongs to no part (see `stream::part`).
 //!
-//! `reunion` is the way back.
+//! `reunion` is the way back, `spread` says when both are worth while.
 
 #[cfg(test)]
 mod model_tests;
 mod reunion;
+mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,8 @@ use super::LinkState;
 use super::rows::{LinkRow, ShardRow, ShardStatus, Stage};
 use crate::model::{ShardId, WallTime};
 
-pub(crate) use reunion::{Clocks, PartState, reunite};
+pub(crate) use reunion::{Clocks, PartState, reunite, together};
+pub(crate) use spread::{gains, if_whole};
 
 /// Why a link is not divided now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -169,12 +171,11 @@ impl<'a> Forest<'a> {
 
 /// Largest trees first, each to the part that has the fewest shards to read.
 fn deal(mut trees: Vec<Vec<ShardRow>>, most_parts: usize) -> Vec<Vec<ShardRow>> {
-    let to_read = |tree: &Vec<ShardRow>| tree.iter().filter(|row| row.status != ShardStatus::Finished).count();
-    trees.sort_by_key(|tree| Reverse(to_read(tree)));
+    trees.sort_by_key(|tree| Reverse(spread::to_read(tree)));
     let mut parts: Vec<(usize, Vec<ShardRow>)> = vec![Default::default(); most_parts.min(trees.len())];
     for tree in trees {
         if let Some((has, part)) = parts.iter_mut().min_by_key(|(has, part)| (*has, part.len())) {
-            *has += to_read(&tree);
+            *has += spread::to_read(&tree);
             part.extend(tree);
         }
     }

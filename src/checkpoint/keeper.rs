@@ -61,6 +61,8 @@ pub(crate) struct KeeperSettings {
     pub(crate) look_ahead_records: usize,
     /// Bytes of them, as read.
     pub(crate) look_ahead_bytes: usize,
+    /// How much later a position must be confirmed, or everything be applied, to be written down where nothing else is.
+    pub(crate) idle_interval: Duration,
 }
 
 /// Why the books were closed.

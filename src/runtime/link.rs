@@ -3,7 +3,7 @@
 //! One generation is the link over one stream, from preparing to draining: that is here. `beginning` takes the link, `opening` gets
 //! from state and tables to open books, `settings` from the configuration to the stages; `healing` and `watching` go on beside the
 //! replica; `ending` says what follows when it stops. A link whose shards several workers share is divided by `dividing`, led
-//! by `leading`, and its `parts` are links of their own here.
+//! by `leading`, and its `parts` are links of their own here; `spreading` says when it had better be divided anew.
 
 mod asked;
 mod auditing;
@@ -19,12 +19,14 @@ mod healing;
 mod importing;
 mod increments;
 mod leading;
+mod looking;
 mod marks;
 mod opening;
 mod own_export;
 mod parts;
 mod settings;
 mod slots;
+mod spreading;
 mod verified;
 mod watching;
 
@@ -58,7 +60,8 @@ pub(crate) use clock::by_aws;
 use clock::{AwsClock, corrected};
 pub(crate) use importing::Imported;
 use leading::alive;
-pub(crate) use parts::{PartOf, Sharing, check_whole, parts_at_work, parts_of};
+pub(crate) use looking::{check_whole, letters_with_parts, parts_at_work, parts_of, read_with_parts};
+pub(crate) use parts::{PartOf, Sharing};
 pub(crate) use settings::verify_settings;
 pub(crate) use slots::{BoardSlot, Importing, LinkSlots};
 pub(crate) use verified::{keep_verified, verified_row};

@@ -312,7 +312,8 @@ pub(crate) fn resume(
     for shard in unconfirmed.keys() {
         open_gap(&mut book, GapScope::Shard(shard.clone()), GapCause::NotConfirmed, now);
         // The gap covers what is lost so far.
-        book.confirm(shard, now).map_err(|error| Error::new(Exit::Unexpected, "open the books").because(error))?;
+        book.confirm(shard, now, Duration::ZERO)
+            .map_err(|error| Error::new(Exit::Unexpected, "open the books").because(error))?;
     }
     Ok(Opened { book, lineage, proved_before: unconfirmed, resumed: true })
 }

@@ -43,6 +43,9 @@ pub enum FaultKind {
     UnprocessedSubset,
     /// A batch hands everything back as unprocessed.
     UnprocessedAll,
+    /// A transaction is cancelled, or a write of one item refused, as if another transaction over one of its items were under
+    /// way; nothing is done.
+    TransactionConflict,
     /// Refused as if the credentials had expired.
     ExpiredToken,
     /// Refused as if a policy did not allow it.
@@ -116,6 +119,7 @@ impl FaultKind {
             Self::GarbleAnswer => Knob::AnswerGarbled,
             Self::UnprocessedSubset => Knob::UnprocessedSubset,
             Self::UnprocessedAll => Knob::UnprocessedAll,
+            Self::TransactionConflict => Knob::TransactionConflict,
             Self::ExpiredToken => Knob::ExpiredToken,
             Self::AccessDenied => Knob::AccessDenied,
             Self::FailLaterPage => Knob::DescribeFailPage,
@@ -187,6 +191,9 @@ impl FaultKind {
             | Self::UnknownEvent
             | Self::MissingField => operation == "GetRecords",
             Self::UnprocessedSubset | Self::UnprocessedAll => ["BatchWriteItem", "BatchGetItem"].contains(&operation),
+            Self::TransactionConflict => {
+                ["TransactWriteItems", "PutItem", "UpdateItem", "DeleteItem"].contains(&operation)
+            }
             Self::StaleRead => {
                 ["GetItem", "Scan", "Query", "BatchGetItem"].contains(&operation) && !names("\"ConsistentRead\":true")
             }

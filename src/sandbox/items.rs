@@ -16,6 +16,7 @@ use super::knobs::Knob;
 use super::record::Record;
 use super::reply::ApiError;
 use super::table::{ItemKey, read_units, write_units};
+use super::transact::ONGOING;
 use super::value::{Item, Stored, Wire, WireItem, item_json, item_size, read_item, write_item};
 use super::world::{Address, Place, World, parse};
 use crate::model::WallTime;
@@ -377,6 +378,10 @@ fn write(world: &mut World, caller: &Caller, body: &[u8], kind: Kind) -> Result<
         return Err(ApiError::validation("Return values set to invalid value"));
     }
     let intent = Intent::read(kind, &mut request, &place)?;
+    if place.moment.twist == Some(FaultKind::TransactionConflict) {
+        place.moment.fault(Knob::TransactionConflict);
+        return Err(ApiError::new("TransactionConflictException", ONGOING));
+    }
     let new = match intent.outcome(&place) {
         Ok(new) => new,
         Err(mut error) => {

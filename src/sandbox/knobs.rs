@@ -89,6 +89,7 @@ knobs! {
     ThrottleProvisioned = "throttle.provisioned",
     ThrottleRequestLimit = "throttle.request_limit",
     ThrottleThrottling = "throttle.throttling",
+    TransactionConflict = "transaction.conflict",
     TrimEarly = "trim.early_at_any_moment",
     TrimUnderIterator = "trim.mid_iterator",
     TrimOnTime = "trim.on_time",
@@ -105,7 +106,10 @@ impl Knobs {
     pub(super) fn new(seed: u64) -> Self {
         // One generator seeds the others: neighbouring seeds would begin alike.
         let mut seeds = fastrand::Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let chances = FAULT_NAMES.iter().map(|_| seeds.fork()).collect();
+        // One that came later takes nothing from those of known seeds.
+        let chance = |name: &&str| if *name == Knob::TransactionConflict.name() { None } else { Some(seeds.fork()) };
+        let chances: Vec<Option<fastrand::Rng>> = FAULT_NAMES.iter().map(chance).collect();
+        let chances = chances.into_iter().map(|chance| chance.unwrap_or_else(|| seeds.fork())).collect();
         Self { chances, fired: vec![Cell::new(0); FAULT_NAMES.len()] }
     }
 

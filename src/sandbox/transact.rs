@@ -7,7 +7,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::auth::Caller;
+use super::faults::FaultKind;
 use super::items::{Answer, Consumed, Intent, Kind, WriteRequest};
+use super::knobs::Knob;
 use super::reply::ApiError;
 use super::table::read_units;
 use super::value::{WireItem, read_item, write_attributes};
@@ -16,6 +18,8 @@ use super::world::{Address, World, parse};
 /// Limits of the service (AWS facts 4.1).
 const MAX_ACTIONS: usize = 100;
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// What the service says of an item that another transaction is about.
+pub(super) const ONGOING: &str = "Transaction is ongoing for the item";
 /// How long a repeated request with the same token is known to be one.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
@@ -102,6 +106,14 @@ pub(super) fn transact_write_items(world: &mut World, caller: &Caller, body: &[u
                 reasons.push(reason);
             }
         }
+    }
+    if world.moment.twist == Some(FaultKind::TransactionConflict) {
+        world.moment.fault(Knob::TransactionConflict);
+        let which = world.moment.knobs.chance(Knob::TransactionConflict).usize(..reasons.len());
+        if let Some(reason) = reasons.get_mut(which) {
+            *reason = serde_json::json!({"Code": "TransactionConflict", "Message": ONGOING});
+        }
+        failed = true;
     }
     if failed {
         return Err(cancelled(reasons));

@@ -93,6 +93,37 @@ async fn a_write_whose_answer_was_lost_lands_before_the_next_one_of_its_key_or_n
     world.assert_equal();
 }
 
+/// How many gates were opened, over all lives.
+fn gates_opened(border: &Border) -> usize {
+    let since = border.sent("PutItem").first().copied().unwrap_or_else(tokio::time::Instant::now);
+    let is_gate = |body: &Vec<u8>| body.windows(13).any(|bytes| bytes == b"default/gate/");
+    border.bodies("PutItem", since).iter().filter(|body| is_gate(body)).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_meets_another_one_is_sent_again_through_the_same_gate() {
+    let world = world(1016);
+    let (worker, border) = fenced(&world);
+    until_equal(&worker, &world).await;
+    let opened = gates_opened(&border);
+    assert!(opened > 0, "the test is void");
+    let conflict = FaultKind::TransactionConflict;
+    let of_state = FaultRule::new("*", Trigger::Chance(0.5), conflict.clone()).for_table(STATE);
+    world.faults(vec![at_writes(Trigger::Chance(0.7), conflict), of_state]);
+    for round in 0..20 {
+        (0..50).for_each(|n| world.put(n, 0, &format!("round {round}")));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(worker.status().in_doubt, 0, "it was not carried out, and that is certain");
+    }
+    until_equal(&worker, &world).await;
+    assert!(world.sandbox.fault_counts()["transaction.conflict"] > 50, "the test is void");
+    assert_eq!(gates_opened(&border), opened, "no gate was taken for another owner's");
+    assert!(holds(&worker) && takeovers(&worker, "clean") + takeovers(&worker, "unclean") == 0.0);
+    world.no_faults();
+    worker.stop().await.unwrap();
+    world.assert_equal();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_killed_worker_leaves_nothing_in_doubt() {
     let world = world(1003);

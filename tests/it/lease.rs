@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::border::Border;
-use crate::world::{Process, REGION, TARGET, World, failed};
+use crate::world::{HOUR, Process, REGION, TARGET, World, failed};
 
 pub(crate) const STATE: &str = "dynaferry-state";
 pub(crate) const ON_TABLE: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"";
@@ -305,6 +305,37 @@ async fn commands_leave_a_link_alone_that_a_live_worker_has() {
     assert_eq!(command().unheld_links().await.unwrap(), [("orders".to_owned(), "no worker has this link".to_owned())]);
     let report = command().migrate(CancellationToken::new()).await.unwrap();
     assert!(report[0].verification.is_identical());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_link_writes_its_rows_six_times_an_hour_and_that_is_enough_for_whoever_comes_after_most_of_a_day() {
+    let world = World::paused(Options { seed: 416, initial_shards: 8..=8, shard_life: 6 * HOUR, ..Options::default() });
+    (0..50).for_each(|n| world.put(n, 0, "before"));
+    let (one, border) = process_of(&world, "stream.poll_max = \"5s\"");
+    until_equal(&one, &world).await;
+    tokio::time::sleep(HOUR).await;
+    let since = Instant::now();
+    tokio::time::sleep(HOUR).await;
+    let commits = border.bodies("TransactWriteItems", since);
+    let rows: usize = commits.iter().map(|body| String::from_utf8_lossy(body).matches("verified_at").count()).sum();
+    assert!((5..=7).contains(&commits.len()) && rows <= 8 * 7, "{} commits of {rows} rows of 8 shards", commits.len());
+    // By then each shard is one without a record, of which nothing but its row says what is not missing.
+    tokio::time::sleep(8 * HOUR).await;
+    one.kill().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let status = world.program_by_config(world.config(ON_TABLE), Mode::Oneshot).stored_status().await.unwrap();
+    let lag = status.links[0].lag_seconds.unwrap();
+    assert!(lag < 30.0, "{lag} s a second after a kill: its last sign of life says more than the rows");
+    // Written meanwhile, and not lost before a day is over.
+    (0..50).for_each(|n| world.put(n, 0, "meanwhile"));
+    tokio::time::sleep(22 * HOUR + HOUR / 2).await;
+    let (two, _) = process_of(&world, "stream.poll_max = \"5s\"");
+    until_equal(&two, &world).await;
+    let gaps = two.status().gaps;
+    assert!(gaps.is_empty(), "nothing is missing, and it knows: {gaps:?}");
+    assert_eq!(two.metric("dynaferry_stream_gaps_total", &[]), 0.0, "nothing is missing, and it knows");
+    two.stop().await.unwrap();
+    world.assert_equal();
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ mod gaps;
 mod handoff;
 mod imports;
 mod kills;
+mod leading;
 mod lease;
 mod line;
 mod ministack;

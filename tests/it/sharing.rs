@@ -13,53 +13,53 @@ use tokio_util::sync::CancellationToken;
 use crate::border::Border;
 use crate::world::{HOUR, Process, REGION, TARGET, World, failed};
 
-const STATE: &str = "dynaferry-state";
-const SHARED: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"\nsharing = true";
-const LEASE: Duration = Duration::from_secs(20);
+pub(crate) const STATE: &str = "dynaferry-state";
+pub(crate) const SHARED: &str = "[checkpoint]\nstore = \"dynamodb:dynaferry-state\"\nsharing = true";
+pub(crate) const LEASE: Duration = Duration::from_secs(20);
 
-fn options(seed: u64) -> Options {
+pub(crate) fn options(seed: u64) -> Options {
     // As DynamoDB does it, a shard lives for hours.
     Options { seed, initial_shards: 8..=8, shard_life: 4 * HOUR, ..Options::default() }
 }
 
-fn world_of(options: Options) -> World {
+pub(crate) fn world_of(options: Options) -> World {
     let world = World::paused(options);
     (0..50).for_each(|n| world.put(n, 0, "before"));
     world
 }
 
-fn world(seed: u64) -> World {
+pub(crate) fn world(seed: u64) -> World {
     world_of(options(seed))
 }
 
-fn worker_with(world: &World, more: &str) -> (Process, Arc<Border>) {
+pub(crate) fn worker_with(world: &World, more: &str) -> (Process, Arc<Border>) {
     let border = Border::new();
     let config = world.config(more);
     (Process::start(world.program_through(config, Mode::Service, border.http_client(&world.sandbox))), border)
 }
 
-fn worker(world: &World) -> (Process, Arc<Border>) {
+pub(crate) fn worker(world: &World) -> (Process, Arc<Border>) {
     worker_with(world, SHARED)
 }
 
 /// How many parts the state table knows of.
-fn parts(world: &World) -> usize {
+pub(crate) fn parts(world: &World) -> usize {
     let items = world.sandbox.snapshot(TARGET, REGION, STATE).unwrap_or_default();
     items.keys().filter(|key| key.windows(13).any(|bytes| bytes == b"default/parts")).count()
 }
 
-async fn until_equal(worker: &Process, world: &World) {
+pub(crate) async fn until_equal(worker: &Process, world: &World) {
     worker.until("both tables are equal", || world.num_differences() == 0).await;
 }
 
-async fn until_divided(worker: &Process, world: &World) {
+pub(crate) async fn until_divided(worker: &Process, world: &World) {
     worker.until("the link is divided", || parts(world) >= 2).await;
     // Parts go one by one from who came first to who has fewer.
     tokio::time::sleep(LEASE * 6).await;
 }
 
 /// Writes each key now and then, for so many steps of 100 ms.
-async fn write_for(world: &World, steps: usize, text: &str) {
+pub(crate) async fn write_for(world: &World, steps: usize, text: &str) {
     for n in 0..steps {
         (0..5).for_each(|k| world.put((n * 5 + k) % 50, n % 3, &format!("{text} {n}")));
         if n % 7 == 0 {
@@ -70,7 +70,7 @@ async fn write_for(world: &World, steps: usize, text: &str) {
 }
 
 /// The keys that a worker wrote at the target since then.
-fn written(border: &Border, since: Instant) -> BTreeSet<String> {
+pub(crate) fn written(border: &Border, since: Instant) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for body in border.bodies("BatchWriteItem", since) {
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -238,11 +238,11 @@ async fn a_command_finds_a_divided_link_whole() {
     assert_eq!((parts(&world), world.num_differences()), (0, 0));
 }
 
-fn poison_target(world: &World, attribute: Option<&str>) {
+pub(crate) fn poison_target(world: &World, attribute: Option<&str>) {
     world.sandbox.set_poison_attribute(TARGET, REGION, "orders-copy", attribute);
 }
 
-fn put_poisoned(world: &World) {
+pub(crate) fn put_poisoned(world: &World) {
     world.put_json(&serde_json::json!({"pk": {"S": "p7"}, "sk": {"N": "0"}, "poison": {"S": "x"}}));
 }
 

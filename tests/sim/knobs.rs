@@ -62,7 +62,11 @@ const ALL: &[&str] = &["*"];
 const READS: &[&str] = &["GetRecords", "GetShardIterator", "DescribeStream", "Scan", "GetItem"];
 const STREAM: &[&str] = &["GetRecords", "GetShardIterator", "DescribeStream"];
 const WRITES: &[&str] = &["BatchWriteItem"];
+const CONDITIONAL: &[&str] = &["TransactWriteItems", "PutItem", "DeleteItem"];
 const TABLES: &[&str] = &["Scan", "GetItem", "BatchWriteItem"];
+
+/// Transactions over one item at the same time.
+pub(crate) const CONFLICT: &str = "transaction.conflict";
 
 fn throttle(name: &str) -> FaultKind {
     FaultKind::Throttle(name.to_owned())
@@ -119,6 +123,7 @@ pub(crate) static KINDS: &[Kind] = &[
     rule("iterator.expire", PAGES, 0.3, |_| FaultKind::ExpireIterator),
     rule("batch.unprocessed_subset", WRITES, 0.6, |_| FaultKind::UnprocessedSubset),
     rule("batch.unprocessed_all", WRITES, 0.4, |_| FaultKind::UnprocessedAll),
+    rule(CONFLICT, CONDITIONAL, 0.3, |_| FaultKind::TransactionConflict),
     rule("auth.expired_token", READS, 0.1, |_| FaultKind::ExpiredToken),
     rule("auth.access_denied", ALL, 0.05, |_| FaultKind::AccessDenied),
     rule("describe.fail_page_k", LISTING, 0.5, |_| FaultKind::FailLaterPage),

@@ -9,7 +9,7 @@ use dynaferry::sandbox::Options;
 
 use crate::clocks::Drift;
 use crate::fleet;
-use crate::knobs::{Act, KINDS, Kind, Setting};
+use crate::knobs::{Act, CONFLICT, KINDS, Kind, Setting};
 use crate::run::landing;
 use crate::world::STATE;
 
@@ -608,8 +608,12 @@ fn draw_knobs(seed: u64, family: Family) -> Vec<Knob> {
         let (chance, strength, seed) = (random.f64(), random.f64(), random.u64(..));
         (chance < share).then_some(Knob { kind, strength, seed })
     };
-    // What is trimmed before its time, while the load goes on, is lost where nobody can see it.
-    let is_fair = |kind: &&Kind| family != Family::Exports || !EARLY_TRIMS.contains(&kind.name);
+    let is_fair = |kind: &&Kind| match kind.name {
+        // What is trimmed before its time, while the load goes on, is lost where nobody can see it.
+        name if EARLY_TRIMS.contains(&name) => family != Family::Exports,
+        CONFLICT => family == Family::Fenced,
+        _ => true,
+    };
     KINDS.iter().filter(is_fair).filter_map(draw).collect()
 }
 

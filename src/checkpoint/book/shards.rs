@@ -1,6 +1,7 @@
 //! The books of the shards: records that arrive and are settled, checkpoints that follow, shards that begin and end.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Arrival, Book, BookError, Event, FinishedShard, ShardProgress, Token};
 use crate::checkpoint::Watermark;
@@ -33,6 +34,12 @@ impl ShardBooks {
             None => self.row.verified_at = self.row.verified_at.max(self.confirmed_at.unwrap_or(self.row.verified_at)),
         }
     }
+
+    /// Whether the position was confirmed again since what the row durably says, and so much later.
+    fn is_later_by(&self, time: Duration) -> bool {
+        let (now, written) = (self.row.verified_at, self.durable.verified_at);
+        now > written && now.since(written) >= time
+    }
 }
 
 /// What a shard's row durably says.
@@ -40,14 +47,18 @@ impl ShardBooks {
 pub(super) struct Durable {
     dispatch: Option<SequenceNumber>,
     is_finished: bool,
+    verified_at: WallTime,
 }
 
 impl Durable {
     fn of(row: &ShardRow) -> Self {
-        Self { dispatch: row.dispatch, is_finished: row.status == ShardStatus::Finished }
+        Self { dispatch: row.dispatch, is_finished: row.status == ShardStatus::Finished, verified_at: row.verified_at }
     }
 
-    const NOTHING: Self = Self { dispatch: None, is_finished: false };
+    /// Of a row that is to be made.
+    const fn nothing(row: &ShardRow) -> Self {
+        Self { dispatch: None, is_finished: false, verified_at: row.verified_at }
+    }
 }
 
 /// How far each shard's records had been dispatched at some time.
@@ -60,7 +71,7 @@ impl Book {
         self.slots.insert(row.id.clone(), slot);
         let watermark = Watermark::after(row.checkpoint);
         let settled_to = row.checkpoint_time;
-        let durable = if is_durable { Durable::of(&row) } else { Durable::NOTHING };
+        let durable = if is_durable { Durable::of(&row) } else { Durable::nothing(&row) };
         self.shards.push(ShardBooks {
             row,
             watermark,
@@ -153,14 +164,21 @@ impl Book {
         Ok(())
     }
 
-    /// A shard's position was within the stream's retention at this time.
-    pub(crate) fn confirm(&mut self, shard: &ShardId, at: WallTime) -> Result<(), BookError> {
+    /// A shard's position was within the stream's retention at this time. Written with the next commit that writes the shard
+    /// anyway; of one that is idle, where it is later by so much than what its row says. Answers whether it is.
+    pub(crate) fn confirm(&mut self, shard: &ShardId, at: WallTime, later_by: Duration) -> Result<bool, BookError> {
         let slot = self.slot(shard)?;
         let books = self.shard_mut(slot)?;
         books.confirmed_at = books.confirmed_at.max(Some(at));
         books.verify_position();
-        self.dirty.shards.insert(slot);
-        Ok(())
+        let is_due = books.is_later_by(later_by);
+        if is_due {
+            // Whoever would be next goes along: one commit for many shards costs less than one for each. Those alone that have
+            // a row: one that was dropped must not come back.
+            let is_near = |slot: &&usize| self.shards.get(**slot).is_some_and(|books| books.is_later_by(later_by / 2));
+            self.dirty.shards.extend(self.slots.values().filter(is_near));
+        }
+        Ok(is_due)
     }
 
     /// A finished shard was listed.

@@ -631,18 +631,62 @@ fn a_position_without_a_checkpoint_is_as_old_as_the_oldest_record_that_is_owed()
     let verified = |book: &Book| book.shard_rows().next().unwrap().verified_at;
     let a = ShardId::new("a");
     let mut book = book_with("a");
-    book.confirm(&a, at(5_000)).unwrap();
+    book.confirm(&a, at(5_000), Duration::ZERO).unwrap();
     assert_eq!(verified(&book), at(5_000), "nothing is owed yet");
 
     let (old, new) = (key(1), key(2));
     let arrival = |n, created, key| Arrival { sequence: number(n), created: at(created), bytes: 1, key: Some(key) };
     let tokens = book.admit(&a, &[arrival(1, 100, &old), arrival(2, 4_900, &new)]).unwrap();
     assert_eq!(verified(&book), at(100));
-    book.confirm(&a, at(6_000)).unwrap();
+    book.confirm(&a, at(6_000), Duration::ZERO).unwrap();
     assert_eq!(verified(&book), at(100), "reading proves nothing of where a restart would begin");
 
     book.settle(tokens).unwrap();
     assert_eq!(verified(&book), at(6_000), "the checkpoint is what a restart goes on from");
+}
+
+#[test]
+fn idle_shards_are_written_seldom_and_together_and_a_busy_one_says_what_is_known() {
+    let mut book = book_with("a");
+    let (a, b, c) = (ShardId::new("a"), ShardId::new("b"), ShardId::new("c"));
+    book.create_shards([shard("b"), shard("c")]);
+    let written = |book: &mut Book| {
+        let writes = book.take_writes();
+        book.committed();
+        let row = |write| if let StateWrite::Shard(row) = write { Some((row.id, row.verified_at)) } else { None };
+        writes.into_iter().filter_map(row).collect::<Vec<_>>()
+    };
+    written(&mut book);
+    let begun = book.shard_rows().map(|row| row.verified_at).max().unwrap();
+    let after = |secs| begun.plus(Duration::from_secs(secs));
+    let confirm = |book: &mut Book, shard: &ShardId, secs| {
+        book.confirm(shard, after(secs), Duration::from_secs(600)).unwrap();
+    };
+    for secs in (60..600).step_by(60) {
+        for shard in [&a, &b] {
+            confirm(&mut book, shard, secs);
+        }
+        assert_eq!(written(&mut book), [], "{secs}");
+    }
+    // One of them has a record.
+    let key = key(1);
+    book.admit(&a, &[Arrival { sequence: number(1), created: after(570), bytes: 1, key: Some(&key) }]).unwrap();
+    assert_eq!(written(&mut book), [(a.clone(), after(540))], "with what is written anyway");
+    confirm(&mut book, &c, 200);
+    confirm(&mut book, &b, 600);
+    assert_eq!(written(&mut book), [(b.clone(), after(600))], "the others are not due for long");
+    confirm(&mut book, &c, 599);
+    confirm(&mut book, &b, 1_200);
+    assert_eq!(
+        written(&mut book),
+        [(b.clone(), after(1_200)), (c.clone(), after(599))],
+        "one that is due soon goes along"
+    );
+    confirm(&mut book, &c, 900);
+    book.drop_shard(&c);
+    written(&mut book);
+    confirm(&mut book, &b, 1_800);
+    assert_eq!(written(&mut book), [(b, after(1_800))], "a row that is gone does not come back");
 }
 
 #[test]
@@ -727,7 +771,7 @@ fn a_stream_that_was_replaced_told_everything_up_to_its_last_record_whatever_was
     };
     let a = ShardId::new("a");
     let mut book = book_with("a");
-    book.confirm(&a, at(8_000)).unwrap();
+    book.confirm(&a, at(8_000), Duration::ZERO).unwrap();
     assert_eq!(from(&mut book), None, "nothing was read: since when is unknown");
 
     let mut book = book_with("a");
@@ -735,7 +779,7 @@ fn a_stream_that_was_replaced_told_everything_up_to_its_last_record_whatever_was
     let arrival = Arrival { sequence: number(1), created: at(4_000), bytes: 1, key: Some(&key) };
     let tokens = book.admit(&a, &[arrival]).unwrap();
     book.settle(tokens).unwrap();
-    book.confirm(&a, at(8_000)).unwrap();
+    book.confirm(&a, at(8_000), Duration::ZERO).unwrap();
     book.take_writes();
     assert_eq!(from(&mut book), Some(at(3_998)));
 

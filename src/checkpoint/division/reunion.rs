@@ -2,7 +2,7 @@
 //!
 //! Whoever does this has every part in hand, so they do not change meanwhile, nor does the link. What is written to the link
 //! before its row is of no use to anybody until that row says that the link is whole; should it break off, it is done again,
-//! and writes the same, or later times.
+//! and writes the same, or later times. Whoever looks meanwhile leaves that out ([`together`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -92,6 +92,29 @@ pub(crate) fn reunite(
     writes.extend(found.into_values().map(StateWrite::Shard));
     writes.extend(forgotten);
     Some(Whole { writes, row })
+}
+
+/// What a divided link and its parts say together, for whoever looks. `parts`: each as it is, read before the link.
+///
+/// The link's rows may hold what an attempt to put it together has written before it broke off. The parts have that, too, so
+/// it is left out: a link in which a key is in doubt is not divided, and what is numbered is numbered on in the order of the
+/// parts.
+pub(crate) fn together(link: LinkState, division: Division, parts: Vec<LinkState>) -> LinkState {
+    let letters: u64 = parts.iter().map(|part| part.dead_letters.0).sum();
+    let num_gaps = parts.iter().map(|part| part.gaps.len() as u64).sum::<u64>();
+    let written = (link.dead_letters.1 + 1).saturating_sub(division.first_letter).min(letters);
+    let copies = division.first_gap..division.first_gap + num_gaps;
+    let mut shards: BTreeMap<ShardId, ShardRow> = link.shards.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let mut gaps: Vec<GapRow> = link.gaps.into_iter().filter(|gap| !copies.contains(&gap.id)).collect();
+    let mut doubts = Vec::new();
+    for part in parts {
+        // Of its shards it knows more than the link.
+        shards.extend(part.shards.into_iter().map(|row| (row.id.clone(), row)));
+        gaps.extend(part.gaps);
+        doubts.extend(part.doubts);
+    }
+    let dead_letters = (link.dead_letters.0.saturating_sub(written) + letters, link.dead_letters.1);
+    LinkState { shards: shards.into_values().collect(), doubts, gaps, dead_letters, ..link }
 }
 
 /// What one part says is no longer in use may still be for another, which has not looked yet.

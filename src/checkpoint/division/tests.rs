@@ -237,6 +237,68 @@ fn what_a_part_does_not_know_is_not_claimed_of_the_link() {
     assert_eq!(of_nothing, None, "what has no row is no part, and nothing is put together of it");
 }
 
+/// A link that was divided, and its parts by now; each has so many shards that are read, below one tree.
+fn grown(parts: &[usize]) -> (LinkState, Vec<LinkState>) {
+    let root = |n: usize| format!("{n}");
+    let roots = (0..parts.len()).map(|n| shard(&root(n), None, Reading)).collect();
+    let link = LinkState { link: Some(LinkRow { stage: Stage::Divided(DIVISION), ..link(true) }), ..state(roots) };
+    let of_part = |(n, shards): (usize, &usize)| {
+        let children = (0..*shards).map(|child| shard(&format!("{n}-{child}"), Some(&root(n)), Reading));
+        let rows = std::iter::once(shard(&root(n), None, Finished)).chain(children).collect();
+        let row = LinkRow { clean: false, ..part_row(&self::link(true)) };
+        LinkState { link: Some(row), ..state(rows) }
+    };
+    (link, parts.iter().enumerate().map(of_part).collect())
+}
+
+fn gains_by(parts: &[usize], workers: usize) -> bool {
+    let (link, parts) = grown(parts);
+    let anew = divide(&if_whole(&link, &parts), &BTreeSet::new(), workers * 4, time(2_000)).unwrap();
+    gains(parts.iter().map(|part| part.shards.as_slice()), anew.iter().map(Vec::as_slice), workers)
+}
+
+#[test]
+fn a_link_is_divided_anew_where_the_workers_that_live_would_share_it_clearly_better() {
+    // It was divided when it had two shards, and these split.
+    assert!(gains_by(&[32, 32], 4));
+    assert!(!gains_by(&[32, 32], 2), "two workers have as much each as they would have");
+    // One part has ten times as many as the others.
+    assert!(gains_by(&[40, 4, 4, 4], 2) && gains_by(&[40, 4, 4, 4], 8));
+    assert!(!gains_by(&[40, 40, 44, 38], 4) && !gains_by(&[12, 10, 8, 9, 11, 10, 7, 12], 2), "that is even enough");
+    assert!(!gains_by(&[3, 1], 2) && !gains_by(&[4, 4], 4), "a few shards are no work");
+    for parts in [&[32, 32][..], &[40, 4, 4, 4], &[100, 1], &[9, 2, 1, 1]] {
+        for workers in 2..12 {
+            let (link, of_parts) = grown(parts);
+            let anew = divide(&if_whole(&link, &of_parts), &BTreeSet::new(), workers * 4, time(2_000)).unwrap();
+            let sizes: Vec<usize> = anew.iter().map(Vec::len).collect();
+            assert!(!gains_by(&sizes, workers), "{parts:?} {workers}: it would be divided anew for ever: {sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_link_that_could_not_be_divided_now_is_not_put_together_for_that() {
+    let because = |change: &dyn Fn(&mut LinkState)| {
+        let (link, mut parts) = grown(&[32, 32]);
+        change(&mut parts[1]);
+        divide(&if_whole(&link, &parts), &BTreeSet::new(), 16, time(2_000)).unwrap_err()
+    };
+    assert_eq!(because(&|part| part.doubts = vec![doubt("k", 1, false)]), Obstacle::Doubts);
+    assert_eq!(because(&|part| part.link.as_mut().unwrap().ghosts_until = Some(time(2_001))), Obstacle::Ghosts);
+    assert_eq!(because(&|part| part.gaps = vec![gap(1, "a")]), Obstacle::Gap);
+    let debts = vec![Debt { to: number(3), until: time(1) }];
+    assert_eq!(because(&|part| part.shards[1].debts.clone_from(&debts)), Obstacle::Debts);
+}
+
+#[test]
+fn a_shard_that_its_part_forgot_is_nothing_to_share() {
+    let (link, mut parts) = grown(&[3, 3]);
+    parts[0].shards.retain(|row| row.id != id("0"));
+    let whole = if_whole(&link, &parts);
+    assert!(whole.shards.iter().all(|row| row.id != id("0")));
+    assert_eq!(whole.shards.len(), 7);
+}
+
 /// A forest as a link has it: children after their parents, and each begun when its parent was finished; some that turned up
 /// late, and whose children had begun.
 fn arb_forest() -> impl Strategy<Value = (Vec<ShardRow>, BTreeSet<ShardId>)> {
@@ -385,7 +447,8 @@ proptest! {
         prop_assert_eq!(apart, readable(&rows), "what may be read is the same");
     }
 
-    /// However often it breaks off, and wherever, the link has in the end what its parts had, and nothing twice.
+    /// However often it breaks off, and wherever, the link has in the end what its parts had, and nothing twice; nor does
+    /// whoever looks meanwhile see anything twice.
     #[test]
     fn a_link_that_is_put_together_has_all_that_its_parts_had(
         (rows, awaited) in arb_forest(),
@@ -412,6 +475,18 @@ proptest! {
                 None => writes.push(StateWrite::Link(row)),
             }
             now(store.commit("orders", &fence, writes)).unwrap();
+            let (so_far, _) = now(stored(&store));
+            if so_far.link.as_ref() == Some(&divided) {
+                let seen = together(so_far, DIVISION, parts.iter().map(|part| part.state.clone()).collect());
+                let sum = |of: fn(&LinkState) -> usize| parts.iter().map(|part| of(&part.state)).sum::<usize>();
+                let letters = 10 + parts.iter().map(|part| part.state.dead_letters.0).sum::<u64>();
+                prop_assert_eq!((seen.dead_letters.0, seen.doubts.len()), (letters, sum(|part| part.doubts.len())));
+                prop_assert_eq!(seen.gaps.len(), sum(|part| part.gaps.len()), "nothing is told twice");
+                let ids: BTreeSet<_> = seen.shards.iter().map(|row| &row.id).collect();
+                prop_assert_eq!(ids.len(), seen.shards.len());
+                let is_newest = |row: &ShardRow| seen.shards.contains(row);
+                prop_assert!(parts.iter().flat_map(|part| &part.state.shards).all(is_newest));
+            }
             (fence, _) = now(store.take("orders", "b")).unwrap();
             at += 60;
         }

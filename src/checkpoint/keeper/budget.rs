@@ -45,9 +45,10 @@ mod tests {
 
     #[test]
     fn the_look_ahead_ends_at_its_records_and_its_bytes_or_with_one_larger_page() {
-        let interval = Duration::from_secs(1);
+        let (interval, idle_interval) = (Duration::from_secs(1), Duration::from_secs(60));
         let (look_ahead_records, look_ahead_bytes) = (1000, 64 * 1024);
-        let budget = Budget::new(&KeeperSettings { interval, records: 1, look_ahead_records, look_ahead_bytes });
+        let settings = KeeperSettings { interval, records: 1, look_ahead_records, look_ahead_bytes, idle_interval };
+        let budget = Budget::new(&settings);
         assert!(budget.covers(1000, 64, 100));
         assert!(!budget.covers(1001, 64, 100));
         assert!(!budget.covers(1000, 65, 100));

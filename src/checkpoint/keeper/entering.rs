@@ -11,10 +11,6 @@ use crate::checkpoint::book::{Arrival, BookError, Token};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{Change, ShardId, WallTime};
 
-/// How much later everything must be applied before the link's row says so again: it is for people who look while no process
-/// runs.
-const SETTLED_EVERY: Duration = Duration::from_secs(60);
-
 impl KeeperTask {
     pub(super) fn enter(&mut self, note: Note) -> Result<(), KeeperError> {
         match note {
@@ -33,8 +29,10 @@ impl KeeperTask {
             Note::Leave(shard) => self.book.leave_shard(&shard)?,
             Note::Trimmed(shard) => self.book.trimmed(&shard)?,
             Note::Confirm(shard, at) => {
-                self.book.confirm(&shard, at)?;
-                self.note_settled(SETTLED_EVERY);
+                let interval = self.settings.idle_interval;
+                let is_written = self.book.confirm(&shard, at, interval)?;
+                // With that, rather than soon after it.
+                self.note_settled(if is_written { interval / 2 } else { interval });
             }
             Note::Relist(shard, at) => self.book.relist(&shard, at)?,
             Note::Forget(shard) => self.book.forget_shard(&shard),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Link;
 use super::ending::ANOTHER_TABLE;
 use super::leading::{Lead, Reason};
-use super::parts::part_name;
+use super::looking::part_name;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::rows::{ShardRow, ShardStatus};
 use crate::error::{Error, Exit, Fault, Result};
@@ -22,8 +22,9 @@ const AUDIT_WITHIN: Duration = Duration::from_secs(60);
 pub(super) enum Audit {
     /// The link is to be whole again.
     Reason(Reason),
-    /// The parts are as they should be, but for these shards, which are nobody's.
-    Looked { strays: BTreeSet<ShardId>, dead_letters: u64 },
+    /// The parts are as they should be, but for these shards, which are nobody's; `gains`: the link would be shared clearly
+    /// better if it were divided anew.
+    Looked { strays: BTreeSet<ShardId>, dead_letters: u64, gains: bool },
     /// Nothing.
     NotNow,
 }
@@ -79,20 +80,26 @@ impl Link {
                 Ok(part) if part.gaps.iter().any(|gap| gap.healed.is_none()) => return Ok(Audit::Reason(Reason::Gap)),
                 Ok(part) => {
                     dead_letters += part.dead_letters.0;
-                    parts.push(part.shards);
+                    parts.push(part);
                 }
                 Err(error) if error.may_pass() => return Ok(Audit::NotNow),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Audit::Looked { strays: strays_of(&listing, &of_link.shards, &parts), dead_letters })
+        let strays = strays_of(&listing, &of_link.shards, parts.iter().map(|part| part.shards.as_slice()));
+        let gains = self.gains_by_dividing(&listing, of_link, &parts);
+        Ok(Audit::Looked { strays, dead_letters, gains })
     }
 }
 
 /// Strays among the shards of a listing, by the rows of link and parts.
-pub(super) fn strays_of(listing: &Listing, of_link: &[ShardRow], parts: &[Vec<ShardRow>]) -> BTreeSet<ShardId> {
+pub(super) fn strays_of<'a>(
+    listing: &Listing,
+    of_link: &[ShardRow],
+    parts: impl Iterator<Item = &'a [ShardRow]>,
+) -> BTreeSet<ShardId> {
     let is_owed = |row: &ShardRow| row.is_lost || row.status != ShardStatus::Finished;
     let link: Vec<_> = of_link.iter().map(|row| (&row.id, row.parent.as_ref(), is_owed(row))).collect();
-    let parts: Vec<BTreeSet<&ShardId>> = parts.iter().map(|rows| rows.iter().map(|row| &row.id).collect()).collect();
+    let parts: Vec<BTreeSet<&ShardId>> = parts.map(|rows| rows.iter().map(|row| &row.id).collect()).collect();
     strays(listing, &link, &parts)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Link;
 use super::chaining::Load;
 use super::leading::Lead;
-use super::parts::division_of;
+use super::looking::division_of;
 use crate::aws::Clients;
 use crate::checkpoint::LinkState;
 use crate::checkpoint::book::Book;

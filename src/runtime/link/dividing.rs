@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::auditing::strays_of;
-use super::parts::part_name;
+use super::looking::part_name;
 use super::{Generation, Link};
 use crate::checkpoint::division::{Obstacle, divide, part_row};
 use crate::checkpoint::rows::{Division, Fence, LinkRow, ShardRow, ShardStatus, Stage};
@@ -65,7 +65,7 @@ impl Link {
     }
 
     /// Into how many parts the link is divided at most: each has a share of its limits, and no limit is less than 1.
-    fn most_parts(&self, heard: &Heard) -> usize {
+    pub(super) fn most_parts(&self, heard: &Heard) -> usize {
         let (in_flight, shards) = (self.config.apply.max_in_flight, self.config.stream.max_concurrent_shards);
         (PARTS_PER_WORKER * (heard.sharing + 1)).min(MOST_PARTS).min(in_flight.min(shards) as usize)
     }
@@ -91,7 +91,7 @@ impl Link {
             Ok(parts) => parts,
             Err(obstacle) => return Ok(Err(obstacle)),
         };
-        if !listing.is_conclusive() || !strays_of(&listing, &state.shards, &parts).is_empty() {
+        if !listing.is_conclusive() || !strays_of(&listing, &state.shards, parts.iter().map(Vec::as_slice)).is_empty() {
             return Ok(Err(Obstacle::Stranger));
         }
         let Some(row) = state.link.clone() else { return Ok(Err(Obstacle::Stage)) };
@@ -124,7 +124,7 @@ fn division(state: &LinkState, fence: &Fence, parts: usize) -> Division {
 }
 
 /// Finished shards that are listed and of which no child is known.
-fn awaited(listing: &Listing, rows: &[ShardRow]) -> BTreeSet<ShardId> {
+pub(super) fn awaited(listing: &Listing, rows: &[ShardRow]) -> BTreeSet<ShardId> {
     let parents: BTreeSet<&ShardId> = rows.iter().filter_map(|row| row.parent.as_ref()).collect();
     let is_awaited = |row: &&ShardRow| {
         row.status == ShardStatus::Finished && !row.is_lost && listing.contains(&row.id) && !parents.contains(&row.id)

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::auditing::Audit;
+use super::looking::part_name;
 use super::marks::{PartMarks, Said};
-use super::parts::part_name;
+use super::spreading::Spread;
 use super::watching::CATCHING_UP;
 use super::{Generation, Link, LinkSlots, Start};
 use crate::checkpoint::division::{Clocks, PartState, reunite};
@@ -67,6 +68,8 @@ pub(super) enum Reason {
     Failing,
     #[error("a part is far behind the others")]
     Behind,
+    #[error("its shards are spread badly, and it is to be divided anew")]
+    Spread,
 }
 
 impl Link {
@@ -168,7 +171,7 @@ impl Link {
         let lister = self.lister(&lead.prepared, &lead.row.identity.stream).sharing(Some(self.sharing.listings()));
         let of_link = self.insist(heartbeat, || self.shared.store.read(&self.config.name)).await?;
         let (mut suspected, mut list_at, mut alone_since) = (BTreeSet::new(), Instant::now(), None);
-        let mut marks = PartMarks::default();
+        let (mut marks, mut spread) = (PartMarks::default(), Spread::new(Instant::now()));
         // Beside the rest, which is not to wait for a source or a table that does not answer.
         let mut auditing: Option<BoxFuture<'_, Result<Audit>>> = None;
         loop {
@@ -213,7 +216,10 @@ impl Link {
                 Audit::Looked { strays, .. } if strays.intersection(&suspected).next().is_some() => {
                     return Ok(Reason::Strays);
                 }
-                Audit::Looked { strays, dead_letters } => {
+                Audit::Looked { strays, gains, .. } if spread.look(gains && strays.is_empty(), Instant::now()) => {
+                    return Ok(Reason::Spread);
+                }
+                Audit::Looked { strays, dead_letters, .. } => {
                     use crate::stream::driver::StreamObserver as _;
                     board.discovered();
                     board.letters_of_parts(dead_letters);

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::leading::{LET_GO_WITHIN, stopped_for};
+use super::looking::{division_of, part_name};
 use super::{Link, LinkSlots};
-use crate::checkpoint::rows::{Division, LinkRow, ShardStatus, Stage};
-use crate::checkpoint::{LinkState, PartName, StateStore, StoreResult};
+use crate::checkpoint::LinkState;
+use crate::checkpoint::rows::{Division, ShardStatus};
 use crate::config::LinkConfig;
-use crate::error::{Error, Exit, Result, chain};
+use crate::error::{Error, Result, chain};
 use crate::stream::lister::Listings;
 use crate::stream::part::Elsewhere;
 use crate::telemetry::Mode;
@@ -77,46 +78,6 @@ impl Sharing {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         not_before.is_none_or(|at| at <= Instant::now())
     }
-}
-
-/// How the link is divided, if it is.
-pub(super) fn division_of(row: Option<&LinkRow>) -> Option<Division> {
-    match row.map(|row| row.stage) {
-        Some(Stage::Divided(division)) => Some(division),
-        Some(Stage::Loading | Stage::Streaming) | None => None,
-    }
-}
-
-/// The name of a part.
-pub(super) fn part_name(link: &str, division: Division, number: u32) -> PartName {
-    PartName { link: link.to_owned(), epoch: division.epoch, number }
-}
-
-/// The names of a link's parts, if it is divided and they are worked on.
-pub(crate) async fn parts_at_work(store: &dyn StateStore, link: &str) -> StoreResult<Vec<String>> {
-    let Some(leases) = store.leases() else { return Ok(Vec::new()) };
-    let division = division_of(leases.link_row(link).await?.as_ref());
-    Ok(division.filter(|division| !division.is_recalled).map_or_else(Vec::new, |division| names(link, division)))
-}
-
-/// The names of a link's parts, if it is divided.
-pub(crate) async fn parts_of(store: &dyn StateStore, link: &str) -> StoreResult<Vec<String>> {
-    let Some(leases) = store.leases() else { return Ok(Vec::new()) };
-    let Some(division) = division_of(leases.link_row(link).await?.as_ref()) else { return Ok(Vec::new()) };
-    Ok(names(link, division))
-}
-
-fn names(link: &str, division: Division) -> Vec<String> {
-    (0..division.parts).map(|number| part_name(link, division, number).to_string()).collect()
-}
-
-/// Refuses a link that is divided: its rows are not how far it is.
-pub(crate) fn check_whole(link: &str, row: Option<&LinkRow>) -> Result<()> {
-    if division_of(row).is_none() {
-        return Ok(());
-    }
-    Err(Error::new(Exit::Held, format!("the shards of link `{link}` are shared by workers"))
-        .hint("run the command again; or stop the workers, or set `checkpoint.sharing = false`, first"))
 }
 
 /// The parts of one division that this process works on or waits for.

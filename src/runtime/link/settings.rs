@@ -1,6 +1,7 @@
 //! From a link's configuration and its tables to what each stage is told.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::Link;
 use crate::apply::engine::{EngineSettings, OnRejected};
@@ -25,6 +26,13 @@ const MAX_BATCH_BYTES: usize = 15 << 20;
 /// The same of TransactWriteItems, which takes 4 MB of items, two units for each KB. Source: API reference, TransactWriteItems.
 const MAX_TRANSACTION_BYTES: usize = (4 << 20) - (64 << 10);
 
+/// How often an idle link writes that its place is still in the stream, and up to when everything is applied. Both are for
+/// whoever comes after this process. A stream keeps 24 hours, and a place that nobody confirmed for 23 may have lost something:
+/// a row that is ten minutes old makes such a gap ten minutes too early, and never hides one.
+const IDLE_AT_TABLE: Duration = Duration::from_secs(600);
+/// The same where a write costs nothing, and no worker's sign of life says how far the link is.
+const IDLE_AT_FILE: Duration = Duration::from_secs(60);
+
 impl Link {
     pub(super) fn settings(&self, prepared: &Prepared, row: &LinkRow) -> ReplicaSettings {
         let LinkConfig { load, apply, stream, .. } = &self.config;
@@ -42,6 +50,7 @@ impl Link {
                 look_ahead_records: usize::try_from(apply.look_ahead_records.div_ceil(parts.into()))
                     .unwrap_or(usize::MAX),
                 look_ahead_bytes: usize::try_from(apply.look_ahead_bytes.div_ceil(parts.into())).unwrap_or(usize::MAX),
+                idle_interval: if self.shared.fleet.is_some() { IDLE_AT_TABLE } else { IDLE_AT_FILE },
             },
             engine: EngineSettings {
                 max_in_flight: (apply.max_in_flight / parts).max(1) as usize,

@@ -16,7 +16,7 @@ use crate::decode::KeyCodec;
 use crate::error::{Error, Exit, Result};
 use crate::runtime::fleet::LinkGuard;
 use crate::runtime::gated::{GatedTarget, LinkGates};
-use crate::runtime::link::{by_aws, check_whole, link_span, parts_of};
+use crate::runtime::link::{by_aws, check_whole, letters_with_parts, link_span, parts_of};
 use crate::runtime::open::check_tables;
 use crate::runtime::prepare::{Accounts, Needs, Prepared, prepare};
 use crate::runtime::repair::DirectRepairs;
@@ -50,12 +50,8 @@ impl Program {
         let known = store.links().await?;
         let mut letters = Vec::new();
         for link in known.into_iter().filter(|link| links.is_empty() || links.contains(link)) {
-            let mut names = vec![link.clone()];
-            names.extend(parts_of(store.as_ref(), &link).await?);
-            for name in names {
-                let found = all_letters(store.as_ref(), &name).await?;
-                letters.extend(found.into_iter().map(|letter| DeadLetter { link: name.clone(), letter }));
-            }
+            let found = letters_with_parts(store.as_ref(), &link).await?;
+            letters.extend(found.into_iter().map(|(link, letter)| DeadLetter { link, letter }));
         }
         Ok(letters)
     }

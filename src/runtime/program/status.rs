@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Program;
-use crate::checkpoint::rows::{GapRow, ShardRow, Stage};
+use crate::checkpoint::rows::{GapRow, Stage};
 use crate::checkpoint::{Leases, LinkState, PartName, Sighting, Sign};
 use crate::config::{OnGap, PatternLink};
 use crate::error::{Error, Exit, Result};
@@ -13,7 +13,7 @@ use crate::http::{LinkReadiness, NotReady, StatusSource};
 use crate::model::{GapScope, ShardStatus, WallTime};
 use crate::runtime::board::Snapshot;
 use crate::runtime::fleet::WorkerReport;
-use crate::runtime::link::{Importing, LinkSlots, parts_at_work, parts_of};
+use crate::runtime::link::{Importing, LinkSlots, parts_at_work, read_with_parts};
 use crate::telemetry::lag::{RETENTION, Watermarks};
 use crate::telemetry::status::{GapStatus, LinkStatus, LoadStatus, Status};
 use crate::telemetry::{GapCause, Label as _, Phase, ShardState, ThrottleReason};
@@ -40,10 +40,9 @@ impl Program {
         let mut names: BTreeSet<String> = store.links().await?.into_iter().collect();
         names.extend(self.named_links()?);
         for name in names {
-            let mut state = store.read(&name).await?;
+            let (state, parts) = read_with_parts(store.as_ref(), &name).await?;
             let mut unheld = Vec::new();
-            for part in parts_of(store.as_ref(), &name).await? {
-                state = together(state, store.read(&part).await?);
+            for part in parts {
                 let troubles = self.troubles(leases.as_ref(), &part, &signs).await?;
                 unheld.extend(troubles.into_iter().map(|why| format!("part {part}: {why}")));
             }
@@ -261,21 +260,6 @@ fn holder_trouble(sighting: &Sighting, signs: &[Sign], now: WallTime) -> Option<
     };
     let silent = silence(sign, now);
     (silent > sign.lease).then(|| format!("worker {holder}, which has this link, gave no sign of life for {silent:?}"))
-}
-
-/// A divided link with one of its parts: what its rows say together. Of shards the part knows more than the link.
-fn together(link: LinkState, part: LinkState) -> LinkState {
-    let is_of_part = |row: &ShardRow| part.shards.iter().any(|other| other.id == row.id);
-    let mut shards: Vec<ShardRow> = link.shards.into_iter().filter(|row| !is_of_part(row)).collect();
-    shards.extend(part.shards);
-    let letters = (link.dead_letters.0 + part.dead_letters.0, link.dead_letters.1.max(part.dead_letters.1));
-    LinkState {
-        shards,
-        doubts: [link.doubts, part.doubts].concat(),
-        gaps: [link.gaps, part.gaps].concat(),
-        dead_letters: letters,
-        ..link
-    }
 }
 
 /// A link whose books are not open yet: it looks around, or its target is being imported.

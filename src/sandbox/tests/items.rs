@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::{
     WriteRequest,
 };
 
+use super::super::{FaultKind, FaultRule, Faults, Trigger};
 use super::*;
 
 fn put_request(item: HashMap<String, Attr>) -> WriteRequest {
@@ -274,6 +275,35 @@ async fn capacity_is_told_by_the_documented_arithmetic() {
 fn the_checksum_is_crc_32() {
     assert_eq!(super::super::reply::crc32(b"123456789"), 0xcbf4_3926);
     assert_eq!(super::super::reply::crc32(b"The quick brown fox jumps over the lazy dog"), 0x414f_a339);
+}
+
+#[tokio::test]
+async fn where_another_transaction_is_under_way_nothing_is_done_and_the_action_is_named() {
+    let (sandbox, _) = sandbox();
+    let client = database(&sandbox);
+    create(&client, "state").await;
+    let conflict = || FaultRule::new("*", Trigger::Next(1), FaultKind::TransactionConflict);
+    let action = |id: &str| {
+        let put = Put::builder().table_name("state").set_item(Some(item(id, &[]))).build().unwrap();
+        TransactWriteItem::builder().put(put).build()
+    };
+    let transact =
+        || ["a", "b", "c"].iter().fold(client.transact_write_items(), |all, id| all.transact_items(action(id)));
+    sandbox.set_faults(Faults::new(vec![conflict()]));
+    let aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError::TransactionCanceledException(error) =
+        transact().send().await.unwrap_err().into_service_error()
+    else {
+        panic!("another error")
+    };
+    let mut codes: Vec<_> = error.cancellation_reasons().iter().filter_map(|reason| reason.code()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["None", "None", "TransactionConflict"]);
+    sandbox.set_faults(Faults::new(vec![conflict()]));
+    let put = || client.put_item().table_name("state").set_item(Some(item("a", &[]))).send();
+    assert_eq!(code(put().await), "TransactionConflictException");
+    assert!(sandbox.snapshot(SOURCE, REGION, "state").unwrap().is_empty());
+    transact().send().await.unwrap();
+    assert_eq!(sandbox.snapshot(SOURCE, REGION, "state").unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -70,7 +70,8 @@ pub(crate) struct Page {
     pub(crate) cycles_at: Vec<usize>,
 }
 
-fn item(number: usize, version: usize) -> String {
+/// An item's JSON.
+pub(crate) fn item(number: usize, version: usize) -> String {
     let mut text = String::with_capacity(ITEM_BYTES);
     let (key, amount, active) = (key_fields(number), number % 97_531, version.is_multiple_of(2));
     let seed = (number * 31 + version).wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -29,27 +29,39 @@ const MAX_LINE: usize = 16 << 20;
 
 /// What is wrong with a data file. Names no contents.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub enum FileError {
     /// It is no gzip, or damaged, or not whole.
     #[error("decompress it after line {line}")]
     Gzip {
+        /// The last line that was read.
         line: u64,
+        /// What the decoder says.
         #[source]
         source: std::io::Error,
     },
     /// A line is none of a full export.
     #[error("line {line}")]
     Line {
+        /// Which, from 1.
         line: u64,
+        /// What is odd about it.
         #[source]
         source: DecodeError,
     },
     /// A line is longer than any item.
     #[error("line {line} is longer than {MAX_LINE} bytes")]
-    TooLong { line: u64 },
+    TooLong {
+        /// Which, from 1.
+        line: u64,
+    },
     /// It has fewer items or more than the list of files says.
     #[error("it has {found} items, the list of files says {listed}")]
-    Count { found: u64, listed: u64 },
+    Count {
+        /// So many it has.
+        found: u64,
+        /// So many it should have.
+        listed: u64,
+    },
     /// It is another object than the one that the list of files tells of, or a damaged one.
     #[error("its MD5 is not the one in the list of files")]
     Md5,
@@ -60,7 +72,7 @@ pub(crate) enum FileError {
 
 /// How far a file was read: so many items, of a text with this checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cursor {
+pub struct Cursor {
     items: u64,
     crc: u32,
 }
@@ -82,17 +94,18 @@ impl FromStr for Cursor {
 
 /// Some items of a file.
 #[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) items: Vec<LoadedItem>,
+pub struct Page {
+    /// The items, in the order of their lines.
+    pub items: Vec<LoadedItem>,
     /// Bytes of their images.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Where the next page begins.
-    pub(crate) cursor: Cursor,
+    pub cursor: Cursor,
 }
 
 /// What comes next.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub enum Step {
     /// Put the next part of the object in, or say that there is none.
     NeedsPart,
     /// A page, and there is more.
@@ -102,7 +115,7 @@ pub(crate) enum Step {
 }
 
 /// A data file while it is read.
-pub(crate) struct DataFile<'a> {
+pub struct DataFile<'a> {
     entry: &'a FileEntry,
     keys: &'a KeyCodec,
     md5: Md5,
@@ -121,7 +134,8 @@ pub(crate) struct DataFile<'a> {
 
 impl<'a> DataFile<'a> {
     /// A file from its beginning; items before the cursor are left out.
-    pub(crate) fn new(entry: &'a FileEntry, keys: &'a KeyCodec, after: Option<Cursor>) -> Self {
+    #[must_use]
+    pub fn new(entry: &'a FileEntry, keys: &'a KeyCodec, after: Option<Cursor>) -> Self {
         Self {
             entry,
             keys,
@@ -139,19 +153,22 @@ impl<'a> DataFile<'a> {
     }
 
     /// The next part of the object. Only when it was asked for.
-    pub(crate) fn put(&mut self, part: Bytes) {
+    pub fn put(&mut self, part: Bytes) {
         self.md5.update(&part);
         self.has_begun |= !part.is_empty();
         self.part = part;
     }
 
     /// The object is at its end.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         self.is_ended = true;
     }
 
     /// Goes on as far as it can.
-    pub(crate) fn next_step(&mut self) -> Result<Step, FileError> {
+    ///
+    /// # Errors
+    /// [`FileError`]; then the file is of no more use, and neither is what came of it since its last cursor.
+    pub fn next_step(&mut self) -> Result<Step, FileError> {
         loop {
             if self.page_text >= PAGE_BYTES || self.page.len() >= PAGE_ITEMS {
                 return Ok(Step::Page(self.take_page()));

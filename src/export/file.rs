@@ -124,7 +124,7 @@ pub struct DataFile<'a> {
     part: Bytes,
     has_begun: bool,
     is_ended: bool,
-    crc: Crc,
+    sum: TextSum,
     items: u64,
     /// Up to where it was taken before.
     skip_to: Option<Cursor>,
@@ -144,7 +144,7 @@ impl<'a> DataFile<'a> {
             part: Bytes::new(),
             has_begun: false,
             is_ended: false,
-            crc: Crc::new(),
+            sum: TextSum::new(),
             items: 0,
             skip_to: after.filter(|cursor| cursor.items > 0),
             page: Vec::new(),
@@ -224,15 +224,14 @@ impl<'a> DataFile<'a> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        self.crc.update(&line);
-        self.crc.update(b"\n");
+        self.sum.add(&line);
         self.items += 1;
         if let Some(cursor) = self.skip_to {
             if self.items < cursor.items {
                 return Ok(());
             }
             self.skip_to = None;
-            return if self.crc.sum() == cursor.crc { Ok(()) } else { Err(FileError::Changed) };
+            return if self.sum.value() == cursor.crc { Ok(()) } else { Err(FileError::Changed) };
         }
         let item = export_line(&line, self.keys).map_err(|source| FileError::Line { line: self.line(), source })?;
         self.page_text += line.len();
@@ -244,7 +243,7 @@ impl<'a> DataFile<'a> {
         self.page_text = 0;
         let items = std::mem::take(&mut self.page);
         let bytes = items.iter().map(|item| item.image.len() as u64).sum();
-        Page { items, bytes, cursor: Cursor { items: self.items, crc: self.crc.sum() } }
+        Page { items, bytes, cursor: Cursor { items: self.items, crc: self.sum.value() } }
     }
 
     fn line(&self) -> u64 {
@@ -253,6 +252,45 @@ impl<'a> DataFile<'a> {
 
     fn broken(&self, source: std::io::Error) -> FileError {
         FileError::Gzip { line: self.line(), source }
+    }
+}
+
+/// The checksum of the lines so far.
+///
+/// They are gathered: a call of the checksum costs as much as eight kilobytes of text, which is more than most lines have.
+struct TextSum {
+    crc: Crc,
+    gathered: Vec<u8>,
+}
+
+impl TextSum {
+    /// Lines are gathered up to this.
+    const GATHERED: usize = 64 << 10;
+
+    fn new() -> Self {
+        Self { crc: Crc::new(), gathered: Vec::new() }
+    }
+
+    fn add(&mut self, line: &[u8]) {
+        if self.gathered.len() + line.len() >= Self::GATHERED {
+            self.sum_up();
+        }
+        if line.len() >= Self::GATHERED {
+            self.crc.update(line);
+        } else {
+            self.gathered.extend_from_slice(line);
+        }
+        self.gathered.push(b'\n');
+    }
+
+    fn sum_up(&mut self) {
+        self.crc.update(&self.gathered);
+        self.gathered.clear();
+    }
+
+    fn value(&mut self) -> u32 {
+        self.sum_up();
+        self.crc.sum()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the stub is asked and what it answers, over a socket or in one process.
+//! What the stub is asked and what it answers.
 
 use crate::http::{Message, header, path};
 

@@ -118,11 +118,7 @@ fn measure(bench: &Bench, options: &Options, arms: &[String], variant: Variant) 
 
 /// Prints the table; answers whether the gates are met.
 fn show(variant: Variant, rounds: &Rounds) -> bool {
-    println!(
-        "\n{} images: µs of client CPU per record, median of {} rounds; peak RSS",
-        variant.as_str(),
-        rounds.len()
-    );
+    println!("\n{} images: µs of client CPU per record, median of {} rounds; peak RSS", variant.as_str(), rounds.len());
     rounds.show();
     let (times, over) = (rounds.ratio("typed", "dynaferry"), rounds.ratio("dynaferry", "floor"));
     println!("  typed / dynaferry {times}\n  dynaferry / floor {over}\n  load average {}", process::load_average());

@@ -32,7 +32,7 @@ struct State {
     ended: HashSet<usize>,
 }
 
-pub(crate) struct Stub {
+struct Stub {
     pages: HashMap<(Variant, usize, usize), Page>,
     /// Whose folders are buckets.
     buckets: PathBuf,
@@ -44,7 +44,17 @@ pub(crate) fn serve(buckets: &Path) -> Result<()> {
     let variants = Variant::ALL.into_iter();
     let pages =
         variants.flat_map(|variant| all_pages().map(move |(s, p)| ((variant, s, p), page(variant, s, p)))).collect();
-    let stub = Arc::new(Stub { pages, ..Stub::without_pages(buckets) });
+    let state = State {
+        variant: Variant::Both,
+        cycles: 1,
+        verifies: false,
+        requests: 0,
+        writes: 0,
+        bytes: 0,
+        items: HashMap::new(),
+        ended: HashSet::new(),
+    };
+    let stub = Arc::new(Stub { pages, buckets: buckets.to_owned(), state: Mutex::new(state) });
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
@@ -60,26 +70,6 @@ pub(crate) fn serve(buckets: &Path) -> Result<()> {
 }
 
 impl Stub {
-    /// One that has no stream to read.
-    pub(crate) fn without_pages(buckets: &Path) -> Self {
-        let state = State {
-            variant: Variant::Both,
-            cycles: 0,
-            verifies: false,
-            requests: 0,
-            writes: 0,
-            bytes: 0,
-            items: HashMap::new(),
-            ended: HashSet::new(),
-        };
-        Self { pages: HashMap::new(), buckets: buckets.to_owned(), state: Mutex::new(state) }
-    }
-
-    /// Writes that were received.
-    pub(crate) fn writes(&self) -> u64 {
-        self.state.lock().expect("no panic").writes
-    }
-
     async fn answer(&self, connection: &mut Connection) -> Result<bool> {
         let Some(message) = connection.receive().await? else { return Ok(false) };
         let (status, headers, [body, end]) = self.answer_to(&Question::of(&message))?.into_parts();
@@ -89,7 +79,7 @@ impl Stub {
         Ok(true)
     }
 
-    pub(crate) fn answer_to(&self, asked: &Question<'_>) -> Result<Answer> {
+    fn answer_to(&self, asked: &Question<'_>) -> Result<Answer> {
         let target = asked.target.unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default();
         Ok(Answer::Json(match operation {

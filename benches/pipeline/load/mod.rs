@@ -81,7 +81,12 @@ pub(crate) fn run(bench: &Bench, options: &Options, name: &str) -> Result<(Value
     for shape in [short, long] {
         let peak = peak(bench, shape)?;
         is_met &= peak.rss_kib <= MOST_RSS_KIB;
-        println!("  one file of {} items, {} MB of text: peak RSS {} MiB", shape.items(), peak.text_mb, peak.rss_kib / 1024);
+        println!(
+            "  one file of {} items, {} MB of text: peak RSS {} MiB",
+            shape.items(),
+            peak.text_mb,
+            peak.rss_kib / 1024
+        );
         peaks.push(json!({"items": shape.items(), "text_mb": peak.text_mb, "peak_rss_kib": peak.rss_kib}));
     }
     is_met &= rounds.peak_rss_kib("dynaferry").is_none_or(|peak| peak <= MOST_RSS_KIB);

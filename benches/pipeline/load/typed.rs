@@ -52,7 +52,8 @@ enum Attribute {
 /// Loads the whole export.
 pub(crate) async fn run(address: &str, shape: Shape) -> Result<()> {
     let clients = Clients::new(address);
-    let tasks = (0..shape.files).map(|file| tokio::spawn(load_file(clients.clone(), address.to_owned(), shape.key(file))));
+    let tasks =
+        (0..shape.files).map(|file| tokio::spawn(load_file(clients.clone(), address.to_owned(), shape.key(file))));
     for loaded in try_join_all(tasks).await? {
         loaded?;
     }

@@ -18,24 +18,27 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// Status, headers and body.
-    pub(crate) fn into_parts(self) -> (u16, Vec<(&'static str, String)>, [Vec<u8>; 2]) {
-        let kind = |kind: &str| ("content-type", kind.to_owned());
-        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        let id = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ABCDEF".to_owned();
-        let mut headers = vec![("server", "stub".to_owned()), ("date", date), ("x-amzn-requestid", id)];
-        let (status, body) = match self {
-            Self::Json(text) => (200, [text.into_bytes(), Vec::new()]),
-            Self::Page { body, end } => (200, [body, end.into_bytes()]),
+    /// The head of the message, and its body.
+    pub(crate) fn into_message(self) -> (String, [Vec<u8>; 2]) {
+        let (line, kind, range, body) = match self {
+            Self::Json(text) => {
+                ("200 OK", "application/x-amz-json-1.0", String::new(), [text.into_bytes(), Vec::new()])
+            }
+            Self::Page { body, end } => {
+                ("200 OK", "application/x-amz-json-1.0", String::new(), [body, end.into_bytes()])
+            }
             Self::Part { body, from, size } => {
                 let last = from + body.len() as u64 - 1;
-                headers.push(("content-range", format!("bytes {from}-{last}/{size}")));
-                (206, [body, Vec::new()])
+                let range = format!("content-range: bytes {from}-{last}/{size}\r\n");
+                ("206 Partial Content", "binary/octet-stream", range, [body, Vec::new()])
             }
         };
-        headers.push(kind(if status == 206 { "binary/octet-stream" } else { "application/x-amz-json-1.0" }));
-        headers.push(("content-length", body.iter().map(Vec::len).sum::<usize>().to_string()));
-        (status, headers, body)
+        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+        let length: usize = body.iter().map(Vec::len).sum();
+        let head = format!(
+            "HTTP/1.1 {line}\r\nserver: stub\r\ndate: {date}\r\ncontent-type: {kind}\r\n{range}content-length: {length}\r\nx-amzn-requestid: 0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ABCDEF\r\n\r\n"
+        );
+        (head, body)
     }
 }
 

@@ -72,9 +72,7 @@ pub(crate) fn serve(buckets: &Path) -> Result<()> {
 impl Stub {
     async fn answer(&self, connection: &mut Connection) -> Result<bool> {
         let Some(message) = connection.receive().await? else { return Ok(false) };
-        let (status, headers, [body, end]) = self.answer_to(&Question::of(&message))?.into_parts();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!("HTTP/1.1 {status} OK\r\n{headers}\r\n");
+        let (head, [body, end]) = self.answer_to(&Question::of(&message))?.into_message();
         connection.send(&[head.as_bytes(), &body, &end]).await?;
         Ok(true)
     }

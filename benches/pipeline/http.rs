@@ -74,3 +74,9 @@ pub(crate) fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
         found.eq_ignore_ascii_case(name).then_some(value.trim())
     })
 }
+
+/// The path that is asked for.
+pub(crate) fn path(head: &[u8]) -> &str {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    std::str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1)).unwrap_or("/")
+}

@@ -1,17 +1,20 @@
 //! The stub server: DynamoDB as far as the arms need it, cheap, and no slower for one arm than for another.
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::Result;
-use crate::http::{Connection, Message, header};
+use crate::exchange::{Answer, Question};
+use crate::http::Connection;
 use crate::pages::{CYCLE_DIGITS, PAGES, Page, SHARDS, Variant, all_pages, digest, page};
 
-const REGION: &str = "eu-west-1";
-const ACCOUNT: &str = "111122223333";
+pub(crate) const REGION: &str = "eu-west-1";
+pub(crate) const ACCOUNT: &str = "111122223333";
 /// As long as the service's own are, about.
 const ITERATOR_BYTES: usize = 240;
 
@@ -31,11 +34,13 @@ struct State {
 
 struct Stub {
     pages: HashMap<(Variant, usize, usize), Page>,
+    /// Whose folders are buckets.
+    buckets: PathBuf,
     state: Mutex<State>,
 }
 
 /// Serves until it is killed; prints its address first.
-pub(crate) fn serve() -> Result<()> {
+pub(crate) fn serve(buckets: &Path) -> Result<()> {
     let variants = Variant::ALL.into_iter();
     let pages =
         variants.flat_map(|variant| all_pages().map(move |(s, p)| ((variant, s, p), page(variant, s, p)))).collect();
@@ -49,7 +54,7 @@ pub(crate) fn serve() -> Result<()> {
         items: HashMap::new(),
         ended: HashSet::new(),
     };
-    let stub = Arc::new(Stub { pages, state: Mutex::new(state) });
+    let stub = Arc::new(Stub { pages, buckets: buckets.to_owned(), state: Mutex::new(state) });
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
@@ -64,46 +69,31 @@ pub(crate) fn serve() -> Result<()> {
     })
 }
 
-/// A page is the one body that is not made for each answer.
-enum Answer {
-    Json(String),
-    Page { body: Vec<u8>, end: String },
-}
-
 impl Stub {
     async fn answer(&self, connection: &mut Connection) -> Result<bool> {
         let Some(message) = connection.receive().await? else { return Ok(false) };
-        let answer = self.answer_to(&message)?;
-        let (body, end) = match &answer {
-            Answer::Json(text) => (text.as_bytes(), ""),
-            Answer::Page { body, end } => (body.as_slice(), end.as_str()),
-        };
-        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nserver: stub\r\ndate: {date}\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\nx-amzn-requestid: 0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ABCDEF\r\n\r\n",
-            body.len() + end.len()
-        );
-        connection.send(&[head.as_bytes(), body, end.as_bytes()]).await?;
+        let (head, [body, end]) = self.answer_to(&Question::of(&message))?.into_message();
+        connection.send(&[head.as_bytes(), &body, &end]).await?;
         Ok(true)
     }
 
-    fn answer_to(&self, message: &Message<'_>) -> Result<Answer> {
-        let target = header(message.head, "x-amz-target").unwrap_or_default();
+    fn answer_to(&self, asked: &Question<'_>) -> Result<Answer> {
+        let target = asked.target.unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default();
         Ok(Answer::Json(match operation {
-            "GetRecords" => return self.records(message.body),
-            "BatchWriteItem" => self.write(message.body)?,
+            "GetRecords" => return self.records(asked.body),
+            "BatchWriteItem" => self.write(asked.body)?,
             "GetShardIterator" => {
-                let request: Value = serde_json::from_slice(message.body)?;
+                let request: Value = serde_json::from_slice(asked.body)?;
                 let shard = request.get("ShardId").and_then(Value::as_str).and_then(|id| id.rsplit('-').next());
                 let shard: usize = shard.ok_or("no shard")?.parse()?;
                 format!(r#"{{"ShardIterator":"{}"}}"#, iterator(shard, 0, 0))
             }
             "DescribeStream" => self.stream(),
-            "DescribeTable" => self.table(&serde_json::from_slice(message.body)?),
+            "DescribeTable" => self.table(&serde_json::from_slice(asked.body)?),
             "Scan" => r#"{"Count":0,"Items":[],"ScannedCount":0}"#.to_owned(),
             "Reset" => {
-                let text = std::str::from_utf8(message.body)?;
+                let text = std::str::from_utf8(asked.body)?;
                 let words: Vec<&str> = text.split(' ').collect();
                 let [variant, cycles, verifies] = words.as_slice() else { return Err("reset to what?".into()) };
                 let mut state = self.state.lock().expect("no panic");
@@ -121,6 +111,7 @@ impl Stub {
                 json!({"requests": state.requests, "writes": state.writes, "bytes": state.bytes, "items": items, "digest": sum})
                     .to_string()
             }
+            "" if asked.path.len() > 1 => return self.part(asked),
             "" => format!(
                 "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult><Arn>arn:aws:iam::{ACCOUNT}:user/bench</Arn><UserId>AIDA</UserId><Account>{ACCOUNT}</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"
             ),
@@ -159,6 +150,22 @@ impl Stub {
         }
         let next = if page + 1 < PAGES { iterator(shard, cycle, page + 1) } else { iterator(shard, cycle + 1, 0) };
         Ok(Answer::Page { body, end: format!(r#"],"NextShardIterator":"{next}"}}"#) })
+    }
+
+    /// A part of a file.
+    fn part(&self, asked: &Question<'_>) -> Result<Answer> {
+        let path = Path::new(asked.path.trim_start_matches('/'));
+        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err("no such object".into());
+        }
+        let file = std::fs::File::open(self.buckets.join(path))?;
+        let size = file.metadata()?.len();
+        let range = asked.range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        let (from, last) = range.ok_or("no range")?;
+        let (from, last): (u64, u64) = (from.parse()?, last.parse()?);
+        let mut body = vec![0; usize::try_from((last + 1).min(size).saturating_sub(from))?];
+        file.read_exact_at(&mut body, from)?;
+        Ok(Answer::Part { body, from, size })
     }
 
     fn write(&self, request: &[u8]) -> Result<String> {

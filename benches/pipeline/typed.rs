@@ -20,31 +20,37 @@ const BATCH: usize = 25;
 type Item = HashMap<String, AttributeValue>;
 
 #[derive(Clone)]
-struct Clients {
+pub(crate) struct Clients {
     streams: aws_sdk_dynamodbstreams::Client,
     dynamodb: aws_sdk_dynamodb::Client,
     in_flight: Arc<Semaphore>,
 }
 
+impl Clients {
+    pub(crate) fn new(address: &str) -> Self {
+        let settings = aws_config::SdkConfig::builder()
+            .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
+            .region(aws_config::Region::new("eu-west-1"))
+            .endpoint_url(format!("http://{address}"))
+            .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(Credentials::new(
+                "111122223333",
+                "secret",
+                None,
+                None,
+                "bench",
+            )))
+            .build();
+        Self {
+            streams: aws_sdk_dynamodbstreams::Client::new(&settings),
+            dynamodb: aws_sdk_dynamodb::Client::new(&settings),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+        }
+    }
+}
+
 /// Moves the whole stream.
 pub(crate) async fn run(address: &str, _variant: Variant) -> Result<()> {
-    let settings = aws_config::SdkConfig::builder()
-        .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
-        .region(aws_config::Region::new("eu-west-1"))
-        .endpoint_url(format!("http://{address}"))
-        .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(Credentials::new(
-            "111122223333",
-            "secret",
-            None,
-            None,
-            "bench",
-        )))
-        .build();
-    let clients = Clients {
-        streams: aws_sdk_dynamodbstreams::Client::new(&settings),
-        dynamodb: aws_sdk_dynamodb::Client::new(&settings),
-        in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-    };
+    let clients = Clients::new(address);
     let description = clients.streams.describe_stream().stream_arn(stream_arn()).send().await?;
     let shards = description.stream_description().map(|stream| stream.shards()).unwrap_or_default();
     let ids: Vec<String> = shards.iter().filter_map(|shard| shard.shard_id().map(str::to_owned)).collect();
@@ -80,7 +86,8 @@ async fn move_shard(clients: Clients, shard: String) -> Result<()> {
     Ok(())
 }
 
-async fn write(clients: &Clients, mut batch: Vec<WriteRequest>) -> Result<()> {
+/// Writes until nothing is left.
+pub(crate) async fn write(clients: &Clients, mut batch: Vec<WriteRequest>) -> Result<()> {
     let _permit = clients.in_flight.acquire().await?;
     while !batch.is_empty() {
         let answer = clients.dynamodb.batch_write_item().request_items("dst", batch).send().await?;

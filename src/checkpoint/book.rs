@@ -265,6 +265,8 @@ impl Book {
     /// The keys that earlier owners left in doubt; `until`: when the last write of one that did not drain can land.
     fn inherit_doubts(&mut self, rows: Vec<DoubtRow>, unclean: bool, until: WallTime) {
         for row in rows {
+            // Their keys are listed by themselves from here on, before the pages go.
+            self.dirty.forget_pages |= row.page.is_some();
             match row.page {
                 // The last owner drained, so nothing of the page is on its way: it is read again.
                 Some(_) if !unclean => self.dirty.settled.push(row),

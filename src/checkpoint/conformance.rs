@@ -13,7 +13,7 @@ use super::rows::{
 };
 use super::{FileStore, LinkState, MemoryStore, StateStore, StateWrite, StoreError};
 use crate::model::{
-    CanonicalKey, ExportBucket, KeyAttribute, KeyKind, KeySchema, SequenceNumber, ShardId, StreamArn, WallTime,
+    CanonicalKey, ExportBucket, Key, KeyAttribute, KeyKind, KeySchema, SequenceNumber, ShardId, StreamArn, WallTime,
 };
 
 /// Where the state of a test is; stores come and go.
@@ -100,6 +100,10 @@ on_each_store! {
     a_key_doubted_in_the_commit_that_settles_its_page_stays
     a_settled_page_takes_its_keys_and_no_others
     a_page_of_an_earlier_owner_is_not_settled_by_one_of_the_same_number
+    a_page_is_listed_with_all_its_keys_and_settled_with_them
+    a_key_of_a_page_that_is_doubted_for_more_stays_when_the_page_goes
+    pages_of_earlier_owners_stay_until_they_are_forgotten
+    a_page_of_many_long_keys_is_listed
     a_key_listed_again_outlives_the_settling_of_its_first_listing
     what_may_be_under_way_stays_so_until_another_owner_lists_the_key
     a_listing_and_its_settling_in_one_commit_leave_nothing
@@ -509,6 +513,88 @@ async fn a_page_of_an_earlier_owner_is_not_settled_by_one_of_the_same_number(med
     write(&store, &fence, StateWrite::SettlePage(page(0, 1))).await;
     let [deleted, there] = old;
     assert_eq!(doubts(&store).await, [deleted, DoubtRow { until: time(6), page: None, ..there }]);
+}
+
+/// The keys of a page as they are written.
+fn keys_of(names: &[&str]) -> Vec<Key> {
+    let row = |name: &&str| doubt(name, 0, None);
+    names.iter().map(row).map(|row| Key { canonical: row.key, json: row.key_json.into() }).collect()
+}
+
+/// The same as they are read.
+fn listed(page: PageId, names: &[&str]) -> Vec<DoubtRow> {
+    names.iter().map(|name| doubt(name, 0, Some(page))).collect()
+}
+
+async fn a_page_is_listed_with_all_its_keys_and_settled_with_them(medium: Medium) {
+    let store = medium.open().await;
+    let fence = taken(&store, "orders").await;
+    let (one, two) = (page(0, 1), page(0, 2));
+    let writes = vec![
+        StateWrite::Page(one, keys_of(&["a", "b"])),
+        // In two goes, as where the first one broke off; and a key of both pages.
+        StateWrite::Page(two, keys_of(&["b"])),
+        StateWrite::Page(two, keys_of(&["c"])),
+        StateWrite::Page(page(0, 3), Vec::new()),
+    ];
+    store.commit("orders", &fence, writes).await.unwrap();
+    let (of_one, of_two) = (listed(one, &["a", "b"]), listed(two, &["b", "c"]));
+    drop(store);
+    let store = medium.open().await;
+    assert_eq!(doubts(&store).await, [of_one.clone(), of_two.clone()].concat());
+    assert_eq!(store.doubt("orders", &key("c")).await.unwrap().as_ref(), of_two.last());
+    write(&store, &fence, StateWrite::SettlePage(one)).await;
+    assert_eq!(doubts(&store).await, of_two, "it is in flight with the other page still");
+    write(&store, &fence, StateWrite::SettlePage(two)).await;
+    assert_eq!(doubts(&store).await, []);
+    let both = vec![StateWrite::Page(one, keys_of(&["a"])), StateWrite::SettlePage(one)];
+    store.commit("orders", &fence, both).await.unwrap();
+    assert_eq!(doubts(&store).await, []);
+}
+
+async fn a_key_of_a_page_that_is_doubted_for_more_stays_when_the_page_goes(medium: Medium) {
+    let store = medium.open().await;
+    let fence = taken(&store, "orders").await;
+    let [before, after] = [doubt("before", 9, None), doubt("after", 9, None)];
+    let writes = vec![
+        StateWrite::Doubt(before.clone()),
+        StateWrite::Page(page(0, 1), keys_of(&["after", "before", "synced"])),
+        StateWrite::Doubt(after.clone()),
+        StateWrite::Doubt(doubt("synced", 9, None)),
+        StateWrite::Settle(doubt("synced", 9, None)),
+    ];
+    store.commit("orders", &fence, writes).await.unwrap();
+    let own = [after.clone(), before.clone()];
+    let of_page = listed(page(0, 1), &["after", "before", "synced"]);
+    assert_eq!(doubts(&store).await, [&own[..], &of_page].concat());
+    write(&store, &fence, StateWrite::SettlePage(page(0, 1))).await;
+    assert_eq!(doubts(&store).await, own);
+}
+
+async fn pages_of_earlier_owners_stay_until_they_are_forgotten(medium: Medium) {
+    let store = medium.open().await;
+    let fence = taken(&store, "orders").await;
+    write(&store, &fence, StateWrite::Page(page(0, 1), keys_of(&["a"]))).await;
+    let (fence, before) = store.take("orders", "b").await.unwrap();
+    let old = listed(page(0, 1), &["a"]);
+    assert_eq!(before.doubts, old);
+    write(&store, &fence, StateWrite::Page(page(0, 1), keys_of(&["b"]))).await;
+    write(&store, &fence, StateWrite::SettlePage(page(0, 1))).await;
+    assert_eq!(doubts(&store).await, old, "a page of the same number is another page");
+    write(&store, &fence, StateWrite::Page(page(0, 2), keys_of(&["b"]))).await;
+    write(&store, &fence, StateWrite::ForgetPages).await;
+    assert_eq!(doubts(&store).await, listed(page(0, 2), &["b"]));
+}
+
+async fn a_page_of_many_long_keys_is_listed(medium: Medium) {
+    let store = medium.open().await;
+    let fence = taken(&store, "orders").await;
+    let names: Vec<String> = (0..2_000).map(|n| format!("{n:04}-{}", "k".repeat(500))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    write(&store, &fence, StateWrite::Page(page(0, 1), keys_of(&names))).await;
+    assert_eq!(doubts(&store).await, listed(page(0, 1), &names));
+    write(&store, &fence, StateWrite::SettlePage(page(0, 1))).await;
+    assert_eq!(doubts(&store).await, []);
 }
 
 async fn a_key_listed_again_outlives_the_settling_of_its_first_listing(medium: Medium) {

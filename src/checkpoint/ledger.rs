@@ -10,15 +10,18 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::pages::{self, page_of, page_prefix};
 use super::rows::{DeadLetterRow, DoubtRow, ExportRequestRow, Fence, ImportRequestRow, PageId, VerifiedRow};
 use super::rules::{self, Listing, Refusal};
 use super::{LinkState, StateStore, StateWrite, StoreError, StoreResult};
-use crate::model::{CanonicalKey, WallTime};
+use crate::model::{CanonicalKey, Key, WallTime};
 
 /// What a row is. The numbers are part of the file's layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub(super) enum Kind {
+    /// The keys of a page of the load, packed: by epoch, page, number. What comes after dead letters is not read with a link.
+    PageKeys = 0,
     Link = 1,
     Fence = 2,
     Counters = 3,
@@ -26,7 +29,7 @@ pub(super) enum Kind {
     Segment = 5,
     /// By canonical key.
     Doubt = 6,
-    /// Index of doubts by epoch, page, key; no value.
+    /// Index of doubts of a page, by epoch, page, key; no value. Of versions that had a row for each of a page's keys.
     DoubtOfPage = 7,
     Gap = 8,
     DeadLetter = 9,
@@ -39,7 +42,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
+        Self::PageKeys,
         Self::Link,
         Self::Fence,
         Self::Counters,
@@ -61,6 +65,7 @@ impl Kind {
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
+            Self::PageKeys => "page of keys",
             Self::Link => "link",
             Self::Fence => "fence",
             Self::Counters => "counters",
@@ -266,13 +271,6 @@ impl StoredDoubt {
     }
 }
 
-/// Bytes of a page's prefix: epoch, segment, number.
-pub(super) const PAGE_PREFIX: usize = 20;
-
-pub(super) fn page_prefix(epoch: u64, page: PageId) -> Vec<u8> {
-    [&epoch.to_be_bytes()[..], &page.segment.to_be_bytes(), &page.number.to_be_bytes()].concat()
-}
-
 pub(super) fn page_entry((epoch, page): (u64, PageId), key: &[u8]) -> Vec<u8> {
     [&page_prefix(epoch, page), key].concat()
 }
@@ -306,16 +304,31 @@ pub(super) fn read(rows: &dyn Rows, link: &str) -> StoreResult<LinkState> {
         let stored: StoredDoubt = decode(rows, link, Kind::Doubt, &value)?;
         Ok(stored.into_row(CanonicalKey::from_canonical(key)))
     });
+    let mut doubts = doubts.collect::<StoreResult<Vec<_>>>()?;
+    doubts.extend(of_pages(rows, link)?);
     let counters: Counters = get(rows, link, Kind::Counters, &[])?.unwrap_or_default();
     Ok(LinkState {
         link: get(rows, link, Kind::Link, &[])?,
         fence: get(rows, link, Kind::Fence, &[])?,
         shards: all(rows, link, Kind::Shard)?,
         segments: all(rows, link, Kind::Segment)?,
-        doubts: doubts.collect::<StoreResult<_>>()?,
+        doubts,
         gaps: all(rows, link, Kind::Gap)?,
         dead_letters: (counters.dead_letters, counters.last_dead_letter),
     })
+}
+
+/// The keys of the pages that are in flight, by page.
+fn of_pages(rows: &dyn Rows, link: &str) -> StoreResult<Vec<DoubtRow>> {
+    let mut doubts = Vec::new();
+    for (row, value) in rows.scan(link, Kind::PageKeys, Span::ALL)? {
+        let (Some((_, page)), Some(keys)) = (page_of(&row), pages::unpacked(&value)) else {
+            let what = format!("a {} row of link {link}", Kind::PageKeys.as_str());
+            return Err(StoreError::Damaged { place: rows.place().to_owned(), what });
+        };
+        doubts.extend(keys.into_iter().map(|key| DoubtRow::of_page(key, page)));
+    }
+    Ok(doubts)
 }
 
 fn take(rows: &mut dyn Rows, link: &str, owner: &str) -> StoreResult<(Fence, LinkState)> {
@@ -348,7 +361,10 @@ pub(super) fn dead_letters(rows: &dyn Rows, link: &str, after: u64, limit: usize
 
 pub(super) fn doubt(rows: &dyn Rows, link: &str, key: CanonicalKey) -> StoreResult<Option<DoubtRow>> {
     let stored: Option<StoredDoubt> = get(rows, link, Kind::Doubt, key.as_bytes())?;
-    Ok(stored.map(|stored| stored.into_row(key)))
+    match stored {
+        Some(stored) => Ok(Some(stored.into_row(key))),
+        None => Ok(of_pages(rows, link)?.into_iter().find(|row| row.key == key)),
+    }
 }
 
 pub(super) type Changes = BTreeMap<(Kind, Vec<u8>), Option<Vec<u8>>>;
@@ -416,6 +432,8 @@ impl<'a> Overlay<'a> {
                 Ok(())
             }
             StateWrite::Doubt(row) => self.list(row),
+            StateWrite::Page(page, keys) => self.list_page(page, &keys),
+            StateWrite::ForgetPages => self.forget_pages(),
             StateWrite::Settle(row) => self.settle(&row),
             StateWrite::SettlePage(page) => self.settle_page(page),
             StateWrite::Gap(row) => self.put(Kind::Gap, &row.id.to_be_bytes(), &row),
@@ -458,6 +476,25 @@ impl<'a> Overlay<'a> {
             self.remove(Kind::Doubt, entry.get(prefix.len()..).unwrap_or_default());
             self.remove(Kind::DoubtOfPage, &entry);
         }
+        self.keys(Kind::PageKeys, &prefix)?.iter().for_each(|key| self.remove(Kind::PageKeys, key));
+        Ok(())
+    }
+
+    fn list_page(&mut self, page: PageId, keys: &[Key]) -> StoreResult<()> {
+        let prefix = page_prefix(self.epoch, page);
+        // A page that is listed in two goes is one page.
+        let listed = self.keys(Kind::PageKeys, &prefix)?.len();
+        for (number, row) in pages::packed(keys).into_iter().enumerate() {
+            self.change(Kind::PageKeys, pages::row_key(&prefix, listed + number), Some(row));
+        }
+        Ok(())
+    }
+
+    fn forget_pages(&mut self) -> StoreResult<()> {
+        let epoch = self.epoch;
+        let is_old = |key: &Vec<u8>| page_of(key).is_none_or(|(of, _)| of != epoch);
+        let old: Vec<_> = self.keys(Kind::PageKeys, &[])?.into_iter().filter(is_old).collect();
+        old.iter().for_each(|key| self.remove(Kind::PageKeys, key));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! Knows no table contents.
 //!
 //! [`rows`] are the nouns and [`StateStore`] is the seam. `rules` says what a write may do to a row, `ledger` turns the
-//! seam's operations into keys and bytes, and three media keep those: [`FileStore`], [`MemoryStore`], and a DynamoDB table
+//! seam's operations into keys and bytes (`pages` those of the load's pages), and three media keep those: [`FileStore`], [`MemoryStore`], and a DynamoDB table
 //! (`dynamodb`, over the items of `layout` and the service calls of `table`). Many workers may share a table; `lease` says
 //! which of them may work on a link.
 //! [`Watermark`] stands apart: it turns the settlements of a shard into what may be checkpointed.
@@ -18,6 +18,7 @@ mod layout;
 pub(crate) mod lease;
 mod ledger;
 mod memory;
+mod pages;
 mod part;
 pub mod rows;
 mod rules;

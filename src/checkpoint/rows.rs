@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::{GapScope, ShardStatus};
 
 use crate::model::{
-    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportSpan, ExportWindow, ImportArn, KeySchema,
+    CanonicalKey, ExportArn, ExportBucket, ExportPlace, ExportRef, ExportSpan, ExportWindow, ImportArn, Key, KeySchema,
     SequenceNumber, ShardId, StreamArn, TableArn, WallTime,
 };
 
@@ -383,6 +383,14 @@ pub struct DoubtRow {
     /// The last owner may have a write of the key on the wire of which only this row tells: a sync, or an item of the
     /// load. Durable before that write is sent; where an owner did not drain, the key waits once more.
     pub under_way: bool,
+}
+
+impl DoubtRow {
+    /// A key of a page of the load that may be in flight.
+    pub(crate) fn of_page(key: Key, page: PageId) -> Self {
+        let key_json = String::from_utf8_lossy(&key.json).into_owned();
+        Self { key: key.canonical, key_json, until: WallTime::from_millis(0), page: Some(page), under_way: true }
+    }
 }
 
 /// A page of the load: its segment and its number within this process's run.

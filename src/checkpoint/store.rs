@@ -13,7 +13,7 @@ use super::rows::{
     VerifiedRow,
 };
 use crate::error::{Error, Exit};
-use crate::model::{CanonicalKey, ShardId, WallTime};
+use crate::model::{CanonicalKey, Key, ShardId, WallTime};
 
 /// Everything a link remembers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub struct LinkState {
     pub shards: Vec<ShardRow>,
     /// Segments of the load, by number.
     pub segments: Vec<SegmentRow>,
-    /// Keys in doubt, by key.
+    /// Keys in doubt: those with a row of their own, by key, and then those of pages of the load, by page. A key may be among
+    /// both, and in several pages.
     pub doubts: Vec<DoubtRow>,
     /// Gaps, open and healed, by number.
     pub gaps: Vec<GapRow>,
@@ -53,9 +54,13 @@ pub enum StateWrite {
     /// Takes the key off the list: it was synced. Ignored when the row's `until` is later than the given one, for then
     /// it was listed again meanwhile.
     Settle(DoubtRow),
+    /// Lists all keys of a page of the load as under way, whatever else they are in doubt for.
+    Page(PageId, Vec<Key>),
     /// Takes all keys of a settled page of the load off the list: those that this owner listed for the page and for
     /// nothing else. A page of an earlier owner is another page, whatever its number: its keys wait for their sync.
     SettlePage(PageId),
+    /// Removes the pages of earlier owners: their keys are listed by themselves, or none of their writes is on its way.
+    ForgetPages,
     /// Writes a gap.
     Gap(GapRow),
     /// Sets a change aside.

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::replica_marks::without_replica_marks;
 use super::scanner::Scanner;
 use super::{DecodeError, KeyCodec, LoadedItem};
 
@@ -18,12 +17,11 @@ pub fn export_line(line: &Bytes, keys: &KeyCodec) -> Result<LoadedItem, DecodeEr
         if !name.is("Item") || item.is_some() {
             return Err(DecodeError::new("find nothing but one Item in a line", scanner.position()));
         }
-        item = Some(line.slice(scanner.whole_object()?));
+        item = Some(keys.item(scanner, line)?);
         Ok(())
     })?;
     scanner.end()?;
-    let image = item.ok_or_else(|| DecodeError::new("find an Item in a line", 0))?;
-    Ok(LoadedItem { key: keys.key_of_item(&image)?, image: without_replica_marks(image)? })
+    item.ok_or_else(|| DecodeError::new("find an Item in a line", 0))
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
+use super::replica_marks::{is_mark, take_marks};
 use super::scanner::{RawStr, Scanner};
-use super::{DecodeError, number};
-use crate::model::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema};
+use super::{DecodeError, LoadedItem, number};
+use crate::model::{CanonicalKey, Key, KeyAttribute, KeyKind, KeySchema, RawItem};
 
 /// Reads keys of one schema.
 #[derive(Debug, Clone)]
@@ -45,11 +46,11 @@ impl KeyCodec {
 
     /// The same, with a buffer that is used for one key after the other.
     pub(super) fn key_with(&self, json: Bytes, buffer: &mut Vec<u8>) -> Result<Key, DecodeError> {
-        let (values, others) = self.find(&json)?;
-        if others {
+        let found = self.find(&mut Scanner::over(&json))?;
+        if found.has_others {
             return Err(DecodeError::new("find only key attributes in a key", 0));
         }
-        let canonical = self.canonical(&values, buffer)?;
+        let canonical = self.canonical(&found, buffer)?;
         Ok(Key { canonical, json })
     }
 
@@ -58,11 +59,28 @@ impl KeyCodec {
     /// # Errors
     /// When a key attribute is missing, of another type, or not decodable.
     pub fn key_of_item(&self, item: &[u8]) -> Result<Key, DecodeError> {
-        let (values, _) = self.find(item)?;
-        let canonical = self.canonical(&values, &mut Vec::with_capacity(64))?;
+        self.key_of(&self.find(&mut Scanner::over(item))?)
+    }
+
+    /// The item that stands next in a page, with its key: it is walked over once. Its image is a slice of the page, without
+    /// the marks of legacy global tables.
+    ///
+    /// # Errors
+    /// When it is no object, or its key is as [`KeyCodec::key_of_item`] refuses it.
+    pub(super) fn item(&self, scanner: &mut Scanner<'_>, page: &Bytes) -> Result<LoadedItem, DecodeError> {
+        scanner.peek();
+        let start = scanner.position();
+        let found = self.find(scanner)?;
+        let image = page.slice(start..scanner.position());
+        let image = if found.has_marks { take_marks(&image)? } else { RawItem::new(image) };
+        Ok(LoadedItem { key: self.key_of(&found)?, image })
+    }
+
+    fn key_of(&self, found: &Found<'_>) -> Result<Key, DecodeError> {
+        let canonical = self.canonical(found, &mut Vec::with_capacity(64))?;
         let mut json = Vec::with_capacity(canonical.as_bytes().len() * 2 + 64);
         let mut separator = b'{';
-        for (attribute, value) in self.attributes().zip([&values.hash, &values.range]) {
+        for (attribute, value) in self.attributes().zip([&found.hash, &found.range]) {
             json.push(separator);
             json.extend_from_slice(attribute.name_json.as_bytes());
             json.push(b':');
@@ -77,31 +95,31 @@ impl KeyCodec {
         std::iter::once(&self.hash).chain(self.range.as_ref())
     }
 
-    /// The values of the key attributes in an item, and whether it has others.
-    fn find<'a>(&self, item: &'a [u8]) -> Result<(KeyValues<'a>, bool), DecodeError> {
-        let mut found = KeyValues { hash: None, range: None };
-        let mut others = false;
-        Scanner::over(item).object(|scanner, name| {
+    /// What an object has of a key, and what else.
+    fn find<'a>(&self, scanner: &mut Scanner<'a>) -> Result<Found<'a>, DecodeError> {
+        let mut found = Found::default();
+        scanner.object(|scanner, name| {
             let (attribute, slot) = match &self.range {
                 _ if name.is(&self.hash.attribute.name) => (&self.hash, &mut found.hash),
                 Some(range) if name.is(&range.attribute.name) => (range, &mut found.range),
                 _ => {
-                    others = true;
+                    found.has_others = true;
+                    found.has_marks |= is_mark(name);
                     return scanner.value().map(drop);
                 }
             };
-            let value = KeyValue::read(scanner, item, attribute.attribute.kind)?;
+            let value = KeyValue::read(scanner, attribute.attribute.kind)?;
             if slot.replace(value).is_some() {
                 return Err(DecodeError::new("find a key attribute once", 0));
             }
             Ok(())
         })?;
-        Ok((found, others))
+        Ok(found)
     }
 
-    fn canonical(&self, values: &KeyValues<'_>, out: &mut Vec<u8>) -> Result<CanonicalKey, DecodeError> {
+    fn canonical(&self, found: &Found<'_>, out: &mut Vec<u8>) -> Result<CanonicalKey, DecodeError> {
         out.clear();
-        for (attribute, value) in self.attributes().zip([&values.hash, &values.range]) {
+        for (attribute, value) in self.attributes().zip([&found.hash, &found.range]) {
             let value = value.as_ref().ok_or_else(|| DecodeError::new("find every key attribute", 0))?;
             append(attribute.attribute.kind, value.text, out)?;
         }
@@ -109,9 +127,15 @@ impl KeyCodec {
     }
 }
 
-struct KeyValues<'a> {
+/// What was found in an object.
+#[derive(Default)]
+struct Found<'a> {
     hash: Option<KeyValue<'a>>,
     range: Option<KeyValue<'a>>,
+    /// Attributes that are not of the key.
+    has_others: bool,
+    /// Among them marks of legacy global tables.
+    has_marks: bool,
 }
 
 /// The value of a key attribute.
@@ -122,7 +146,7 @@ struct KeyValue<'a> {
 }
 
 impl<'a> KeyValue<'a> {
-    fn read(scanner: &mut Scanner<'a>, item: &'a [u8], kind: KeyKind) -> Result<Self, DecodeError> {
+    fn read(scanner: &mut Scanner<'a>, kind: KeyKind) -> Result<Self, DecodeError> {
         scanner.peek();
         let start = scanner.position();
         let mut text: Option<RawStr<'_>> = None;
@@ -134,7 +158,7 @@ impl<'a> KeyValue<'a> {
             Ok(())
         })?;
         let text = text.ok_or_else(|| DecodeError::new("find a key attribute's value", 0))?;
-        Ok(Self { json: item.get(start..scanner.position()).unwrap_or_default(), text })
+        Ok(Self { json: scanner.slice(start..scanner.position()), text })
     }
 }
 

@@ -22,12 +22,14 @@ static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(MARK));
 pub(super) fn without_replica_marks(image: Bytes) -> Result<RawItem, DecodeError> {
     // A name may be spelt with escapes, and then it is not found as it stands.
     let may_have_marks = FINDER.find(&image).is_some() || memchr::memchr(b'\\', &image).is_some();
-    if !may_have_marks || !has_marks(&image)? {
-        return Ok(RawItem::new(image));
-    }
+    if may_have_marks && has_marks(&image)? { take_marks(&image) } else { Ok(RawItem::new(image)) }
+}
+
+/// The image without the attributes that [`is_mark`] names.
+pub(super) fn take_marks(image: &[u8]) -> Result<RawItem, DecodeError> {
     let mut kept = Vec::with_capacity(image.len());
     kept.push(b'{');
-    Scanner::over(&image).object(|scanner, name| {
+    Scanner::over(image).object(|scanner, name| {
         let value = scanner.value()?;
         if is_mark(name) {
             return Ok(());
@@ -54,9 +56,10 @@ fn has_marks(image: &[u8]) -> Result<bool, DecodeError> {
     Ok(found)
 }
 
-/// A name without a UTF-8 form is none.
-fn is_mark(name: RawStr<'_>) -> bool {
-    name.decode().is_ok_and(|name| name.starts_with(MARK))
+/// Whether an attribute of this name is one. A name without a UTF-8 form is none.
+#[inline]
+pub(super) fn is_mark(name: RawStr<'_>) -> bool {
+    name.starts_with(MARK)
 }
 
 #[cfg(test)]

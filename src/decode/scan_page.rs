@@ -42,9 +42,7 @@ impl ScanPage {
             } else if name.is("Items") {
                 has_items = true;
                 scanner.array(|scanner| {
-                    let image = body.slice(scanner.value()?);
-                    let key = keys.key_of_item(&image)?;
-                    page.items.push(LoadedItem { key, image: without_replica_marks(image)? });
+                    page.items.push(keys.item(scanner, body)?);
                     Ok(())
                 })
             } else if name.is("LastEvaluatedKey") {

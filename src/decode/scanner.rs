@@ -37,6 +37,16 @@ impl<'a> RawStr<'a> {
         if self.escaped { self.decode().is_ok_and(|decoded| decoded == text) } else { self.raw == text.as_bytes() }
     }
 
+    /// Whether it begins with this text, decoded. One without a UTF-8 form does not.
+    #[inline]
+    pub(crate) fn starts_with(&self, text: &str) -> bool {
+        if self.escaped {
+            self.decode().is_ok_and(|decoded| decoded.starts_with(text))
+        } else {
+            self.raw.starts_with(text.as_bytes())
+        }
+    }
+
     /// As it stands in the text, escapes and all.
     pub(crate) const fn as_written(&self) -> &'a [u8] {
         self.raw
@@ -79,6 +89,11 @@ impl<'a> Scanner<'a> {
         // Every byte is looked at, without a way out: compilers make vector code of it.
         let has_controls = text.iter().fold(false, |found, byte| found | (*byte < 0x20));
         Self { text, rest: text, depth: 0, has_controls }
+    }
+
+    /// What stands in this range of the text.
+    pub(crate) fn slice(&self, range: Range<usize>) -> &'a [u8] {
+        self.text.get(range).unwrap_or_default()
     }
 
     /// The offset of the next byte.

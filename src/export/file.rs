@@ -29,27 +29,39 @@ const MAX_LINE: usize = 16 << 20;
 
 /// What is wrong with a data file. Names no contents.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub enum FileError {
     /// It is no gzip, or damaged, or not whole.
     #[error("decompress it after line {line}")]
     Gzip {
+        /// The last line that was read.
         line: u64,
+        /// What the decoder says.
         #[source]
         source: std::io::Error,
     },
     /// A line is none of such an export.
     #[error("line {line}")]
     Line {
+        /// Which, from 1.
         line: u64,
+        /// What is odd about it.
         #[source]
         source: DecodeError,
     },
     /// A line is longer than any item.
     #[error("line {line} is longer than {MAX_LINE} bytes")]
-    TooLong { line: u64 },
+    TooLong {
+        /// Which, from 1.
+        line: u64,
+    },
     /// It has fewer items or more than the list of files says.
     #[error("it has {found} items, the list of files says {listed}")]
-    Count { found: u64, listed: u64 },
+    Count {
+        /// So many it has.
+        found: u64,
+        /// So many it should have.
+        listed: u64,
+    },
     /// It is another object than the one that the list of files tells of, or a damaged one.
     #[error("its MD5 is not the one in the list of files")]
     Md5,
@@ -60,7 +72,7 @@ pub(crate) enum FileError {
 
 /// How far a file was read: so many items, of a text with this checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cursor {
+pub struct Cursor {
     items: u64,
     crc: u32,
 }
@@ -82,17 +94,18 @@ impl FromStr for Cursor {
 
 /// Some items of a file.
 #[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) items: Vec<ExportedItem>,
+pub struct Page {
+    /// The items, in the order of their lines; of a window, what is left of each.
+    pub items: Vec<ExportedItem>,
     /// Bytes of their images.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Where the next page begins.
-    pub(crate) cursor: Cursor,
+    pub cursor: Cursor,
 }
 
 /// What comes next.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub enum Step {
     /// Put the next part of the object in, or say that there is none.
     NeedsPart,
     /// A page, and there is more.
@@ -102,7 +115,7 @@ pub(crate) enum Step {
 }
 
 /// A data file while it is read.
-pub(crate) struct DataFile<'a> {
+pub struct DataFile<'a> {
     entry: &'a FileEntry,
     kind: Kind,
     keys: &'a KeyCodec,
@@ -112,7 +125,7 @@ pub(crate) struct DataFile<'a> {
     part: Bytes,
     has_begun: bool,
     is_ended: bool,
-    crc: Crc,
+    sum: TextSum,
     items: u64,
     /// Up to where it was taken before.
     skip_to: Option<Cursor>,
@@ -122,7 +135,8 @@ pub(crate) struct DataFile<'a> {
 
 impl<'a> DataFile<'a> {
     /// A file from its beginning; items before the cursor are left out.
-    pub(crate) fn new(entry: &'a FileEntry, kind: Kind, keys: &'a KeyCodec, after: Option<Cursor>) -> Self {
+    #[must_use]
+    pub fn new(entry: &'a FileEntry, kind: Kind, keys: &'a KeyCodec, after: Option<Cursor>) -> Self {
         Self {
             entry,
             kind,
@@ -132,7 +146,7 @@ impl<'a> DataFile<'a> {
             part: Bytes::new(),
             has_begun: false,
             is_ended: false,
-            crc: Crc::new(),
+            sum: TextSum::new(),
             items: 0,
             skip_to: after.filter(|cursor| cursor.items > 0),
             page: Vec::new(),
@@ -141,19 +155,22 @@ impl<'a> DataFile<'a> {
     }
 
     /// The next part of the object. Only when it was asked for.
-    pub(crate) fn put(&mut self, part: Bytes) {
+    pub fn put(&mut self, part: Bytes) {
         self.md5.update(&part);
         self.has_begun |= !part.is_empty();
         self.part = part;
     }
 
     /// The object is at its end.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         self.is_ended = true;
     }
 
     /// Goes on as far as it can.
-    pub(crate) fn next_step(&mut self) -> Result<Step, FileError> {
+    ///
+    /// # Errors
+    /// [`FileError`]; then the file is of no more use, and neither is what came of it since its last cursor.
+    pub fn next_step(&mut self) -> Result<Step, FileError> {
         loop {
             if self.page_text >= PAGE_BYTES || self.page.len() >= PAGE_ITEMS {
                 return Ok(Step::Page(self.take_page()));
@@ -209,15 +226,14 @@ impl<'a> DataFile<'a> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        self.crc.update(&line);
-        self.crc.update(b"\n");
+        self.sum.add(&line);
         self.items += 1;
         if let Some(cursor) = self.skip_to {
             if self.items < cursor.items {
                 return Ok(());
             }
             self.skip_to = None;
-            return if self.crc.sum() == cursor.crc { Ok(()) } else { Err(FileError::Changed) };
+            return if self.sum.value() == cursor.crc { Ok(()) } else { Err(FileError::Changed) };
         }
         let item = match self.kind {
             Kind::Full => {
@@ -236,7 +252,7 @@ impl<'a> DataFile<'a> {
         self.page_text = 0;
         let items = std::mem::take(&mut self.page);
         let bytes = items.iter().filter_map(|item| item.image.as_ref()).map(|image| image.len() as u64).sum();
-        Page { items, bytes, cursor: Cursor { items: self.items, crc: self.crc.sum() } }
+        Page { items, bytes, cursor: Cursor { items: self.items, crc: self.sum.value() } }
     }
 
     fn line(&self) -> u64 {
@@ -245,6 +261,45 @@ impl<'a> DataFile<'a> {
 
     fn broken(&self, source: std::io::Error) -> FileError {
         FileError::Gzip { line: self.line(), source }
+    }
+}
+
+/// The checksum of the lines so far.
+///
+/// They are gathered: a call of the checksum costs as much as eight kilobytes of text, which is more than most lines have.
+struct TextSum {
+    crc: Crc,
+    gathered: Vec<u8>,
+}
+
+impl TextSum {
+    /// Lines are gathered up to this.
+    const GATHERED: usize = 64 << 10;
+
+    fn new() -> Self {
+        Self { crc: Crc::new(), gathered: Vec::new() }
+    }
+
+    fn add(&mut self, line: &[u8]) {
+        if self.gathered.len() + line.len() >= Self::GATHERED {
+            self.sum_up();
+        }
+        if line.len() >= Self::GATHERED {
+            self.crc.update(line);
+        } else {
+            self.gathered.extend_from_slice(line);
+        }
+        self.gathered.push(b'\n');
+    }
+
+    fn sum_up(&mut self) {
+        self.crc.update(&self.gathered);
+        self.gathered.clear();
+    }
+
+    fn value(&mut self) -> u32 {
+        self.sum_up();
+        self.crc.sum()
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) enum ManifestError {
 
 /// What an export is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// The whole table.
     Full,
     /// What changed in a window.
@@ -86,13 +86,13 @@ pub(crate) struct Summary {
 
 /// A data file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FileEntry {
-    /// Its key; see [`crate::model::ExportPlace::spellings`].
-    pub(crate) key: String,
+pub struct FileEntry {
+    /// Its key as the list has it.
+    pub key: String,
     /// Its items.
-    pub(crate) items: u64,
+    pub items: u64,
     /// MD5 of the object as it is stored, compressed; `None` where the list has none.
-    pub(crate) md5: Option<[u8; 16]>,
+    pub md5: Option<[u8; 16]>,
 }
 
 /// Both manifests of an export.

@@ -17,6 +17,7 @@ mod manifest;
 pub(crate) mod open;
 mod reader;
 
-pub(crate) use file::{Cursor, DataFile, FileError, Page, Step};
-pub(crate) use manifest::{FileEntry, Kind, Manifest, Summary};
+pub use file::{Cursor, DataFile, FileError, Page, Step};
+pub use manifest::{FileEntry, Kind};
+pub(crate) use manifest::{Manifest, Summary};
 pub use reader::{ObjectPart, ObjectReader, PartRequest};

@@ -1,15 +1,9 @@
 //! The keys in doubt: listed until no late write of theirs can land, then synced.
 
-use std::collections::HashSet;
-use std::time::Duration;
-
 use super::{Book, BookError, Event, Token, text};
 use crate::checkpoint::rows::{DoubtRow, Stage};
 use crate::invariant::{Invariant, Violation};
 use crate::model::{CanonicalKey, Key, WallTime};
-
-/// How much longer a key is listed whose write has landed, while an item of it is under way.
-const STILL_UNDER_WAY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Doubt {
@@ -151,25 +145,9 @@ impl Book {
     fn forget_landed(&mut self, now: WallTime) {
         let held = self.listed_before_load();
         let landed = self.due.iter().take_while(|(until, _)| *until <= now).filter(|(until, _)| *until > held);
-        let landed: Vec<_> = landed.cloned().collect();
-        if landed.is_empty() {
-            return;
+        for (until, key) in landed.cloned().collect::<Vec<_>>() {
+            self.settle_doubt(key, until);
         }
-        let under_way: HashSet<CanonicalKey> = self.pages.values().flat_map(|page| page.keys.iter().cloned()).collect();
-        for (until, key) in landed {
-            if under_way.contains(&key) {
-                // Its row is also the one that tells of the item on its way.
-                self.extend_doubt(&key, now.plus(STILL_UNDER_WAY));
-            } else {
-                self.settle_doubt(key, until);
-            }
-        }
-    }
-
-    fn extend_doubt(&mut self, key: &CanonicalKey, until: WallTime) {
-        let Some(doubt) = self.doubts.get(key) else { return };
-        let row = DoubtRow { until, ..doubt.row.clone() };
-        self.list(row);
     }
 
     pub(super) fn settle_doubt(&mut self, key: CanonicalKey, until: WallTime) {

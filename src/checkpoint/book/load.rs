@@ -1,14 +1,12 @@
 //! The books of the initial load: pages whose items are under way, and the cursors of its segments.
 
-use super::{Book, BookError, Event, text};
-use crate::checkpoint::rows::{DoubtRow, PageId, SegmentRow};
-use crate::model::{CanonicalKey, Key, WallTime};
+use super::{Book, BookError, Event};
+use crate::checkpoint::rows::{PageId, SegmentRow};
+use crate::model::Key;
 
 #[derive(Debug)]
 pub(super) struct PageBooks {
     remaining: usize,
-    /// Of an export: whose items it has.
-    pub(super) keys: Vec<CanonicalKey>,
     after: SegmentRow,
 }
 
@@ -24,23 +22,10 @@ impl Book {
 
     /// A page of the load was received: its items may be sent once this is durable. `after` is the segment's row for when
     /// all of them are settled.
-    pub(crate) fn open_page<'a>(&mut self, page: PageId, keys: impl Iterator<Item = &'a Key>, after: SegmentRow) {
-        let (mut remaining, mut listed) = (0, Vec::new());
-        for key in keys {
-            remaining += 1;
-            if self.loads_export {
-                listed.push(key.canonical.clone());
-            }
-            self.outlive_sync(key);
-            self.dirty.pages.push(DoubtRow {
-                key: key.canonical.clone(),
-                key_json: text(key),
-                until: WallTime::from_millis(0),
-                page: Some(page),
-                under_way: true,
-            });
-        }
-        self.pages.insert(page, PageBooks { remaining, keys: listed, after });
+    pub(crate) fn open_page(&mut self, page: PageId, keys: Vec<Key>, after: SegmentRow) {
+        keys.iter().for_each(|key| self.outlive_sync(key));
+        self.pages.insert(page, PageBooks { remaining: keys.len(), after });
+        self.dirty.pages.push((page, keys));
         self.dirty.urgent = true;
         self.finish_page_if_done(page);
     }

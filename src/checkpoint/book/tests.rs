@@ -224,6 +224,10 @@ fn keys_in_doubt_wait_again_when_their_owner_died() {
     let state = LinkState { doubts, ..LinkState::default() };
     let mut book = Book::take_over(state.clone(), link(false), at(100), GHOST);
     assert_eq!((book.num_doubts(), book.next_due()), (2, Some(at(1060))));
+    let writes = book.take_writes();
+    let forgotten = writes.iter().position(|write| *write == StateWrite::ForgetPages);
+    let listed = writes.iter().rposition(|write| matches!(write, StateWrite::Doubt(_)));
+    assert!(listed < forgotten, "the keys of the page are listed by themselves before it goes");
     assert!(due(&mut book, at(1059)).is_empty());
     assert_eq!(due(&mut book, at(1060)).len(), 2);
     let clean = Book::take_over(state, link(true), at(100), GHOST);
@@ -305,7 +309,7 @@ fn a_key_that_a_page_of_the_load_brings_while_it_is_synced_stays_listed() {
     book.sync_now(&key(1), at(10));
     let (_, token) = due(&mut book, at(10)).pop().unwrap();
     let after = SegmentRow { segment: 0, cursor: None, done: false, items: 1, bytes: 1 };
-    book.open_page(PageId { segment: 0, number: 0 }, [key(1)].iter(), after);
+    book.open_page(PageId { segment: 0, number: 0 }, vec![key(1)], after);
     book.take_writes();
     book.settle([token]).unwrap();
     assert!(!book.take_writes().iter().any(|write| matches!(write, StateWrite::Settle(_))));
@@ -349,14 +353,8 @@ fn a_page_moves_its_cursor_when_all_its_items_are_settled() {
     let mut book = book_with("a");
     let page = PageId { segment: 3, number: 0 };
     let after = SegmentRow { segment: 3, cursor: Some("{}".into()), done: false, items: 2, bytes: 10 };
-    book.open_page(page, [key(1), key(2)].iter(), after.clone());
-    assert_eq!(
-        book.take_writes()
-            .iter()
-            .filter(|write| matches!(write, StateWrite::Doubt(row) if row.page == Some(page)))
-            .count(),
-        2
-    );
+    book.open_page(page, vec![key(1), key(2)], after.clone());
+    assert!(book.take_writes().contains(&StateWrite::Page(page, vec![key(1), key(2)])));
     book.settle([Token::Item(page)]).unwrap();
     assert!(book.take_writes().is_empty());
     book.settle([Token::Item(page)]).unwrap();
@@ -421,20 +419,21 @@ fn while_an_export_is_loaded_no_key_is_synced_and_late_writes_are_waited_for() {
 }
 
 #[test]
-fn a_key_stays_listed_while_an_item_of_it_is_under_way() {
+fn a_key_whose_late_write_has_landed_is_still_of_the_page_that_is_under_way() {
     let mut book = Book::take_over(LinkState::default(), loading(at(1000)), at(1000), GHOST);
     book.load_export();
     book.in_doubt(&key(1), at(1100));
     let page = PageId { segment: 0, number: 1 };
     book.plan_segments([segment(0)]);
-    book.open_page(page, [key(1), key(2)].iter(), SegmentRow { items: 2, done: true, ..segment(0) });
+    book.open_page(page, vec![key(1), key(2)], SegmentRow { items: 2, done: true, ..segment(0) });
     book.take_writes();
-    // Both have the row of the key: without it nobody would know, after a crash, what may be on the wire.
-    assert!(due(&mut book, at(2061)).is_empty());
-    assert!(book.num_doubts() == 1 && !book.take_writes().iter().any(|write| matches!(write, StateWrite::Settle(_))));
-    assert!(book.next_due() > Some(at(2061)), "nobody is woken for it without end");
+    assert!(due(&mut book, at(2061)).is_empty() && book.num_doubts() == 0, "it has landed, or never will");
+    let writes = book.take_writes();
+    assert!(writes.iter().any(|write| matches!(write, StateWrite::Settle(row) if row.key == key(1).canonical)));
+    // The page tells, after a crash, what may be on the wire.
+    assert!(!writes.contains(&StateWrite::SettlePage(page)), "{writes:?}");
     book.settle([Token::Item(page), Token::Item(page)]).unwrap();
-    assert!(due(&mut book, at(2200)).is_empty() && book.num_doubts() == 0, "it has landed, or never will");
+    assert!(book.take_writes().contains(&StateWrite::SettlePage(page)));
 }
 
 #[test]

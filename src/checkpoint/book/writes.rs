@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Book;
 use crate::checkpoint::StateWrite;
 use crate::checkpoint::rows::{DeadLetterRow, DoubtRow, PageId, ShardRow};
-use crate::model::{CanonicalKey, ShardId};
+use crate::model::{CanonicalKey, Key, ShardId};
 
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
@@ -17,7 +17,9 @@ pub(super) struct Dirty {
     /// Rows that are finished first, for only finished ones may be forgotten.
     pub(super) dropped: Vec<ShardRow>,
     pub(super) doubts: BTreeSet<CanonicalKey>,
-    pub(super) pages: Vec<DoubtRow>,
+    pub(super) pages: Vec<(PageId, Vec<Key>)>,
+    /// Pages of earlier owners are left.
+    pub(super) forget_pages: bool,
     pub(super) dead_letters: Vec<DeadLetterRow>,
     pub(super) removed_letters: Vec<u64>,
     pub(super) gaps: BTreeSet<u64>,
@@ -54,6 +56,9 @@ impl Book {
         writes.extend(dirty.settled.into_iter().map(StateWrite::Settle));
         let doubts = dirty.doubts.iter().filter_map(|key| self.doubts.get(key));
         writes.extend(doubts.map(|doubt| StateWrite::Doubt(doubt.row.clone())));
+        if dirty.forget_pages {
+            writes.push(StateWrite::ForgetPages);
+        }
         writes.extend(dirty.dead_letters.into_iter().map(StateWrite::DeadLetter));
         writes.extend(dirty.removed_letters.into_iter().map(StateWrite::RemoveDeadLetter));
         let shards = dirty.shards.iter().filter_map(|slot| self.shards.get(*slot));
@@ -67,7 +72,7 @@ impl Book {
         let segments = dirty.segments.iter().filter_map(|segment| self.segments.get(segment));
         writes.extend(segments.cloned().map(StateWrite::Segment));
         writes.extend(dirty.settled_pages.into_iter().map(StateWrite::SettlePage));
-        writes.extend(dirty.pages.into_iter().map(StateWrite::Doubt));
+        writes.extend(dirty.pages.into_iter().map(|(page, keys)| StateWrite::Page(page, keys)));
         if dirty.link && link_goes_last {
             writes.push(StateWrite::Link(self.link.clone()));
         }

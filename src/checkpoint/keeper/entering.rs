@@ -46,7 +46,7 @@ impl KeeperTask {
             }
             Note::OpenPage(page, keys, after, done, ack) => {
                 self.pages.insert(page, done);
-                self.book.open_page(page, keys.iter(), after);
+                self.book.open_page(page, keys, after);
                 self.ack_when_durable(ack, ());
             }
             Note::ForgetSegments => self.book.forget_segments(),

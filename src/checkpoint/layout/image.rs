@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::head::Head;
-use super::items::{damaged, page_of, part_sort, parts_of, row_key, unpack, value_of, whole};
+use super::items::{damaged, part_sort, parts_of, row_key, unpack, value_of, whole};
 use crate::checkpoint::StoreResult;
-use crate::checkpoint::ledger::{self, KeyValues, Kind, PAGE_PREFIX, Rows, Span, StoredDoubt};
+use crate::checkpoint::ledger::{self, KeyValues, Kind, Rows, Span, StoredDoubt};
+use crate::checkpoint::pages::{PAGE_PREFIX, page_of};
 use crate::checkpoint::rows::Fence;
 use crate::checkpoint::table::Fields;
 

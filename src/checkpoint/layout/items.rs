@@ -3,7 +3,6 @@
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::ledger::{Kind, StoredDoubt};
-use crate::checkpoint::rows::PageId;
 use crate::checkpoint::table::{Field, Fields};
 use crate::checkpoint::{StoreError, StoreResult};
 use crate::model::WallTime;
@@ -83,14 +82,6 @@ pub(crate) fn whole<'a>(
         value.extend(value_of(place, part)?);
     }
     Ok(value)
-}
-
-pub(super) fn page_of(prefix: &[u8]) -> Option<(u64, PageId)> {
-    let (epoch, rest) = prefix.split_first_chunk::<8>()?;
-    let (segment, rest) = rest.split_first_chunk::<4>()?;
-    let (number, _) = rest.split_first_chunk::<8>()?;
-    let page = PageId { segment: u32::from_be_bytes(*segment), number: u64::from_be_bytes(*number) };
-    Some((u64::from_be_bytes(*epoch), page))
 }
 
 /// Length and bytes of the key, of its JSON, and the time in milliseconds.

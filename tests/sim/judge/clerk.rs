@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dynaferry::checkpoint::rows::{ShardStatus, Stage};
 use dynaferry::checkpoint::{LinkState, StateWrite};
+use dynaferry::model::Key;
 use dynaferry::sandbox::Sandbox;
 
 use super::Court;
@@ -53,8 +54,13 @@ impl CommitObserver for Clerk {
         // Gaps first: one commit is one moment.
         let (gaps, others): (Vec<_>, Vec<_>) = writes.iter().partition(|write| matches!(write, StateWrite::Gap(_)));
         for write in gaps.into_iter().chain(others) {
-            if let StateWrite::Doubt(row) = write {
-                judge.learn(row, &self.sandbox);
+            match write {
+                StateWrite::Doubt(row) => judge.learn(&row.key, &row.key_json, &self.sandbox),
+                StateWrite::Page(_, keys) => {
+                    let text = |key: &Key| String::from_utf8_lossy(&key.json).into_owned();
+                    keys.iter().for_each(|key| judge.learn(&key.canonical, &text(key), &self.sandbox));
+                }
+                _ => {}
             }
             judge.commit(write, now);
         }

@@ -1,8 +1,8 @@
 //! What is written to both tables: every image is known, and no key goes backwards.
 
 use dynaferry::checkpoint::StateStore as _;
-use dynaferry::checkpoint::rows::{DoubtRow, ShardStatus, Stage};
-use dynaferry::model::WallTime;
+use dynaferry::checkpoint::rows::{ShardStatus, Stage};
+use dynaferry::model::{CanonicalKey, WallTime};
 use dynaferry::sandbox::{Changed, Sandbox};
 use futures_util::FutureExt as _;
 
@@ -107,13 +107,13 @@ impl Judge {
     }
 
     /// The state lists a key under this name.
-    pub(super) fn learn(&mut self, row: &DoubtRow, sandbox: &Sandbox) {
-        if self.names.values().any(|name| *name == row.key) {
+    pub(super) fn learn(&mut self, name: &CanonicalKey, json: &str, sandbox: &Sandbox) {
+        if self.names.values().any(|known| known == name) {
             return;
         }
-        if let Ok(bytes) = sandbox.key_bytes(TARGET, REGION, COPY, &row.key_json) {
+        if let Ok(bytes) = sandbox.key_bytes(TARGET, REGION, COPY, json) {
             let key = self.truth.key(&bytes);
-            self.names.insert(key, row.key.clone());
+            self.names.insert(key, name.clone());
         }
     }
 

@@ -58,7 +58,7 @@ metrics! {
     WATERMARK_KNOWN: Gauge "dynaferry_watermark_known" ["link", "mode"]
         "1 when the applied watermark is known, 0 when it is not.";
     RETENTION_DEADLINE: Gauge "dynaferry_stream_retention_deadline_timestamp_seconds" ["link", "mode"]
-        "When the oldest change that is not durably applied yet leaves the source's stream. Known in every phase from the first pin on.";
+        "When the oldest change that is not durably applied yet leaves the source's stream. Known in every phase from the first pin on, but while incremental exports bring what it drops.";
     LINK_INFO: Gauge "dynaferry_link_info" ["link", "mode", "source_account", "source_region", "source_table", "target_account", "target_region", "target_table"]
         "Always 1; what the link joins.";
     PHASE: Gauge "dynaferry_phase" ["link", "phase"]

@@ -16,7 +16,7 @@ use crate::error::{Error, Exit, Result};
 use crate::load::export::ExportSource;
 use crate::model::{GapScope, ShardId, StreamArn, WallTime};
 use crate::stream::driver::new_row;
-use crate::stream::gaps::{UNCONFIRMED_AFTER, is_unconfirmed, no_older_than};
+use crate::stream::gaps::{UNSEEN, is_unconfirmed, no_older_than};
 use crate::stream::lineage::{FORGET_AFTER, LineageRow};
 use crate::stream::{GapCause, Lineage, Listing};
 
@@ -25,8 +25,6 @@ pub(crate) const LOAD_MARGIN: Duration = Duration::from_secs(300);
 /// Creation times are whole seconds, rounded down, and AWS's clock is known to a second: where reading begins "now", what
 /// was created this much before is taken as well.
 const START_MARGIN: Duration = Duration::from_secs(2);
-/// A stream without a load is read from its trim horizon within this time after it was pinned; later it counts as trimmed.
-const READ_WITHIN: Duration = Duration::from_secs(3600);
 /// A segment of an automatic plan holds about this much.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// Fewest and most segments of an automatic plan.
@@ -217,7 +215,7 @@ const fn not_begun(segment: u32) -> SegmentRow {
 /// still there for whoever reads it within the hour.
 fn owed_from(start: StreamStart, now: WallTime) -> WallTime {
     match start {
-        StreamStart::TrimHorizon => now.minus(UNCONFIRMED_AFTER - READ_WITHIN),
+        StreamStart::TrimHorizon => now.minus(UNSEEN),
         StreamStart::Now => now,
         StreamStart::At(time) => time.min(now),
     }

@@ -16,6 +16,9 @@ use super::lineage::Suspicion;
 /// An unfinished position that was not confirmed for this long may have lost records: the stream keeps 24 hours, and a
 /// read from the trim horizon never says that something is missing. An hour less, for clocks and late listings.
 pub const UNCONFIRMED_AFTER: Duration = Duration::from_secs(23 * 3600);
+/// Where nobody knows how old the oldest record of a shard is, it is taken for so old: as old as may be, and still there for
+/// whoever reads it within the hour.
+pub const UNSEEN: Duration = Duration::from_secs(22 * 3600);
 
 /// Why a gap was opened. The names are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,10 +98,11 @@ pub fn no_older_than(verified_at: WallTime, ancestors: impl Iterator<Item = Wall
 ///
 /// `born_after` comes with [`super::lineage::NewShard`]. After a restart it is unknown; then the parent's confirmation, as
 /// the last run left it, bounds it: that run listed just as late and did not see the child. So list after a restart
-/// before any row's `verified_at` is moved.
+/// before any row's `verified_at` is moved. Where its parent is unknown, too, nobody knows.
 #[must_use]
 pub fn first_confirmed(born_after: Option<WallTime>, parent_verified_at: Option<WallTime>, now: WallTime) -> WallTime {
-    [born_after, parent_verified_at].into_iter().flatten().fold(now, WallTime::min)
+    let bounds = [born_after, parent_verified_at].into_iter().flatten();
+    bounds.min().map_or_else(|| now.minus(UNSEEN), |bound| bound.min(now))
 }
 
 #[cfg(test)]
@@ -128,7 +132,8 @@ mod tests {
         assert_eq!(first_confirmed(Some(new), Some(old), now), old);
         assert_eq!(first_confirmed(None, Some(old), now), old);
         assert_eq!(first_confirmed(Some(new), None, now), new);
-        assert_eq!(first_confirmed(None, None, now), now);
+        assert_eq!(first_confirmed(None, None, now), now.minus(hours(22)), "its records may be a day old");
+        assert!(!is_unconfirmed(first_confirmed(None, None, now), now), "and are there for the next hour");
     }
 
     #[test]
